@@ -1,0 +1,40 @@
+"""fastcluster_lm: train a causal language model and watch its hidden states gather into task clusters.
+
+The flow of a run, each room importing only what stands below it:
+    tasks     what the model is asked
+    data      instances as tensors, split and sampled
+    model     the language model, which hands out its hidden states
+    training  one optimiser step at a time
+    probe     when the states are scored, and which
+    scores    t-SNE, KMeans, neighbours, agreement, over all layers at once
+    store     the run folder
+    views     what a person sees
+    engine    wires them for one run; cli calls it
+"""
+
+import importlib
+import os
+import sys
+from typing import Any
+
+# spinning OpenMP threads stall 5 to 30 times on a shared machine; it must be set before torch starts them
+if "torch" not in sys.modules:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+__version__ = "0.1.0"
+
+_SCORES = ("nearest_neighbors", "kmeans", "tsne", "score_clusters")
+__all__ = ["FclmError", "__version__", *_SCORES]
+
+
+def __getattr__(name: str) -> Any:
+    # public functions load torch, so they are fetched at their first use
+    if name in _SCORES:
+        return getattr(importlib.import_module("fastcluster_lm.scores"), name)
+    if name == "FclmError":
+        return importlib.import_module("fastcluster_lm.errors").FclmError
+    raise AttributeError(f"module 'fastcluster_lm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

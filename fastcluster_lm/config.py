@@ -1,0 +1,309 @@
+"""What a run is: frozen dataclasses, read from TOML and written back; it checks values one by one and builds nothing."""
+
+import tomllib
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from fastcluster_lm.errors import ConfigError, nearest_name
+
+
+def setting(
+    default: Any,
+    doc: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """Declare one field: its default, what it means, and the range or the words it accepts."""
+    return field(default=default, metadata={"doc": doc, "low": low, "high": high, "choices": choices})
+
+
+@dataclass(frozen=True)
+class TasksConfig:
+    """Which tasks are asked: generated from these numbers, or read from a file of the user's own."""
+
+    file: str = setting("", "TOML file with a task set of your own; empty: generate one")
+    n_tasks: int = setting(12, "lookup tables to learn", low=2)
+    n_distributions: int = setting(2, "instruction distributions (expressions) a task", low=1)
+    n_inputs: int = setting(8, "input tokens, shared by all tasks", low=1)
+    n_outputs: int = setting(4, "output tokens, shared by all tasks", low=2)
+    instruction_length: int = setting(8, "characters an instruction", low=1)
+    alphabet_size: int = setting(20, "letters the instructions are written in", low=2)
+    letters_per_position: int = setting(3, "letters one position of an expression allows", low=1)
+    style: str = setting("positions", "how an expression's letters are drawn: see `fclm data --help`")
+    seed: int = setting(-1, "seed of the task set; -1: the run's seed", low=-1)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How many instructions there are; the two splits never share one."""
+
+    n_train_instructions: int = setting(100, "distinct training instructions a distribution", low=1)
+    n_val_instructions: int = setting(20, "distinct validation instructions a distribution", low=1)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A GPT-2-style decoder."""
+
+    d_model: int = setting(32, "hidden width", low=2)
+    n_layers: int = setting(6, "blocks", low=1)
+    n_heads: int = setting(4, "attention heads; must divide d_model", low=1)
+    d_mlp: int = setting(0, "width of the MLP; 0: 4 * d_model", low=0)
+    dropout: float = setting(0.0, "dropout share", low=0.0, high=0.9)
+    init_std: float = setting(0.02, "standard deviation of the initial weights", low=1e-6)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """AdamW with warm-up and cosine annealing."""
+
+    steps: int = setting(1000, "optimiser steps", low=1)
+    batch_size: int = setting(256, "instances a step", low=1)
+    learning_rate: float = setting(4e-3, "peak learning rate", low=0.0)
+    min_learning_rate_share: float = setting(0.0, "the cosine's end, as a share of the peak", low=0.0, high=1.0)
+    warmup_steps: int = setting(50, "steps of linear warm-up", low=0)
+    weight_decay: float = setting(0.1, "decoupled weight decay on matrices and embeddings", low=0.0)
+    beta1: float = setting(0.9, "AdamW beta1", low=0.0, high=0.9999)
+    beta2: float = setting(0.98, "AdamW beta2", low=0.0, high=0.99999)
+    grad_clip: float = setting(1.0, "largest gradient norm; 0: no clipping", low=0.0)
+    loss: str = setting("output", "tokens the loss is on", choices=("output", "all"))
+    eval_every: int = setting(50, "steps between validation accuracies", low=1)
+    early_stopping_patience: int = setting(
+        5, "validations without a better accuracy before the early-stopping mark is set; training goes on", low=1
+    )
+    early_stopping_delta: float = setting(0.001, "accuracy gain that counts as better", low=0.0)
+    checkpoint_every: int = setting(500, "steps between checkpoints; the last step always has one", low=1)
+    keep_checkpoints: int = setting(0, "newest checkpoints kept; 0: all", low=0)
+    compile: str = setting("auto", "torch.compile the step", choices=("auto", "on", "off"))
+    threads: int = setting(0, "CPU threads; 0: as torch chooses", low=0)
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """When the hidden states are scored, and how many of them."""
+
+    every: int = setting(50, "steps between probes; 0: off; step 0 and the last are always probed if on", low=0)
+    n_points: int = setting(960, "instances a split whose states are scored", low=2)
+    map_points: int = setting(480, "instances a split on the t-SNE map, a balanced part of n_points", low=2)
+    position: str = setting(
+        "input", "token whose states are probed: the input, or the instruction's last", choices=("input", "instruction")
+    )
+    seed: int = setting(1, "seed of the probe's own generators", low=0)
+
+
+@dataclass(frozen=True)
+class ScoresConfig:
+    """How states are scored."""
+
+    engine: str = setting("auto", "scoring engine", choices=("auto", "fused", "rapids", "reference"))
+    n_neighbors: int = setting(5, "k of the KNN scores", low=1)
+    n_init: int = setting(10, "KMeans restarts", low=1)
+    n_nulls: int = setting(20, "random reassignments behind each null", low=1)
+    perplexity: float = setting(30.0, "t-SNE perplexity", low=1.0)
+    n_iter: int = setting(750, "t-SNE iterations of a cold map", low=1)
+    warm_iter: int = setting(100, "t-SNE iterations of a map that continues the last one", low=1)
+    key_frame_every: int = setting(10, "probes between cold maps; 0: only the first and the last", low=0)
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """The one place of the score table that the closing table leads with."""
+
+    space: str = setting("hidden", "space of the headline", choices=("hidden", "map"))
+    group: str = setting("input_output", "group of the headline", choices=("all", "input", "input_output"))
+    layer: int = setting(-1, "layer of the headline; -1: the last", low=-1)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One whole run; stored with it and enough to repeat it."""
+
+    name: str = setting("custom", "preset this began as")
+    seed: int = setting(0, "seed of weights, batches and (unless set) tasks", low=0)
+    device: str = setting("auto", "where it runs", choices=("auto", "cpu", "cuda"))
+    tasks: TasksConfig = TasksConfig()
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    probe: ProbeConfig = ProbeConfig()
+    scores: ScoresConfig = ScoresConfig()
+    report: ReportConfig = ReportConfig()
+
+    def __post_init__(self) -> None:
+        if self.model.d_model % self.model.n_heads:
+            raise ConfigError(
+                f"model.n_heads: expected a divisor of model.d_model={self.model.d_model}, got {self.model.n_heads}"
+            )
+        if self.probe.map_points > self.probe.n_points:
+            raise ConfigError(
+                f"probe.map_points: expected at most probe.n_points={self.probe.n_points}, got {self.probe.map_points}"
+            )
+        if self.training.warmup_steps >= self.training.steps and self.training.warmup_steps > 0:
+            raise ConfigError(
+                f"training.warmup_steps: expected less than training.steps={self.training.steps}, "
+                f"got {self.training.warmup_steps}"
+            )
+        if self.report.layer > self.model.n_layers:
+            raise ConfigError(
+                f"report.layer: expected at most model.n_layers={self.model.n_layers}, got {self.report.layer}"
+            )
+
+    @property
+    def headline_layer(self) -> int:
+        """The headline's layer with -1 resolved."""
+        return self.model.n_layers if self.report.layer < 0 else self.report.layer
+
+
+def config_from_dict(values: Mapping[str, Any], base: RunConfig | None = None, origin: str = "config") -> RunConfig:
+    """Lay nested values over a config.
+
+    Errors: ConfigError for an unknown key (the nearest one named), a wrong type, a value out of range
+    """
+    return _overlay(base or RunConfig(), values, "", origin)
+
+
+def config_to_dict(config: RunConfig) -> dict[str, Any]:
+    """Turn a config into nested plain values, ready for TOML."""
+    return _plain(config)
+
+
+def load_config(path: str | Path, base: RunConfig | None = None) -> RunConfig:
+    """Read a TOML file over a config; a relative `tasks.file` is taken from the file's own folder.
+
+    Errors: ConfigError if there is no such file, it is not TOML, or a key or value is wrong
+    """
+    path = Path(path)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: expected a TOML file, found none") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: expected a TOML file, got one that cannot be read: {error}") from error
+    tasks = values.get("tasks")
+    if isinstance(tasks, dict) and isinstance(tasks.get("file"), str) and tasks["file"]:
+        tasks["file"] = str((path.parent / tasks["file"]).resolve())
+    return config_from_dict(values, base, origin=str(path))
+
+
+def preset_names() -> list[str]:
+    """List the presets that ship with the package."""
+    folder = resources.files("fastcluster_lm") / "presets"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_preset(name: str) -> RunConfig:
+    """Read a preset by name.
+
+    Errors: ConfigError with the nearest name if there is none such
+    """
+    names = preset_names()
+    if name not in names:
+        raise ConfigError(f"--preset: expected one of {', '.join(names)}, got {name!r}{nearest_name(name, names)}")
+    text = (resources.files("fastcluster_lm") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+    return config_from_dict({"name": name, **tomllib.loads(text)}, origin=f"preset {name}")
+
+
+def apply_settings(config: RunConfig, assignments: Sequence[str]) -> RunConfig:
+    """Lay `key=value` strings over a config; a value is read as TOML, a bare word as a string.
+
+    Errors: ConfigError as for a file
+    """
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set: expected KEY=VALUE, got {assignment!r}; write for example probe.every=10")
+        try:
+            value = tomllib.loads(f"value = {text.strip()}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text.strip()
+        nested: Any = value
+        for part in reversed(key.strip().split(".")):
+            nested = {part: nested}
+        config = config_from_dict(nested, config, origin="--set")
+    return config
+
+
+def differing_keys(one: RunConfig, other: RunConfig) -> list[str]:
+    """Name the keys whose values differ, as dotted names."""
+    left, right = _flat(config_to_dict(one)), _flat(config_to_dict(other))
+    return sorted(key for key in left if left[key] != right[key])
+
+
+def describe_settings() -> list[tuple[str, str, Any, str]]:
+    """List every key as (dotted name, type, default, meaning)."""
+    rows: list[tuple[str, str, Any, str]] = []
+    for outer in fields(RunConfig):
+        if is_dataclass(outer.default):
+            rows += [
+                (f"{outer.name}.{inner.name}", _type_name(inner), inner.default, inner.metadata["doc"])
+                for inner in fields(outer.default)
+            ]
+        else:
+            rows.append((outer.name, _type_name(outer), outer.default, outer.metadata["doc"]))
+    return rows
+
+
+def _overlay(base: Any, values: Mapping[str, Any], prefix: str, origin: str) -> Any:
+    known = {entry.name: entry for entry in fields(base)}
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if key not in known:
+            raise ConfigError(f"{origin}: unknown key {name!r}{nearest_name(key, known)}")
+        if is_dataclass(known[key].default):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{origin}: {name}: expected a table of keys, got {value!r}")
+            changes[key] = _overlay(getattr(base, key), value, f"{name}.", origin)
+        else:
+            changes[key] = _checked(known[key], value, name, origin)
+    try:
+        return replace(base, **changes)
+    except ConfigError as error:
+        raise ConfigError(f"{origin}: {error}") from None
+
+
+def _checked(entry: Field, value: Any, name: str, origin: str) -> Any:
+    wanted = entry.type
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(wanted, type) or not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+        raise ConfigError(f"{origin}: {name}: expected {_type_name(entry)}, got {value!r}")
+    low, high, choices = (entry.metadata[key] for key in ("low", "high", "choices"))
+    if wanted is float and not abs(value) < float("inf"):
+        raise ConfigError(f"{origin}: {name}: expected a finite number, got {value!r}")
+    if low is not None and value < low:
+        raise ConfigError(f"{origin}: {name}: expected at least {low}, got {value!r}")
+    if high is not None and value > high:
+        raise ConfigError(f"{origin}: {name}: expected at most {high}, got {value!r}")
+    if choices and value not in choices:
+        raise ConfigError(
+            f"{origin}: {name}: expected one of {', '.join(choices)}, got {value!r}{nearest_name(value, choices)}"
+        )
+    return value
+
+
+def _type_name(entry: Field) -> str:
+    kind = entry.type
+    names = {int: "a whole number", float: "a number", str: "a string"}
+    return names.get(kind, str(kind)) if isinstance(kind, type | types.GenericAlias) else str(kind)
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    return {
+        entry.name: _plain(value) if is_dataclass(value := getattr(config, entry.name)) else value
+        for entry in fields(config)
+        if entry.default is not MISSING
+    }
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return flat

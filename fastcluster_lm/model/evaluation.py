@@ -1,0 +1,52 @@
+"""The evaluation graph: one fixed batch shape, no gradients, the model's mode restored; it scores nothing but accuracy."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from fastcluster_lm.data import Instances
+from fastcluster_lm.model.gpt2 import ModelOutput
+
+
+class Evaluator:
+    """Run a model over instances in chunks of one fixed shape; the last chunk is padded with its first instance."""
+
+    def __init__(self, model: nn.Module, forward: Callable[..., ModelOutput], batch_size: int) -> None:
+        self.model = model
+        self.forward = forward
+        self.batch_size = batch_size
+
+    @torch.no_grad()
+    def accuracy(self, instances: Instances) -> float:
+        """Give the share of instances whose output token is predicted."""
+        right = torch.zeros((), dtype=torch.int64, device=instances.tokens.device)
+        for chunk, output in self._chunks(instances):
+            guesses = output.logits[: len(chunk)].argmax(-1)
+            right += (guesses == instances.targets[chunk]).sum()
+        return right.item() / len(instances)
+
+    @torch.no_grad()
+    def states_into(self, instances: Instances, buffer: Float[Tensor, "layers n D"]) -> None:
+        """Write every layer's state at the probed position into a buffer that exists already.
+
+        Shapes: buffer (n_layers + 1, len(instances), D), written in place
+        """
+        start = 0
+        for chunk, output in self._chunks(instances):
+            rows = output.states[: len(chunk)].transpose(0, 1)  # (layers, chunk, D)
+            buffer[:, start : start + len(chunk)].copy_(rows)
+            start += len(chunk)
+
+    def _chunks(self, instances: Instances) -> Iterator[tuple[Int[Tensor, " chunk"], ModelOutput]]:
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            everything = torch.arange(len(instances), device=instances.tokens.device)
+            for chunk in everything.split(self.batch_size):
+                padded = torch.zeros(self.batch_size, dtype=torch.int64, device=chunk.device)
+                padded[: len(chunk)] = chunk
+                yield chunk, self.forward(*instances.inputs(padded))
+        finally:
+            self.model.train(was_training)

@@ -1,0 +1,151 @@
+"""A GPT-2-style decoder that hands out the hidden states of one position a sequence; it computes no loss."""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from fastcluster_lm.config import ModelConfig
+
+
+class ModelOutput(NamedTuple):
+    """What one forward pass gives."""
+
+    logits: Float[Tensor, "..."]  # (B, V) at the output position, or (B, T, V) if all tokens were asked for
+    states: Float[Tensor, "B layers D"]  # detached, at the probed position; 0 is the embedding
+
+
+class GPT2(nn.Module):
+    """GPT-2's architecture: pre-norm blocks, tanh-GELU, learned positions, tied output head.
+
+    Shapes: tokens (B, T) -> logits (B, V) or (B, T, V), states (B, n_layers + 1, D)
+    Source: Radford et al. 2019; weights correspond one to one to transformers' GPT2LMHeadModel
+    """
+
+    def __init__(self, config: ModelConfig, vocab_size: int, n_positions: int, generator: torch.Generator) -> None:
+        super().__init__()
+        d_model = config.d_model
+        self.config = config
+        self.n_positions = n_positions
+        # modules draw default weights from the global generator when built; on the meta device there are none to draw
+        with torch.device("meta"):
+            self.wte = nn.Embedding(vocab_size, d_model)
+            self.wpe = nn.Embedding(n_positions, d_model)
+            self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+            self.ln_f = nn.LayerNorm(d_model)
+            self.drop = nn.Dropout(config.dropout)
+        self.to_empty(device=generator.device)
+        self._draw_weights(generator)
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "B T"],
+        output_position: Int[Tensor, " B"],
+        probe_position: Int[Tensor, " B"] | None = None,
+        all_tokens: bool = False,
+    ) -> ModelOutput:
+        """Predict the token after each output position, and hand out every layer's state at the probed position.
+
+        Shapes: tokens (B, T), output_position (B,), probe_position (B,), by default the output position
+        Units:  states are detached, so no gradient ever flows through them
+        """
+        positions = output_position[:, None]  # (B, P)
+        if probe_position is not None:
+            positions = torch.stack((output_position, probe_position), 1)
+        x = self.drop(self.wte(tokens) + self.wpe.weight[: tokens.shape[1]])
+        states = [_gather(x.detach(), positions[:, -1:])]
+        for block in self.blocks[:-1]:
+            x = block(x)
+            states.append(_gather(x.detach(), positions[:, -1:]))
+        if all_tokens:
+            x = self.blocks[-1](x)
+            states.append(_gather(x.detach(), positions[:, -1:]))
+        else:
+            # nothing after the last block looks at other positions, so it is computed for these alone
+            x = self.blocks[-1].at(x, positions)  # (B, P, D)
+            states.append(x[:, -1:].detach())
+            x = x[:, 0]
+        return ModelOutput(F.linear(self.ln_f(x), self.wte.weight), torch.cat(states, 1))
+
+    def _draw_weights(self, generator: torch.Generator) -> None:
+        # GPT-2: normal weights, residual projections scaled down by the number of residual additions
+        std = self.config.init_std
+        for name, weight in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(weight)
+            elif "ln_" in name:
+                nn.init.ones_(weight)
+            else:
+                scale = 1 / math.sqrt(2 * self.config.n_layers) if "c_proj" in name else 1.0
+                nn.init.normal_(weight, std=std * scale, generator=generator)
+
+
+class Block(nn.Module):
+    """Attention, then an MLP, each on a normalised input and added to it."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        d_model = config.d_model
+        d_mlp = config.d_mlp or 4 * d_model
+        self.n_heads = config.n_heads
+        self.dropout = config.dropout
+        self.ln_1 = nn.LayerNorm(d_model)
+        self.c_attn = nn.Linear(d_model, 3 * d_model)
+        self.attn_c_proj = nn.Linear(d_model, d_model)
+        self.ln_2 = nn.LayerNorm(d_model)
+        self.c_fc = nn.Linear(d_model, d_mlp)
+        self.mlp_c_proj = nn.Linear(d_mlp, d_model)
+        self.drop = nn.Dropout(config.dropout)
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        q, k, v = (self._heads(part) for part in self.c_attn(self.ln_1(x)).chunk(3, -1))
+        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=self._attention_dropout(), is_causal=True)
+        return self._finish(x, mixed)
+
+    def at(self, x: Float[Tensor, "B T D"], positions: Int[Tensor, "B P"]) -> Float[Tensor, "B P D"]:
+        """Compute the block for a few positions only; keys and values still come from all that precede them."""
+        d_model = x.shape[-1]
+        normed = self.ln_1(x)
+        weight, bias = self.c_attn.weight, self.c_attn.bias
+        q = self._heads(F.linear(_gather(normed, positions), weight[:d_model], bias[:d_model]))  # (B, H, P, D/H)
+        k, v = (self._heads(part) for part in F.linear(normed, weight[d_model:], bias[d_model:]).chunk(2, -1))
+        visible: Bool[Tensor, "B 1 P T"] = torch.arange(x.shape[1], device=x.device) <= positions[:, None, :, None]
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=self._attention_dropout())
+        return self._finish(_gather(x, positions), mixed)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # (B, H, T, D/H)
+
+    def _finish(self, x: Tensor, mixed: Tensor) -> Tensor:
+        x = x + self.drop(self.attn_c_proj(mixed.transpose(1, 2).flatten(2)))
+        hidden = F.gelu(self.c_fc(self.ln_2(x)), approximate="tanh")
+        return x + self.drop(self.mlp_c_proj(hidden))
+
+    def _attention_dropout(self) -> float:
+        return self.dropout if self.training else 0.0
+
+
+def hugging_face_state(model: GPT2) -> dict[str, Tensor]:
+    """Name and lay out the weights as transformers' GPT2LMHeadModel does.
+
+    Source: transformers' GPT-2 stores linear layers as Conv1D, that is transposed
+    """
+    names = {"c_attn": "attn.c_attn", "attn_c_proj": "attn.c_proj", "c_fc": "mlp.c_fc", "mlp_c_proj": "mlp.c_proj"}
+    state = {}
+    for name, weight in model.state_dict().items():
+        if not name.startswith("blocks."):
+            state[f"transformer.{name}"] = weight
+            continue
+        _, index, part, kind = name.split(".")
+        is_linear = part in names
+        key = f"transformer.h.{index}.{names.get(part, part)}.{kind}"
+        state[key] = weight.T.contiguous() if is_linear and kind == "weight" else weight
+    state["lm_head.weight"] = model.wte.weight.detach()
+    return state
+
+
+def _gather(x: Float[Tensor, "B T D"], positions: Int[Tensor, "B P"]) -> Float[Tensor, "B P D"]:
+    return x.gather(1, positions[:, :, None].expand(-1, -1, x.shape[-1]))

@@ -1,0 +1,140 @@
+"""One optimiser step at a time, and all that the next one depends on; it scores, prints and writes nothing."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from fastcluster_lm.config import TrainingConfig
+from fastcluster_lm.data import BatchSampler, Instances
+from fastcluster_lm.device import Device, compile_policy
+from fastcluster_lm.errors import TrainingError
+from fastcluster_lm.model import GPT2, Evaluator
+from fastcluster_lm.training.early_stopping import EarlyStoppingMark
+from fastcluster_lm.training.optimizer import build_optimizer, learning_rate
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimiser step gave."""
+
+    step: int
+    loss: float
+    lr: float
+    grad_norm: float
+    step_ms: float
+    tokens_per_s: float
+    states: Float[Tensor, "B layers D"]  # detached, of this step's batch, before the update
+
+
+class Trainer:
+    """A model in training: `advance` takes one step, `validate` looks, `state` is enough to go on bit for bit."""
+
+    def __init__(
+        self, model: GPT2, train: Instances, val: Instances, config: TrainingConfig, device: Device, seed: int
+    ) -> None:
+        self.model = model
+        self.train = train
+        self.val = val
+        self.config = config
+        self.step = 0
+        self.mark = EarlyStoppingMark.of(config)
+        self.compiled, self.compile_reason = compile_policy(config.compile, device)
+        self._forward = torch.compile(model, fullgraph=True, dynamic=False) if self.compiled else model
+        self.evaluator = Evaluator(model, self._forward, config.batch_size)
+        self.optimizer = build_optimizer(model, config)
+        self.sampler = BatchSampler(len(train), config.batch_size, seed, device.torch_device)
+        self._seed = seed
+
+    def advance(self) -> StepResult:
+        """Take one optimiser step.
+
+        Errors: TrainingError if the loss or the gradient is not finite; the weights are then those before the step
+        """
+        started = time.perf_counter()
+        step = self.step + 1
+        rate = learning_rate(step, self.config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        batch = self.sampler.draw()
+        with _dropout_seed(self._seed, step, enabled=self.model.config.dropout > 0):
+            loss, states = self._loss(batch)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"step {step}: expected a finite loss, got {value}; "
+                "resume from the last checkpoint with a lower training.learning_rate"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        limit = self.config.grad_clip or math.inf
+        grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit).item()
+        if not math.isfinite(grad_norm):
+            raise TrainingError(
+                f"step {step}: expected a finite gradient, got norm {grad_norm} at loss {value:.4g}; "
+                "resume from the last checkpoint with a lower training.learning_rate"
+            )
+        self.optimizer.step()
+        self.step = step
+        seconds = time.perf_counter() - started
+        n_tokens = len(batch) * self.train.tokens.shape[1]
+        return StepResult(step, value, rate, grad_norm, seconds * 1e3, n_tokens / seconds, states)
+
+    def validate(self) -> float:
+        """Give the accuracy on all validation instances, and let the early-stopping mark see it."""
+        accuracy = self.evaluator.accuracy(self.val)
+        self.mark.look(self.step, accuracy)
+        return accuracy
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+        """Give all that the next step depends on: weights, optimiser tensors, and plain values."""
+        weights = {name: weight.detach() for name, weight in self.model.state_dict().items()}
+        names = {id(weight): name for name, weight in self.model.named_parameters()}
+        moments: dict[str, Tensor] = {}
+        for weight, entries in self.optimizer.state.items():
+            moments.update({f"{names[id(weight)]}/{key}": value for key, value in entries.items()})
+        moments.update({f"sampler/{key}": value for key, value in self.sampler.state().items()})
+        return weights, moments, {"step": self.step, "early_stopping": asdict(self.mark)}
+
+    def load_state(self, weights: dict[str, Tensor], moments: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Go on from a saved state, bit for bit."""
+        self.model.load_state_dict(weights)
+        own = {name: weight for name, weight in self.model.named_parameters()}
+        for name, weight in own.items():
+            keys = {key: value for key, value in moments.items() if key.rpartition("/")[0] == name}
+            if keys:
+                self.optimizer.state[weight] = {
+                    # the step count stays where AdamW keeps it, the moments go beside their weight
+                    key.rpartition("/")[2]: value.to(weight.device)
+                    for key, value in keys.items()
+                }
+        self.sampler.load_state({key: moments[f"sampler/{key}"] for key in ("generator", "order")})
+        self.step = values["step"]
+        self.mark = EarlyStoppingMark(**values["early_stopping"])
+
+    def _loss(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        all_tokens = self.config.loss == "all"
+        output = self._forward(*self.train.inputs(batch), all_tokens=all_tokens)
+        if all_tokens:
+            targets = self.train.next_tokens(batch)
+            return F.cross_entropy(output.logits.flatten(0, 1), targets.flatten()), output.states
+        return F.cross_entropy(output.logits, self.train.targets[batch]), output.states
+
+
+@contextmanager
+def _dropout_seed(seed: int, step: int, enabled: bool) -> Iterator[None]:
+    """Seed torch's global generators for one step's dropout and put them back as they were.
+
+    Source: dropout is the one part of training that cannot take a generator; a seed by step needs no saved state
+    """
+    with torch.random.fork_rng(enabled=enabled):
+        if enabled:
+            torch.manual_seed((seed * 1_000_003 + step) % 2**63)
+        yield
