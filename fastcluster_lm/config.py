@@ -1,4 +1,4 @@
-"""What a run is: frozen dataclasses, read from TOML and written back; it checks values one by one and builds nothing."""
+"""What a run is: frozen dataclasses, read from TOML and written back; it checks values and builds nothing."""
 
 import tomllib
 import types
@@ -144,11 +144,6 @@ class RunConfig:
             raise ConfigError(
                 f"probe.map_points: expected at most probe.n_points={self.probe.n_points}, got {self.probe.map_points}"
             )
-        if self.training.warmup_steps >= self.training.steps and self.training.warmup_steps > 0:
-            raise ConfigError(
-                f"training.warmup_steps: expected less than training.steps={self.training.steps}, "
-                f"got {self.training.warmup_steps}"
-            )
         if self.report.layer > self.model.n_layers:
             raise ConfigError(
                 f"report.layer: expected at most model.n_layers={self.model.n_layers}, got {self.report.layer}"
@@ -185,6 +180,9 @@ def load_config(path: str | Path, base: RunConfig | None = None) -> RunConfig:
         raise ConfigError(f"{path}: expected a TOML file, found none") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: expected a TOML file, got one that cannot be read: {error}") from error
+    if "taskset" in values:
+        # the run.toml of a run: what was resolved there is decided anew, and its task set is its own file
+        values = {key: value for key, value in values.items() if key not in ("resolved", "taskset")}
     tasks = values.get("tasks")
     if isinstance(tasks, dict) and isinstance(tasks.get("file"), str) and tasks["file"]:
         tasks["file"] = str((path.parent / tasks["file"]).resolve())
@@ -214,6 +212,7 @@ def apply_settings(config: RunConfig, assignments: Sequence[str]) -> RunConfig:
 
     Errors: ConfigError as for a file
     """
+    nested: dict[str, Any] = {}
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key.strip():
@@ -222,11 +221,14 @@ def apply_settings(config: RunConfig, assignments: Sequence[str]) -> RunConfig:
             value = tomllib.loads(f"value = {text.strip()}")["value"]
         except tomllib.TOMLDecodeError:
             value = text.strip()
-        nested: Any = value
-        for part in reversed(key.strip().split(".")):
-            nested = {part: nested}
-        config = config_from_dict(nested, config, origin="--set")
-    return config
+        *outer, last = key.strip().split(".")
+        place = nested
+        for part in outer:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"--set: {key.strip()}: {part!r} was given a value of its own")
+        place[last] = value
+    return config_from_dict(nested, config, origin="--set")
 
 
 def differing_keys(one: RunConfig, other: RunConfig) -> list[str]:

@@ -15,21 +15,33 @@ class BatchSampler:
         self.batch_size = batch_size
         self._generator = generator(seed, device)
         self._device = device
-        self._order = torch.empty(0, dtype=torch.int64, device=device)
+        # one epoch's order and how far it is used up; none is drawn yet
+        self._order = torch.arange(n_instances, device=device)
+        self._position = n_instances
 
     def draw(self) -> Int[Tensor, " batch"]:
         """Draw the next batch of instance numbers."""
-        while len(self._order) < self.batch_size:
-            epoch = torch.randperm(self.n_instances, generator=self._generator, device=self._device)
-            self._order = torch.cat((self._order, epoch))
-        batch, self._order = self._order[: self.batch_size], self._order[self.batch_size :]
-        return batch
+        parts, missing = [], self.batch_size
+        while missing:
+            if self._position == self.n_instances:
+                self._order = torch.randperm(self.n_instances, generator=self._generator, device=self._device)
+                self._position = 0
+            part = self._order[self._position : self._position + missing]
+            self._position += len(part)
+            missing -= len(part)
+            parts.append(part)
+        return torch.cat(parts)
 
     def state(self) -> dict[str, Tensor]:
         """Give all that the next draws depend on."""
-        return {"generator": self._generator.get_state(), "order": self._order.cpu()}
+        return {
+            "generator": self._generator.get_state(),
+            "order": self._order,
+            "position": torch.tensor(self._position),
+        }
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Go on from a saved state: the draws that follow are those of the sampler that was saved."""
         self._generator.set_state(state["generator"].cpu())
         self._order = state["order"].to(self._device)
+        self._position = int(state["position"])

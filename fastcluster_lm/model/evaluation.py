@@ -1,4 +1,4 @@
-"""The evaluation graph: one fixed batch shape, no gradients, the model's mode restored; it scores nothing but accuracy."""
+"""The evaluation graph: one fixed batch shape, no gradients, the mode restored; accuracy is all it scores."""
 
 from collections.abc import Callable, Iterator
 

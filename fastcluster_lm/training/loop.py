@@ -115,7 +115,7 @@ class Trainer:
                     key.rpartition("/")[2]: value.to(weight.device)
                     for key, value in keys.items()
                 }
-        self.sampler.load_state({key: moments[f"sampler/{key}"] for key in ("generator", "order")})
+        self.sampler.load_state({key: moments[f"sampler/{key}"] for key in self.sampler.state()})
         self.step = values["step"]
         self.mark = EarlyStoppingMark(**values["early_stopping"])
 

@@ -1,0 +1,297 @@
+"""The command line: parse, call the engine, print; it computes nothing."""
+
+import functools
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fastcluster_lm import __version__
+from fastcluster_lm.errors import ConfigError, FclmError, UsageError, nearest_name
+
+
+class _Group(click.Group):
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            known = self.list_commands(ctx)
+            hint = nearest_name(args[0], known)
+            raise click.UsageError(f"expected one of {', '.join(known)}, got {args[0]!r}{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **extra)
+        try:
+            status = super().main(*args, standalone_mode=False, **extra)
+        except click.Abort:
+            sys.exit(130)
+        except click.ClickException as error:
+            # one line, like our own errors; click would print the usage before it
+            click.echo(f"fclm: {error.format_message()}", err=True)
+            sys.exit(error.exit_code)
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def _verbose(command: Callable) -> Callable:
+    """Add -v, and turn our own errors into one line and an exit status."""
+
+    @click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
+    @functools.wraps(command)
+    def wrapped(verbose: bool, *args: Any, **options: Any) -> None:
+        try:
+            command(*args, **options)
+        except FclmError as error:
+            if verbose:
+                traceback.print_exc()
+            click.echo(f"fclm: {error}", err=True)
+            sys.exit(error.exit_code)
+
+    return wrapped
+
+
+def _listing(command: Callable) -> Callable:
+    """Add --json and --csv; the command gets `form`."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
+    @click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values with a header line.")
+    @functools.wraps(command)
+    def wrapped(as_json: bool, as_csv: bool, *args: Any, **options: Any) -> None:
+        if as_json and as_csv:
+            raise UsageError("expected one of --json and --csv, got both")
+        command(*args, form="json" if as_json else "csv" if as_csv else "table", **options)
+
+    return wrapped
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="fclm")
+def main() -> None:
+    """Train a language model and score, inside the loop, how its hidden states gather into task clusters.
+
+    \b
+    Example:
+      fclm --version
+    """
+
+
+@main.command()
+@click.option("--preset", metavar="NAME", help="Whole run by name; tiny if neither this nor --config is given.")
+@click.option("-c", "--config", "config_file", type=click.Path(path_type=Path), help="TOML file laid over the preset.")
+@click.option("-s", "--set", "assignments", metavar="KEY=VALUE", multiple=True, help="One value, laid over all else.")
+@click.option("--probe-every", type=click.IntRange(min=0), metavar="N", help="Steps between probes; 0 is off.")
+@click.option("--engine", type=click.Choice(["auto", "fused", "rapids", "reference"]), help="Scoring engine.")
+@click.option("--probe-points", type=click.IntRange(min=2), metavar="N", help="Instances a split that are scored.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of weights, batches and tasks.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="RUN", help="New run folder; dated under runs/.")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with a run that was stopped.")
+@_verbose
+def train(
+    preset: str | None,
+    config_file: Path | None,
+    assignments: tuple[str, ...],
+    probe_every: int | None,
+    engine: str | None,
+    probe_points: int | None,
+    seed: int | None,
+    out: Path | None,
+    resume: Path | None,
+) -> None:
+    """Train a model and score its hidden states every few steps.
+
+    Values are laid over each other in this order: preset, config file, --set, the other options. Keys of --set and
+    of the file are listed by `fclm data --settings`.
+
+    \b
+    Example:
+      fclm train --preset tiny --probe-every 10 -s training.steps=20
+    """
+    from fastcluster_lm import engine as wiring
+    from fastcluster_lm.config import RunConfig, apply_settings, load_config, load_preset
+    from fastcluster_lm.views import Progress, print_closing
+
+    options = {"probe.every": probe_every, "scores.engine": engine, "probe.n_points": probe_points, "seed": seed}
+    typed = [*assignments, *(f"{key}={value}" for key, value in options.items() if value is not None)]
+
+    def lay_over(stored: RunConfig | None = None) -> RunConfig:
+        config = stored if stored is not None and preset is None else load_preset(preset or "tiny")
+        if config_file is not None:
+            config = load_config(config_file, config)
+        if probe_points is not None:
+            # a smaller probe set takes its map along
+            typed.append(f"probe.map_points={min(config.probe.map_points, probe_points)}")
+        return apply_settings(config, typed)
+
+    if resume is not None and out is not None:
+        raise ConfigError(f"expected one of --out and --resume, got both; --resume goes on writing to {resume}")
+    config = wiring.RunFolder.open(resume) if resume is not None else lay_over()
+    if isinstance(config, RunConfig):
+        path = out if out is not None else wiring.default_run_path(config.name)
+        run_config = config
+    else:
+        path, run_config = Path(config.path), wiring.stored_config(config.config(), str(resume))
+    report = run_config.report
+    progress = Progress(run_config.training.steps, sys.stderr, space=report.space, group=report.group)
+    with _stop_signals() as caught, progress:
+
+        def say_where(folder: Any, step: int) -> None:
+            progress.note(f"run folder {folder.path}, from step {step}")
+
+        hooks = wiring.Hooks(say_where, progress.update, lambda: bool(caught))
+        if resume is None:
+            outcome = wiring.start_run(run_config, path, hooks)
+        else:
+            outcome = wiring.resume_run(resume, hooks, wanted=lay_over)
+    if not outcome.finished:
+        click.echo(f"stopped; go on with: fclm train --resume {path}", err=True)
+        sys.exit(128 + caught[0])
+    if outcome.already_finished:
+        click.echo(f"{path} is finished ({run_config.training.steps} steps); there is nothing to resume", err=True)
+    print_closing(
+        outcome.folder.scores(),
+        outcome.folder.steps(),
+        outcome.folder.summary(),
+        space=report.space,
+        group=report.group,
+        layer=run_config.headline_layer,
+        stream=sys.stdout,
+    )
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--step", type=int, help="Only this step.")
+@click.option("--layer", type=int, help="Only this layer; 0 is the embedding.")
+@click.option("--split", type=click.Choice(["train", "val"]), help="Only this split.")
+@click.option("--space", type=click.Choice(["hidden", "map"]), help="Only this space.")
+@click.option("--group", type=click.Choice(["all", "input", "input_output"]), help="Only this group.")
+@click.option(
+    "--labels",
+    type=click.Choice(["task", "distribution", "input", "output", "task_input"]),
+    help="Only scores against these labels.",
+)
+@_verbose
+@_listing
+def scores(run: Path, form: str, **filters: Any) -> None:
+    """Print the scores of a run: all rows as JSON or CSV, the chosen ones as a table.
+
+    \b
+    Example:
+      fclm scores RUN --labels task --split val --group input_output
+    """
+    from fastcluster_lm.store import SCORE_COLUMNS, RunFolder
+    from fastcluster_lm.views import print_rows
+
+    chosen = {key: value for key, value in filters.items() if value is not None}
+    rows = [row for row in RunFolder.open(run).scores() if all(row[key] == value for key, value in chosen.items())]
+    short = ("step", "layer", "split", "space", "group", "labels", "ari", "ami", "f1", "knn_share", "null_ari")
+    print_rows(rows, short if form == "table" else SCORE_COLUMNS, format=form, stream=sys.stdout)
+
+
+@main.command()
+@click.argument("root", type=click.Path(path_type=Path), default=Path("runs"))
+@_verbose
+@_listing
+def runs(root: Path, form: str) -> None:
+    """List the run folders below ROOT (default: runs).
+
+    \b
+    Example:
+      fclm runs --json
+    """
+    from fastcluster_lm.store import list_runs
+    from fastcluster_lm.views import print_rows, run_overview
+
+    rows = [run_overview(folder) for folder in list_runs(root)]
+    print_rows(rows, tuple(rows[0]) if rows else ("run",), format=form, stream=sys.stdout)
+
+
+@main.command()
+@_verbose
+@_listing
+def doctor(form: str) -> None:
+    """Say which scoring engines can run here, and why not the others.
+
+    \b
+    Example:
+      fclm doctor
+    """
+    from fastcluster_lm.scores.engines import engine_report
+    from fastcluster_lm.views import print_rows
+
+    rows = [
+        {**entry, "versions": " ".join(f"{name} {version}" for name, version in entry["versions"].items())}
+        for entry in engine_report()
+    ]
+    print_rows(rows, ("name", "available", "reason", "versions"), format=form, stream=sys.stdout)
+
+
+@main.command()
+@click.option("--preset", metavar="NAME", help="Preset whose tasks are shown; tiny by default.")
+@click.option("-c", "--config", "config_file", type=click.Path(path_type=Path), help="TOML file laid over the preset.")
+@click.option("-s", "--set", "assignments", metavar="KEY=VALUE", multiple=True, help="One value, laid over all else.")
+@click.option("--tasks", "tasks_file", type=click.Path(path_type=Path), help="A task set of your own, to check.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of the task set.")
+@click.option("--settings", is_flag=True, help="List every configuration key instead.")
+@_verbose
+@_listing
+def data(
+    preset: str | None,
+    config_file: Path | None,
+    assignments: tuple[str, ...],
+    tasks_file: Path | None,
+    seed: int | None,
+    settings: bool,
+    form: str,
+) -> None:
+    """Print and check a task set: a row for each instruction distribution, with an example instruction.
+
+    \b
+    Example:
+      fclm data --preset tiny --seed 3
+    """
+    from fastcluster_lm.config import apply_settings, describe_settings, load_config, load_preset
+    from fastcluster_lm.views import print_rows
+
+    if settings:
+        keys = ("key", "type", "default", "meaning")
+        print_rows(
+            [dict(zip(keys, row, strict=True)) for row in describe_settings()], keys, format=form, stream=sys.stdout
+        )
+        return
+    from fastcluster_lm.tasks import describe_taskset, taskset_of
+
+    config = load_preset(preset or "tiny")
+    if config_file is not None:
+        config = load_config(config_file, config)
+    typed = [*assignments, *([f"seed={seed}"] if seed is not None else [])]
+    config = apply_settings(config, typed)
+    if tasks_file is not None:
+        config = apply_settings(config, [f'tasks.file="{tasks_file}"'])
+    rows = describe_taskset(taskset_of(config.tasks, config.seed))
+    print_rows(rows, tuple(rows[0]), format=form, stream=sys.stdout)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM, so that a step is finished and saved before the end; a second one ends at once."""
+    caught: list[int] = []
+
+    def take(number: int, _frame: Any) -> None:
+        if caught and time.monotonic() - since[0] > 0.2:
+            raise KeyboardInterrupt
+        since[0] = time.monotonic()
+        caught.append(number)
+
+    since = [0.0]
+    before = {number: signal.signal(number, take) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,7 @@
+"""When hidden states are scored, which ones, and what is kept between probes; it computes no score itself."""
+
+from fastcluster_lm.probe.cadence import Cadence
+from fastcluster_lm.probe.probe_set import ProbeSet, choose_probe_set
+from fastcluster_lm.probe.run_probe import ProbeResult, RunProbe
+
+__all__ = ["Cadence", "ProbeResult", "ProbeSet", "RunProbe", "choose_probe_set"]

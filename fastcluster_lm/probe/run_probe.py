@@ -1,0 +1,165 @@
+"""One probe of a run after the other: states in, rows and a map out; what it keeps between probes can be saved."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastcluster_lm.config import ScoresConfig
+from fastcluster_lm.errors import ConfigError
+from fastcluster_lm.model import Evaluator
+from fastcluster_lm.probe.cadence import Cadence
+from fastcluster_lm.probe.probe_set import ProbeSet
+from fastcluster_lm.scores.clusters import PLANS, Scoring, Split, score_space
+from fastcluster_lm.scores.engines.params import Engine, TsneParams
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What one probe gave.
+
+    Shapes: maps: points (layers, n_train + n_val, 2) float32, and (n_train + n_val,) int64 labels beside them
+    Units:  seconds of wall clock for the whole probe, the states' forward passes included
+    """
+
+    rows: list[dict[str, Any]]
+    maps: dict[str, np.ndarray]
+    warm: bool
+    seconds: float
+
+
+class RunProbe:
+    """Score a model's states on a fixed probe set; the model, the batches and every generator are left alone."""
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        sets: dict[str, ProbeSet],
+        n_inputs: int,
+        config: ScoresConfig,
+        engine: Engine,
+        cadence: Cadence,
+        *,
+        n_layers: int,
+        d_model: int,
+        seed: int,
+    ) -> None:
+        self.evaluator = evaluator
+        self.sets = sets
+        self.config = config
+        self.engine = engine
+        self.cadence = cadence
+        self.seed = seed
+        device = sets["train"].instances.tokens.device
+        self._states = {
+            name: torch.zeros(n_layers + 1, len(chosen.instances), d_model, device=device)
+            for name, chosen in sets.items()
+        }
+        self._on_map = {name: chosen.on_map.nonzero()[:, 0] for name, chosen in sets.items()}
+        self._labels = {
+            name: {key: values.cpu().numpy() for key, values in chosen.labels(n_inputs).items()}
+            for name, chosen in sets.items()
+        }
+        # the two splits number their instructions apart, and share none
+        self._instances = {name: chosen.instances.instruction.cpu().numpy() for name, chosen in sets.items()}
+        self._scoring = Scoring(n_neighbors=config.n_neighbors, n_init=config.n_init, n_nulls=config.n_nulls, seed=seed)
+        self._map: Tensor | None = None
+        self._check_reachable()
+
+    def resolved(self) -> dict[str, Any]:
+        """Say how many points are scored, once the asked numbers were made to fit the cells."""
+        return {
+            "probe_points": {name: len(chosen.instances) for name, chosen in self.sets.items()},
+            "map_points": {name: len(index) for name, index in self._on_map.items()},
+            "probes": self.cadence.count(),
+        }
+
+    def score(self, step: int) -> ProbeResult:
+        """Score every layer, in the hidden space and on its map."""
+        started = time.perf_counter()
+        for name, chosen in self.sets.items():
+            self.evaluator.states_into(chosen.instances, self._states[name])
+        rows = self._score_space("hidden", self._splits(self._states, None))
+        warm = self._map is not None and not self.cadence.is_key_frame(step)
+        points, kl = self._draw_map(warm)
+        n_train = len(self._on_map["train"])
+        on_map = {"train": points[:, :n_train], "val": points[:, n_train:]}
+        for row in self._score_space("map", self._splits(on_map, self._on_map)):
+            rows.append({**row, "kl": kl[row["layer"]]})
+        for row in rows:
+            row.update(step=step, tier="full", source="fresh", age_steps=0)
+            row["warm"] = warm if row["space"] == "map" else False
+        return ProbeResult(rows, self._stored_map(points), warm, time.perf_counter() - started)
+
+    def state(self) -> dict[str, Tensor]:
+        """Give all that the next probe depends on: the last map."""
+        return {} if self._map is None else {"map": self._map}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from a saved state."""
+        device = self._states["train"].device
+        self._map = state["map"].to(device) if "map" in state else None
+
+    def _splits(self, points: dict[str, Tensor], index: dict[str, Tensor] | None) -> dict[str, Split]:
+        splits = {}
+        for name, X in points.items():
+            keep = slice(None) if index is None else index[name].cpu().numpy()
+            labels = {key: values[keep] for key, values in self._labels[name].items()}
+            splits[name] = Split(name, X, labels, self._instances[name][keep])
+        return splits
+
+    def _score_space(self, space: str, splits: dict[str, Split]) -> list[dict[str, Any]]:
+        scored = score_space(
+            splits, splits["train"], space=space, plan=PLANS[space], scoring=self._scoring, engine=self.engine
+        )
+        return scored.rows
+
+    def _draw_map(self, warm: bool) -> tuple[Tensor, list[float]]:
+        # training and validation points share one map; a warm one goes on from the last probe's
+        joint = torch.cat([self._states[name][:, self._on_map[name]] for name in ("train", "val")], 1)
+        params = TsneParams(
+            perplexity=self.config.perplexity,
+            n_iter=self.config.warm_iter if warm else self.config.n_iter,
+            seed=self.seed,
+            init=self._map if warm else None,
+        )
+        points, kl = self.engine.tsne(joint, params)
+        self._map = points
+        return points, kl.tolist()
+
+    def _stored_map(self, points: Tensor) -> dict[str, np.ndarray]:
+        keys = ("task", "distribution", "input", "output")
+        kept = {
+            key: np.concatenate(
+                [self._labels[name][key][self._on_map[name].cpu().numpy()] for name in ("train", "val")]
+            )
+            for key in keys
+        }
+        is_val = np.repeat([0, 1], [len(self._on_map["train"]), len(self._on_map["val"])])
+        return {"points": points.cpu().numpy(), "is_val": is_val, **kept}
+
+    def _check_reachable(self) -> None:
+        """Refuse a k for which even perfect clusters could not fill every neighbour list with the query's own task."""
+        labels, instances = self._labels["train"], self._instances["train"]
+        smallest = min(
+            _fewest_partners(labels["task"], group, instances)
+            for group in (
+                labels["input"],
+                labels["input"] * (labels["output"].max() + 1) + labels["output"],
+            )
+        )
+        if smallest < self.config.n_neighbors:
+            raise ConfigError(
+                f"scores.n_neighbors: expected at most {smallest}, the fewest same-task points of other instructions "
+                f"that one input has in the probe set, got {self.config.n_neighbors}; raise probe.n_points or lower it"
+            )
+
+
+def _fewest_partners(task: np.ndarray, group: np.ndarray, instance: np.ndarray) -> int:
+    """Count, for the worst-placed training point, the same-task points of its group under other instructions."""
+    cell = np.unique(np.stack([task, group]), axis=1, return_inverse=True)[1].ravel()
+    both = np.unique(np.stack([cell, instance]), axis=1, return_inverse=True)[1].ravel()
+    return int((np.bincount(cell)[cell] - np.bincount(both)[both]).min())

@@ -1,0 +1,63 @@
+"""Turns a caller's arrays into one batch (layers, n, d) and results back into the caller's kind; it scores nothing."""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fastcluster_lm.errors import DataError, ShapeError
+
+Array = Tensor | np.ndarray
+
+
+def as_batch(X: Array, name: str) -> Float[Tensor, "layers n d"]:
+    """View the caller's points as one floating-point batch over layers.
+
+    Shapes: X (n, d) or (layers, n, d) -> (layers, n, d)
+    Errors: ShapeError for any other number of axes, or an axis d of length 0
+    """
+    tensor = X.detach() if isinstance(X, Tensor) else torch.from_numpy(np.ascontiguousarray(X))
+    if tensor.ndim not in (2, 3):
+        raise ShapeError(f"{name} has shape {tuple(tensor.shape)}; expected (n, d) or (layers, n, d)")
+    if tensor.shape[-1] == 0:
+        raise ShapeError(f"{name} has shape {tuple(tensor.shape)}; d must be at least 1")
+    if not tensor.is_floating_point():
+        tensor = tensor.float()
+    return tensor if tensor.ndim == 3 else tensor[None]
+
+
+def as_caller(result: Tensor, like: Array) -> Array:
+    """Give a batched result the kind (numpy or torch) and the batch shape of the points it came from."""
+    result = result if like.ndim == 3 else result[0]
+    return result if isinstance(like, Tensor) else result.cpu().numpy()
+
+
+def check_finite(X: Float[Tensor, "layers n d"], name: str) -> None:
+    """Refuse NaN and infinity by the layers that hold them; one wait on the device.
+
+    Errors: DataError naming the layers
+    """
+    broken = (~X.isfinite()).flatten(1).any(1)
+    if bool(broken.any()):
+        layers = broken.nonzero().flatten().tolist()
+        raise DataError(f"{name} holds NaN or infinity in layer {', '.join(map(str, layers))}; expected finite values")
+
+
+def scaling(X: Float[Tensor, "layers n d"]) -> tuple[Float[Tensor, "layers 1 d"], Float[Tensor, "layers 1 1"]]:
+    """Find each layer's mean and a power of two near its largest deviation: the frame in which float32 is safe.
+
+    Shapes: X (layers, n, d) -> offset (layers, 1, d), scale (layers, 1, 1), in the dtype of X, float32 at least
+    """
+    X = X if X.dtype == torch.float64 else X.float()
+    # divided before it is summed, so that the sum cannot overflow
+    offset = (X / max(X.shape[1], 1)).sum(1, keepdim=True)
+    return offset, power_of_two(X - offset)
+
+
+def power_of_two(deviations: Float[Tensor, "layers n d"]) -> Float[Tensor, "layers 1 1"]:
+    """Round each layer's largest deviation down to a power of two, 1 where all are 0; dividing by it rounds nothing."""
+    if deviations.shape[1] == 0:
+        return deviations.new_ones(deviations.shape[0], 1, 1)
+    largest = deviations.abs().amax((1, 2), keepdim=True)
+    powers = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - 1)
+    return torch.where(largest > 0, powers, torch.ones_like(largest))

@@ -1,0 +1,141 @@
+"""Score how far points gather by their labels, layer by layer, beside a null; the batched work is in spaces.py."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from fastcluster_lm.errors import DataError, ShapeError, UsageError, nearest_name
+from fastcluster_lm.scores.batches import Array, as_batch, check_finite
+from fastcluster_lm.scores.contingency import factorize, host_array
+from fastcluster_lm.scores.engines import choose_engine
+from fastcluster_lm.scores.engines.params import Engine, TsneParams
+from fastcluster_lm.scores.parts import PLANS, Split
+from fastcluster_lm.scores.spaces import Scoring, SpaceScores, score_space
+
+__all__ = ["PLANS", "Scoring", "SpaceScores", "Split", "score_clusters", "score_space"]
+
+_Labels = ArrayLike | Tensor
+SPACES = ("hidden", "map")
+_BANK_NAMES = ("bank_labels", "bank_blocks", "bank_groups", "bank_instances")
+# the columns that a row without scores still fills
+_HEAD = ("layer", "split", "space", "group", "labels", "n_points", "n_clusters", "engine")
+
+
+def score_clusters(
+    X: Float[Array, "*layers n d"],
+    labels_true: _Labels,
+    *,
+    bank: Float[Array, "*layers m d"] | None = None,
+    bank_labels: _Labels | None = None,
+    blocks: _Labels | None = None,
+    groups: _Labels | None = None,
+    n_clusters: int | None = None,
+    n_neighbors: int = 5,
+    spaces: Sequence[str] = SPACES,
+    seed: int = 0,
+    engine: str = "auto",
+    bank_blocks: _Labels | None = None,
+    bank_groups: _Labels | None = None,
+    instances: _Labels | None = None,
+    bank_instances: _Labels | None = None,
+    n_nulls: int = 20,
+    n_init: int = 10,
+    perplexity: float = 30.0,
+) -> list[dict[str, Any]]:
+    """Score the clusters of labels in the points themselves and in their t-SNE map, a row for each space and layer.
+
+    Shapes: X (n, d) or (layers, n, d), labels_true, blocks, groups, instances (n,); bank_* likewise with m points.
+            Without a bank X is its own, and no point is its own neighbour, nor one of its instance; with one, instances
+            are left out only if both sides name them. groups adds rows group="groups": unweighted means over groups
+            with >= 2 labels and >= 5 points a label. blocks (instruction distributions) give nulls and knn_share_across
+    Units:  None where a score is undefined: no blocks, too few neighbours, no such group, a map of one point.
+            n_clusters holds for group="all" (None: number of labels); too large a perplexity is lowered with a warning
+    Errors: DataError for NaN, no points, more clusters than points; ShapeError; UsageError for an unknown space
+    Source: design.md, "Scores and their names"; queries and bank share one joint map
+    """
+    if unknown := [name for name in spaces if name not in SPACES]:
+        raise UsageError(f"spaces has {unknown[0]!r}; expected {' or '.join(SPACES)}{nearest_name(unknown[0], SPACES)}")
+    states = _checked(X, "X")
+    own = {"labels_true": labels_true, "blocks": blocks, "groups": groups, "instances": instances}
+    theirs = dict(zip(_BANK_NAMES, (bank_labels, bank_blocks, bank_groups, bank_instances), strict=True))
+    queries = _split("queries", states, own)
+    if bank is None:
+        if extra := [name for name, value in theirs.items() if value is not None]:
+            raise DataError(f"{extra[0]} was given without a bank; give bank too, or leave it out")
+        banked = queries
+    else:
+        queries, banked = _beside_bank(queries, _checked(bank, "bank"), own, theirs)
+    scoring = Scoring(n_neighbors=n_neighbors, n_init=n_init, n_nulls=n_nulls, seed=seed, n_clusters=n_clusters)
+    plan = [("all", "task")] + ([("groups", "task")] if groups is not None else [])
+    chosen = choose_engine(engine, states.device)
+    rows = []
+    for space in spaces:
+        kl, used = None, None
+        placed, placed_bank = queries, banked
+        if space == "map":
+            placed, placed_bank, kl, used = _map(queries, banked, chosen, TsneParams(perplexity=perplexity, seed=seed))
+        scored = score_space({placed.name: placed}, placed_bank, space=space, plan=plan, scoring=scoring, engine=chosen)
+        for row in scored.rows:
+            if space == "map" and kl is None:
+                row = {name: value if name in _HEAD else None for name, value in row.items()}
+            row |= {"kl": None if kl is None else kl[row["layer"]], "perplexity": used}
+            rows.append({name: value for name, value in row.items() if name not in ("split", "labels")})
+    return rows
+
+
+def _checked(X: Array, name: str) -> Tensor:
+    states = as_batch(X, name)
+    if states.shape[1] == 0:
+        raise DataError(f"{name} has no points; give at least one")
+    check_finite(states, name)
+    return states
+
+
+def _split(name: str, X: Tensor, given: Mapping[str, _Labels | None]) -> Split:
+    """Put labels, blocks, groups and instances, in this order, beside their points."""
+    arrays = [None if value is None else host_array(value) for value in given.values()]
+    for key, values in zip(given, arrays, strict=True):
+        if values is not None and values.shape != (X.shape[1],):
+            raise ShapeError(f"{key} has shape {values.shape}; expected ({X.shape[1]},), one label a point")
+    named = zip(("task", "distribution", "groups"), arrays, strict=False)
+    labels = {label: values for label, values in named if values is not None}
+    return Split(name, X, labels, None if arrays[3] is None else factorize(arrays[3])[0])
+
+
+def _beside_bank(
+    queries: Split, X: Tensor, own: Mapping[str, _Labels | None], given: Mapping[str, _Labels | None]
+) -> tuple[Split, Split]:
+    for (name, value), (bank_name, bank_value) in zip(own.items(), given.items(), strict=True):
+        if (value is None) != (bank_value is None):
+            raise DataError(f"{name} and {bank_name} go together where there is a bank; give both or neither")
+    bank = _split("bank", X, given)
+    if bank.instances is None:
+        return queries, bank
+    # instances are numbered together; under the queries' own name the bank withholds a query's instance from it
+    sides = [host_array(value) for value in (own["instances"], given["bank_instances"]) if value is not None]
+    codes, _ = factorize(np.concatenate(sides))
+    n = len(sides[0])
+    return replace(queries, instances=codes[:n]), replace(bank, name=queries.name, instances=codes[n:])
+
+
+def _map(
+    queries: Split, bank: Split, engine: Engine, params: TsneParams
+) -> tuple[Split, Split, list[float] | None, float | None]:
+    """Map queries and bank jointly; one point alone has no map."""
+    joint = queries.X if bank is queries else torch.cat([queries.X, bank.X], 1)
+    n = queries.X.shape[1]
+    if joint.shape[1] < 2:
+        return queries, bank, None, None
+    used = params.effective_perplexity(joint.shape[1])
+    if used < params.perplexity:
+        warnings.warn(f"perplexity {params.perplexity} lowered to {used:.3g} for {joint.shape[1]} points", stacklevel=3)
+    points, kl = engine.tsne(joint, params)
+    placed = replace(queries, X=points[:, :n])
+    return placed, placed if bank is queries else replace(bank, X=points[:, n:]), kl.tolist(), used

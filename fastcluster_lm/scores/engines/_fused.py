@@ -1,0 +1,26 @@
+"""The fused engine: our own three verbs in torch, batched over layers, on the device of the points."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from fastcluster_lm.scores.engines._fused_kmeans import find_clusters
+from fastcluster_lm.scores.engines._fused_neighbors import find_neighbors
+from fastcluster_lm.scores.engines._fused_tsne import draw_maps
+from fastcluster_lm.scores.engines.params import Clustering, KMeansParams, Map, Neighbors, NeighborsParams, TsneParams
+
+
+class FusedEngine:
+    """Exact neighbours, batched KMeans and exact t-SNE; honours every parameter."""
+
+    name = "fused"
+
+    def neighbors(
+        self, queries: Float[Tensor, "layers nq d"], bank: Float[Tensor, "layers nb d"], params: NeighborsParams
+    ) -> Neighbors:
+        return find_neighbors(queries, bank, params)
+
+    def kmeans(self, X: Float[Tensor, "layers n d"], params: KMeansParams) -> Clustering:
+        return find_clusters(X, params)
+
+    def tsne(self, X: Float[Tensor, "layers n d"], params: TsneParams) -> Map:
+        return draw_maps(X, params)

@@ -1,0 +1,141 @@
+"""Exact nearest neighbours over all layers at once, in tiles of queries; ties go to the lower index."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fastcluster_lm.scores.batches import power_of_two, scaling
+from fastcluster_lm.scores.engines.checks import check_neighbors, forbidden
+from fastcluster_lm.scores.engines.params import Neighbors, NeighborsParams
+
+# most bytes of one block of distances or of gathered candidates
+MEMORY_BUDGET = 256 * 2**20
+# candidates beyond k that the matmul proposes; they absorb its rounding, what they cannot absorb is computed in full
+SPARE = 8
+DIRECT = "donot_use_mm_for_euclid_dist"
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Run float32 matmuls in float32 even where training allows TF32 or bfloat16, and put the setting back."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@torch.no_grad()
+def find_neighbors(
+    queries: Float[Tensor, "layers nq d"],
+    bank: Float[Tensor, "layers nb d"],
+    params: NeighborsParams,
+    memory_budget: int = MEMORY_BUDGET,
+) -> Neighbors:
+    """Give each query its nearest bank points, nearest first.
+
+    Shapes: queries (layers, nq, d), bank (layers, nb, d) -> distances f32, indices i64, both (layers, nq, k)
+    Units:  Euclidean, in the units of the input; of equal distances the lower index comes first
+    Errors: ShapeError, DataError as in check_neighbors
+    """
+    check_neighbors(queries, bank, params)
+    n_layers, n_queries, width = queries.shape
+    n_bank, k = bank.shape[1], params.n_neighbors
+    queries, bank = _wide(queries), _wide(bank)
+    offset, scale = _joint_scaling(queries, bank)
+    # the matmul needs centred points; the direct differences must not be centred, which would round them
+    queries, bank = queries / scale, bank / scale
+    centred_queries, centred_bank = (queries - offset / scale).float(), (bank - offset / scale).float()
+    distances = torch.empty(n_layers, n_queries, k, device=queries.device)
+    indices = torch.empty(n_layers, n_queries, k, dtype=torch.int64, device=queries.device)
+    n_candidates = min(k + SPARE, n_bank)
+    # a gathered candidate costs more than a direct distance, so few points are compared in full
+    direct = 4 * n_candidates >= n_bank
+    row_bytes = queries.element_size() * n_layers * max(n_bank, 1 if direct else n_candidates * width)
+    rows = max(1, memory_budget // row_bytes)
+    with full_precision():
+        for start in range(0, n_queries, rows):
+            tile = slice(start, min(start + rows, n_queries))
+            mask = forbidden(params, tile.start, tile.stop)
+            if direct:
+                found = _search_full(queries[:, tile], bank, mask, k)
+            else:
+                proposed = _propose(centred_queries[:, tile], centred_bank, mask, n_candidates)
+                found = _search_candidates(queries[:, tile], bank, mask, k, *proposed)
+            distances[:, tile], indices[:, tile] = (found[0] * scale).float(), found[1]
+    return Neighbors(distances, indices)
+
+
+def _wide(X: Tensor) -> Tensor:
+    return X if X.dtype == torch.float64 else X.float()
+
+
+def _joint_scaling(queries: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
+    """One frame for both: the bank's mean, and a scale near the largest deviation of either."""
+    offset, scale = scaling(bank)
+    return offset, scale if queries is bank else torch.maximum(scale, power_of_two(queries - offset))
+
+
+def _search_full(queries: Tensor, bank: Tensor, mask: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+    """Compare with the whole bank by direct differences and sort whole rows, which settles every tie."""
+    block = torch.cdist(queries, bank, compute_mode=DIRECT)  # (layers, rows, nb)
+    if mask is not None:
+        block.masked_fill_(mask, torch.inf)
+    distances, indices = block.sort(dim=-1, stable=True)
+    return distances[..., :k], indices[..., :k]
+
+
+def _propose(queries: Tensor, bank: Tensor, mask: Tensor | None, n_candidates: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Let one matmul of centred points propose candidates, in the order of their indices.
+
+    Shapes: -> candidates (layers, rows, c), admissible (layers, rows, c), and floor (layers, rows): no point left out
+            is nearer than its square root, whatever the matmul rounded; infinite where no admissible one is left out
+    """
+    query_sq = queries.square().sum(-1)  # (layers, rows)
+    bank_sq = bank.square().sum(-1)  # (layers, nb)
+    block = torch.baddbmm(bank_sq[:, None, :], queries, bank.mT, alpha=-2)  # (layers, rows, nb), less |query|^2
+    if mask is not None:
+        block.masked_fill_(mask, torch.inf)
+    proposed, candidates = block.topk(n_candidates, dim=-1, largest=False, sorted=False)
+    candidates, order = candidates.sort(dim=-1)
+    proposed = proposed.gather(-1, order)
+    # the rounding of a dot product of d terms grows like the root of d; centring rounds like 8 of them
+    relative = torch.finfo(torch.float32).eps * (8 + 2 * queries.shape[-1] ** 0.5)
+    rounding = relative * (query_sq + bank_sq.amax(-1, keepdim=True))
+    return candidates, proposed != torch.inf, proposed.amax(-1) + query_sq - rounding
+
+
+def _search_candidates(
+    queries: Tensor, bank: Tensor, mask: Tensor | None, k: int, candidates: Tensor, admissible: Tensor, floor: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Rank the candidates by direct differences; a row whose k-th may tie with a point left out is searched in full."""
+    exact = _gather_points(bank, candidates)  # (layers, rows, c, d)
+    exact = exact.sub_(queries[:, :, None, :]).square_().sum(-1).sqrt_()
+    exact.masked_fill_(~admissible, torch.inf)
+    distances, order = exact.sort(dim=-1, stable=True)
+    distances, indices = distances[..., :k].contiguous(), candidates.gather(-1, order)[..., :k]
+    doubtful = distances[..., -1].square() >= floor
+    for layer, row in _rows_by_layer(doubtful, bank.element_size() * bank.shape[1]):
+        layer_mask = None if mask is None else (mask if mask.ndim == 2 else mask[layer])[row]
+        distances[layer, row], indices[layer, row] = _search_full(queries[layer, row], bank[layer], layer_mask, k)
+    return distances, indices
+
+
+def _gather_points(bank: Tensor, indices: Tensor) -> Tensor:
+    n_layers, n_bank, width = bank.shape
+    start = torch.arange(n_layers, device=bank.device)[:, None, None] * n_bank
+    return bank.reshape(-1, width).index_select(0, (indices + start).flatten()).view(*indices.shape, width)
+
+
+def _rows_by_layer(doubtful: Tensor, row_bytes: int) -> Iterator[tuple[int, Tensor]]:
+    """Yield (layer, rows) of the doubtful queries in blocks within the memory budget; one wait on the device."""
+    if not bool(doubtful.any()):
+        return
+    rows = max(1, MEMORY_BUDGET // row_bytes)
+    for layer in doubtful.any(-1).nonzero().flatten().tolist():
+        for row in doubtful[layer].nonzero().flatten().split(rows):
+            yield layer, row

@@ -1,0 +1,89 @@
+"""What every engine checks before it computes: shapes that fit, finite values, enough points; it changes nothing."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from fastcluster_lm.errors import DataError, ShapeError
+from fastcluster_lm.scores.batches import check_finite
+from fastcluster_lm.scores.engines.params import KMeansParams, NeighborsParams, TsneParams
+
+
+def check_neighbors(
+    queries: Float[Tensor, "layers nq d"], bank: Float[Tensor, "layers nb d"], params: NeighborsParams
+) -> None:
+    """Refuse queries and banks that do not fit, are not finite, or leave a query too few admissible points.
+
+    Errors: ShapeError for layers, widths or ids that differ; DataError for NaN, infinity, too few points
+    """
+    if queries.shape[0] != bank.shape[0] or queries.shape[2] != bank.shape[2]:
+        raise ShapeError(
+            f"queries have shape {tuple(queries.shape)}, bank {tuple(bank.shape)}; layers and d must match"
+        )
+    check_finite(queries, "queries")
+    check_finite(bank, "bank")
+    n_layers, n_bank = bank.shape[:2]
+    fewest = n_bank
+    if params.query_ids is not None and params.bank_ids is not None:
+        _check_ids(params.query_ids, "query_ids", n_layers, queries.shape[1])
+        _check_ids(params.bank_ids, "bank_ids", n_layers, n_bank)
+        if queries.shape[1]:
+            fewest = n_bank - _most_forbidden(params.query_ids, params.bank_ids)
+    if params.n_neighbors > fewest:
+        raise DataError(
+            f"n_neighbors is {params.n_neighbors}, but a query has only {fewest} admissible points of {n_bank}; "
+            "ask for fewer neighbours or give more points"
+        )
+
+
+def check_kmeans(X: Float[Tensor, "layers n d"], params: KMeansParams) -> None:
+    """Refuse points that are not finite or fewer than the clusters, and starting centroids that do not fit.
+
+    Errors: DataError for NaN, infinity, n_clusters > n; ShapeError for init
+    """
+    check_finite(X, "X")
+    n_layers, n, width = X.shape
+    if params.n_clusters > n:
+        raise DataError(f"n_clusters is {params.n_clusters}, but there are only {n} points; ask for at most {n}")
+    if params.init is not None:
+        fits = ((params.n_clusters, width), (n_layers, params.n_clusters, width))
+        if tuple(params.init.shape) not in fits:
+            raise ShapeError(f"init has shape {tuple(params.init.shape)}; expected {fits[0]} or {fits[1]}")
+        check_finite(params.init.expand(fits[1]), "init")
+
+
+def check_tsne(X: Float[Tensor, "layers n d"], params: TsneParams) -> None:
+    """Refuse points that are not finite or fewer than two, and a starting map that does not fit.
+
+    Errors: DataError for NaN, infinity, n < 2; ShapeError for init
+    """
+    check_finite(X, "X")
+    n_layers, n, _ = X.shape
+    if n < 2:
+        raise DataError(f"X has {n} points a layer; a map needs at least 2")
+    if params.init is not None:
+        fits = ((n, 2), (n_layers, n, 2))
+        if tuple(params.init.shape) not in fits:
+            raise ShapeError(f"init has shape {tuple(params.init.shape)}; expected {fits[0]} or {fits[1]}")
+        check_finite(params.init.expand(fits[1]), "init")
+
+
+def forbidden(params: NeighborsParams, start: int, stop: int) -> Bool[Tensor, "*layers rows nb"] | None:
+    """Mark the bank points that share an id with the queries start..stop; None where no ids are given."""
+    if params.query_ids is None or params.bank_ids is None:
+        return None
+    return params.query_ids[..., start:stop, None] == params.bank_ids[..., None, :]
+
+
+def _check_ids(ids: Tensor, name: str, n_layers: int, n: int) -> None:
+    if tuple(ids.shape) not in ((n,), (n_layers, n)):
+        raise ShapeError(f"{name} have shape {tuple(ids.shape)}; expected {(n,)} or {(n_layers, n)}")
+
+
+def _most_forbidden(query_ids: Tensor, bank_ids: Tensor) -> int:
+    """Count, by two binary searches, the most bank points that any query may not have."""
+    layers = max(query_ids.shape[0] if query_ids.ndim == 2 else 1, bank_ids.shape[0] if bank_ids.ndim == 2 else 1)
+    sought = query_ids.expand(layers, -1).contiguous()
+    ordered = bank_ids.expand(layers, -1).sort(dim=-1).values
+    counts = torch.searchsorted(ordered, sought, right=True) - torch.searchsorted(ordered, sought)
+    return int(counts.max())

@@ -1,0 +1,206 @@
+"""Divide the points of a plan into the parts that are clustered and scored together; it looks at labels only."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastcluster_lm.errors import DataError, ShapeError
+from fastcluster_lm.scores.contingency import factorize, host_array
+from fastcluster_lm.scores.nulls import derive_seed, reassign_blocks
+
+_Ints = NDArray[np.int64]
+
+# (group, labels) of every row of a space, in the order of design.md
+PLANS: dict[str, tuple[tuple[str, str], ...]] = {
+    "hidden": (
+        ("all", "task"),
+        ("all", "distribution"),
+        ("all", "input"),
+        ("all", "output"),
+        ("all", "task_input"),
+        ("input", "task"),
+        ("input", "distribution"),
+        ("input", "output"),
+        ("input_output", "task"),
+    ),
+    "map": (
+        ("all", "task"),
+        ("all", "distribution"),
+        ("all", "input"),
+        ("all", "output"),
+        ("all", "task_input"),
+    ),
+}
+
+# labels with a null, in which groups (None: all), and what they are made of: the reassigned part and the kept one
+_NULLS: dict[str, tuple[str | None, str, str | None]] = {
+    "task": (None, "task", None),
+    "task_input": ("all", "task", "input"),
+}
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How a space is scored.
+
+    n_neighbors:      of every vote, at least 1
+    n_init, max_iter: fresh restarts of KMeans (0 only with kmeans_init), most iterations of one
+    n_nulls:          reassignments of distributions to tasks, 0 for none
+    seed:             of KMeans and the nulls; every call derives its own from it
+    min_label_points: points each label of a group needs for the group to count
+    n_clusters:       clusters in the group "all"; None: the number of labels, as in all other groups
+    """
+
+    n_neighbors: int = 5
+    n_init: int = 10
+    max_iter: int = 300
+    n_nulls: int = 20
+    seed: int = 0
+    min_label_points: int = 5
+    n_clusters: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The points of one split with everything that is known of them.
+
+    name:      "train" | "val"; the split with the bank's name is the bank itself
+    X:         (layers, n, d) states or (layers, n, 2) maps
+    labels:    name -> (n,) integers, best on the host; `distribution` are the blocks of nulls and knn_share_across,
+               `input` and `output` make the groups and ceilings; what is absent leaves its scores None
+    instances: (n,) identity of the instruction; None: every point is its own
+    """
+
+    name: str
+    X: Float[Tensor, "layers n d"]
+    labels: Mapping[str, Int[Tensor, " n"] | Int[np.ndarray, " n"]]
+    instances: Int[Tensor, " n"] | Int[np.ndarray, " n"] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One group of one split under one kind of labels: n points scored against m points of the bank.
+
+    true, bank_true: (n,), (m,) codes 0..n_codes-1, shared by both; n_clusters is the number of them among the n points
+    nulls, bank_nulls: (S, n), (S, m) reassigned codes 0..n_null_codes-1, or None
+    output: (n,) codes 0..n_outputs-1, or None where the row has no ceiling
+    """
+
+    split: str
+    group: str
+    value: int
+    labels: str
+    points: _Ints
+    bank_points: _Ints
+    true: _Ints
+    bank_true: _Ints
+    n_codes: int
+    n_clusters: int
+    nulls: _Ints | None = None
+    bank_nulls: _Ints | None = None
+    n_null_codes: int = 0
+    output: _Ints | None = None
+    n_outputs: int = 0
+
+    @property
+    def place(self) -> tuple[str, str, int]:
+        """Name the set of points, whatever their labels."""
+        return self.split, self.group, self.value
+
+
+def divide(
+    split: Split, bank: Split, plan: Sequence[tuple[str, str]], scoring: Scoring
+) -> Iterator[Part]:
+    """List the parts of every row of a plan: one for the group "all", one for each eligible group otherwise.
+
+    Shapes: labels (n,) and (m,) of split and bank
+    Errors: DataError if a label or group of the plan is unknown; ShapeError if labels and points differ in number
+    Source: design.md: a group counts with >= 2 labels and >= min_label_points points of each of its labels
+    """
+    both = {name: joint_codes(name, split, bank) for name in split.labels}
+    for group, labels in plan:
+        if labels not in both:
+            raise DataError(f"the plan scores labels {labels!r}; split {split.name!r} has {', '.join(sorted(both))}")
+        ids, bank_ids = _group_ids(group, both, split, bank)
+        for value in np.unique(ids):
+            points, bank_points = np.flatnonzero(ids == value), np.flatnonzero(bank_ids == value)
+            if group != "all":
+                sizes = np.bincount(both[labels][0][points])
+                sizes = sizes[sizes > 0]
+                if len(sizes) < 2 or sizes.min() < scoring.min_label_points:
+                    continue
+            part_seed = derive_seed(scoring.seed, "null", group, int(value))
+            part = _part(split.name, group, int(value), labels, points, bank_points, both, scoring.n_nulls, part_seed)
+            fixed = scoring.n_clusters if group == "all" else None
+            yield part if fixed is None else replace(part, n_clusters=fixed)
+
+
+def _part(
+    split: str,
+    group: str,
+    value: int,
+    labels: str,
+    points: _Ints,
+    bank_points: _Ints,
+    both: dict[str, tuple[_Ints, _Ints]],
+    n_nulls: int,
+    seed: int,
+) -> Part:
+    def joint(name: str) -> _Ints:
+        own, bank = both[name]
+        return np.concatenate([own[points], bank[bank_points]])
+
+    n = len(points)
+    codes, n_codes = factorize(joint(labels))
+    part = Part(
+        split, group, value, labels, points, bank_points, codes[:n], codes[n:], n_codes, len(np.unique(codes[:n]))
+    )
+    fields: dict[str, _Ints | int] = {}
+    if labels != "output" and "output" in both:
+        output, n_outputs = factorize(both["output"][0][points])
+        fields |= {"output": output, "n_outputs": n_outputs}
+    only, base, extra = _NULLS.get(labels, ("", "", None))
+    if base in both and only in (None, group) and "distribution" in both and (extra is None or extra in both):
+        # queries and bank are drawn together, so that a distribution has one label in both
+        kept = None if extra is None else joint(extra)
+        drawn = reassign_blocks(joint(base), joint("distribution"), n_nulls=n_nulls, seed=seed, extra=kept)
+        if drawn is not None and n_nulls:
+            fields |= {"nulls": drawn[:, :n], "bank_nulls": drawn[:, n:], "n_null_codes": int(drawn.max()) + 1}
+    return replace(part, **fields)  # type: ignore[arg-type]
+
+
+def joint_codes(name: str, split: Split, bank: Split) -> tuple[_Ints, _Ints]:
+    """Number the labels of a split and of its bank together.
+
+    Shapes: labels (n,), (m,) -> codes (n,), (m,) int64
+    Errors: DataError if the bank lacks them; ShapeError if labels and points differ in number
+    """
+    if name not in bank.labels:
+        raise DataError(f"split {split.name!r} has labels {name!r}, the bank {bank.name!r} has not; give both or none")
+    own, banked = host_array(split.labels[name]), host_array(bank.labels[name])
+    for owner, values in ((split, own), (bank, banked)):
+        if values.shape != (owner.X.shape[-2],):
+            raise ShapeError(
+                f"labels {name!r} of split {owner.name!r} have shape {values.shape}; "
+                f"its X has {owner.X.shape[-2]} points, so expected ({owner.X.shape[-2]},)"
+            )
+    codes, _ = factorize(np.concatenate([own, banked]))
+    return codes[: len(own)], codes[len(own) :]
+
+
+def _group_ids(group: str, both: dict[str, tuple[_Ints, _Ints]], split: Split, bank: Split) -> tuple[_Ints, _Ints]:
+    if group == "all":
+        return np.zeros(split.X.shape[-2], dtype=np.int64), np.zeros(bank.X.shape[-2], dtype=np.int64)
+    names = group.split("_") if group not in both else [group]
+    if any(name not in both for name in names):
+        raise DataError(f"the plan has group {group!r}; split {split.name!r} has labels {', '.join(sorted(both))}")
+    own, banked = np.zeros((2, 1), dtype=np.int64)
+    for name in names:
+        first, second = both[name]
+        width = 1 + max(int(first.max(initial=0)), int(second.max(initial=0)))
+        own, banked = own * width + first, banked * width + second
+    return own, banked

@@ -1,0 +1,282 @@
+"""Score all splits, groups and labels of a space in few batched calls; it makes no maps and trains nothing."""
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastcluster_lm.errors import DataError, ShapeError
+from fastcluster_lm.scores.agreement import AGREEMENTS
+from fastcluster_lm.scores.batches import check_finite
+from fastcluster_lm.scores.contingency import contingency_tables, host_array
+from fastcluster_lm.scores.engines.params import Engine, KMeansParams, NeighborsParams
+from fastcluster_lm.scores.nulls import derive_seed
+from fastcluster_lm.scores.parts import PLANS, Part, Scoring, Split, divide, joint_codes
+from fastcluster_lm.scores.votes import enough_neighbors, knn_accuracy, knn_share
+
+# cells of contingency tables and neighbour labels held at once, in a few int64 or float64 arrays: 32 MB each
+_CHUNK = 4_000_000
+
+# which agreement scores each kind of table gives, and in which columns they stand
+_COLUMNS = {
+    "scores": {name: name for name in AGREEMENTS},
+    "nulls": {"ari": "null_ari", "ami": "null_ami", "f1": "null_f1"},
+    "ceiling": {"ari": "ceiling_output"},
+}
+_SCORES = (
+    *_COLUMNS["scores"],
+    *("knn_share", "knn_accuracy", "knn_share_across"),
+    *_COLUMNS["nulls"].values(),
+    *("null_knn_share", "null_knn_share_across", "ceiling_output"),
+)
+
+_Found = dict[tuple[int, str], list[NDArray[np.float64]]]
+_T = TypeVar("_T")
+
+
+class SpaceScores(NamedTuple):
+    """Rows of scores, and the centroids (G, layers, k, d) by name: the next call's kmeans_init."""
+
+    rows: list[dict[str, Any]]
+    centroids: dict[str, Float[Tensor, "groups layers k d"]]
+
+
+def score_space(
+    queries: Mapping[str, Split],
+    bank: Split,
+    *,
+    space: str,
+    plan: Sequence[tuple[str, str]] | None = None,
+    scoring: Scoring | None = None,
+    engine: Engine,
+    kmeans_init: Mapping[str, Tensor] | None = None,
+) -> SpaceScores:
+    """Score every (group, labels) of a plan, for all splits and layers together.
+
+    Shapes: X of a split (layers, n, d), of the bank (layers, m, d) -> a row for each split, (group, labels) and layer
+    Units:  a row's scores are unweighted means over its groups; None where undefined for one of them
+    Errors: DataError for NaN, an unknown group or label, no points; ShapeError for layers or widths that differ
+    Source: design.md, "Scores and their names". Queries of the bank's own split leave out all points of their
+            instruction; points keep their order, so equal inputs give equal rows
+    """
+    plan, scoring = PLANS[space] if plan is None else plan, scoring or Scoring()
+    for name, split in queries.items():
+        _check_split(name, split, bank)
+    parts = [part for split in queries.values() for part in divide(split, bank, plan, scoring)]
+    clusters, centroids = _cluster(parts, queries, space, scoring, engine, kmeans_init or {})
+    found: _Found = defaultdict(list)
+    _agree(parts, clusters, found)
+    for split in queries.values():
+        own = [(i, part) for i, part in enumerate(parts) if part.split == split.name]
+        _vote(own, split, bank, scoring, engine, found)
+    rows = []
+    for split in queries.values():
+        for group, labels in plan:
+            chosen = [i for i, p in enumerate(parts) if (p.split, p.group, p.labels) == (split.name, group, labels)]
+            k = {parts[i].n_clusters for i in chosen}
+            head: dict[str, Any] = {"split": split.name, "space": space, "group": group, "labels": labels}
+            head["n_points"] = sum(len(parts[i].points) for i in chosen)
+            # groups with unlike numbers of labels have no one number of clusters
+            head["n_clusters"] = k.pop() if len(k) == 1 else None
+            head["engine"] = engine.name
+            scores = {column: _mean([found.get((i, column)) for i in chosen]) for column in _SCORES}
+            for layer in range(split.X.shape[0]):
+                at_layer = {c: None if v is None else float(v[layer % len(v)]) for c, v in scores.items()}
+                rows.append({"layer": layer, **head, **at_layer})
+    return SpaceScores(rows, centroids)
+
+
+def _check_split(name: str, split: Split, bank: Split) -> None:
+    if name != split.name:
+        raise DataError(f"queries[{name!r}] is a split named {split.name!r}; key and name must be the same")
+    layers, n, d = split.X.shape
+    if (layers, d) != (bank.X.shape[0], bank.X.shape[2]):
+        raise ShapeError(
+            f"split {name!r} has shape {tuple(split.X.shape)}, the bank {tuple(bank.X.shape)}; layers and d must match"
+        )
+    if n == 0:
+        raise DataError(f"split {name!r} has no points; give at least one")
+    check_finite(split.X, f"split {name!r}")
+
+
+def _cluster(
+    parts: Sequence[Part],
+    queries: Mapping[str, Split],
+    space: str,
+    scoring: Scoring,
+    engine: Engine,
+    kmeans_init: Mapping[str, Tensor],
+) -> tuple[dict[tuple[tuple[str, str, int], int], Tensor], dict[str, Tensor]]:
+    """Run KMeans once for each set of points and k, in one call for all sets of one size; labels are (layers, n)."""
+    jobs = {(part.place, part.n_clusters): part for part in parts}
+    position: dict[tuple[tuple[str, str, int], int], tuple[str, int]] = {}
+    counts: dict[str, int] = defaultdict(int)
+    for key, part in jobs.items():
+        name = f"{space}/{part.split}/{part.group}/{part.n_clusters}"
+        position[key] = (name, counts[name])
+        counts[name] += 1
+    for name in counts.keys() & kmeans_init.keys():
+        if len(kmeans_init[name]) != counts[name]:
+            raise ShapeError(f"kmeans_init[{name!r}] holds {len(kmeans_init[name])} groups, the data {counts[name]}")
+    labels: dict[tuple[tuple[str, str, int], int], Tensor] = {}
+    centroids: dict[str, list[tuple[int, Tensor]]] = defaultdict(list)
+    warm = {key: position[key][0] in kmeans_init for key in jobs}
+    for (group, n, k, is_warm), keys in _buckets(
+        jobs, lambda key: (jobs[key].group, len(jobs[key].points), key[1], warm[key])
+    ):
+        X = torch.cat([_gather(queries[jobs[key].split].X, [jobs[key].points]) for key in keys], 1)  # (L, J, n, d)
+        n_layers, n_jobs, _, width = X.shape
+        init = None
+        if is_warm:
+            at = [position[key] for key in keys]
+            init = torch.stack([kmeans_init[name][index] for name, index in at], 1).reshape(-1, k, width)
+        params = KMeansParams(
+            n_clusters=k,
+            n_init=scoring.n_init,
+            max_iter=scoring.max_iter,
+            seed=derive_seed(scoring.seed, "kmeans", space, group, k),
+            init=init,
+        )
+        result = engine.kmeans(X.reshape(n_layers * n_jobs, n, width), params)
+        for j, key in enumerate(keys):
+            labels[key] = result.labels.reshape(n_layers, n_jobs, n)[:, j]
+            name, index = position[key]
+            centroids[name].append((index, result.centroids.reshape(n_layers, n_jobs, k, width)[:, j]))
+    ordered = {name: sorted(found, key=lambda pair: pair[0]) for name, found in centroids.items()}
+    return labels, {name: torch.stack([tensor for _, tensor in found]) for name, found in ordered.items()}
+
+
+class _Item(NamedTuple):
+    """Tables to be counted for one part: every labeling (s, n) against every clustering (l, n)."""
+
+    part: int
+    kind: str
+    true: NDArray[np.int64]
+    n_true: int
+    pred: Tensor
+    n_pred: int
+
+
+def _agree(parts: Sequence[Part], clusters: Mapping[Any, Tensor], found: _Found) -> None:
+    """Count the tables of all parts, nulls and ceilings, in one bincount for all of one shape, and score them."""
+    items = []
+    for i, part in enumerate(parts):
+        pred, k = clusters[part.place, part.n_clusters], part.n_clusters
+        items.append(_Item(i, "scores", part.true[None], part.n_codes, pred, k))
+        if part.nulls is not None:
+            step = max(1, _CHUNK // (len(pred) * part.n_null_codes * k))
+            for start in range(0, len(part.nulls), step):
+                nulls = part.nulls[start : start + step]
+                items.append(_Item(i, "nulls", nulls, part.n_null_codes, pred, k))
+        if part.output is not None:
+            output = torch.from_numpy(part.output)[None]
+            items.append(_Item(i, "ceiling", part.true[None], part.n_codes, output, part.n_outputs))
+    for (kind, _, _, n_true, n_pred), same in _buckets(
+        items, lambda item: (item.kind, item.true.shape, item.pred.shape, item.n_true, item.n_pred)
+    ):
+        step = max(1, _CHUNK // (len(same[0].true) * len(same[0].pred) * n_true * n_pred))
+        for start in range(0, len(same), step):
+            chunk = same[start : start + step]
+            true = np.stack([item.true for item in chunk])[:, :, None]  # (J, s, 1, n)
+            pred = torch.stack([item.pred for item in chunk])[:, None]  # (J, 1, l, n)
+            tables = host_array(contingency_tables(true, pred, n_true=n_true, n_pred=n_pred))
+            for name, column in _COLUMNS[kind].items():
+                values = AGREEMENTS[name](tables.reshape(-1, n_true, n_pred)).reshape(tables.shape[:3])
+                for item, value in zip(chunk, values, strict=True):
+                    found[item.part, column].extend(value)
+
+
+def _vote(
+    parts: Sequence[tuple[int, Part]], split: Split, bank: Split, scoring: Scoring, engine: Engine, found: _Found
+) -> None:
+    """Find the neighbours of each set of points once, in one call for all sets of one size, and let them vote."""
+    ids = {"knn_share": (np.arange(split.X.shape[1]), np.arange(bank.X.shape[1]))}
+    if split.instances is not None and bank.instances is not None:
+        ids["knn_share"] = (host_array(split.instances), host_array(bank.instances))
+    if "distribution" in split.labels:
+        ids["knn_share_across"] = joint_codes("distribution", split, bank)
+    members: dict[tuple[str, str, int], list[tuple[int, Part]]] = defaultdict(list)
+    for i, part in parts:
+        members[part.place].append((i, part))
+    places = {place: same[0][1] for place, same in members.items()}
+    k, device = scoring.n_neighbors, split.X.device
+    for column, (query_ids, bank_ids) in ids.items():
+        free = column == "knn_share" and split.name != bank.name
+        for (_, _, n_bank), keys in _buckets(
+            places, lambda key: (key[1], len(places[key].points), len(places[key].bank_points))
+        ):
+            own = torch.from_numpy(np.stack([query_ids[places[key].points] for key in keys]))  # (J, nq)
+            others = torch.from_numpy(np.stack([bank_ids[places[key].bank_points] for key in keys]))  # (J, nb)
+            fits = [n_bank >= k] * len(keys) if free else enough_neighbors(own, others, k).tolist()
+            rows = [j for j, fit in enumerate(fits) if fit]
+            if not rows:
+                continue
+            keys, own, others = [keys[j] for j in rows], own[rows], others[rows]
+            X = _gather(split.X, [places[key].points for key in keys]).flatten(0, 1)  # (L * J, nq, d)
+            Y = _gather(bank.X, [places[key].bank_points for key in keys]).flatten(0, 1)
+            n_layers = split.X.shape[0]
+            params = NeighborsParams(n_neighbors=k)
+            if not free:
+                params = NeighborsParams(k, own.repeat(n_layers, 1).to(device), others.repeat(n_layers, 1).to(device))
+            indices = engine.neighbors(X, Y, params).indices.reshape(n_layers, len(keys), -1, k)
+            _count_votes(column, indices, [members[key] for key in keys], found)
+
+
+def _count_votes(column: str, indices: Tensor, members: Sequence[Sequence[tuple[int, Part]]], found: _Found) -> None:
+    """Score the same neighbours (L, J, nq, k) under every kind of labels, and under their nulls."""
+    device = indices.device
+    flat = [(j, i, part) for j, same in enumerate(members) for i, part in same]
+    for (labels, _), chosen in _buckets(flat, lambda item: (item[2].labels, item[2].nulls is not None)):
+        if column == "knn_share_across" and labels == "distribution":
+            continue
+        at = [j for j, _, _ in chosen]
+        some = indices if len(at) == indices.shape[1] else indices[:, at]
+        own = torch.from_numpy(np.stack([part.true for _, _, part in chosen]))[None].to(device)  # (1, J, nq)
+        banked = torch.from_numpy(np.stack([part.bank_true for _, _, part in chosen]))[None].to(device)
+        columns = {column: knn_share(some, own, banked)}
+        if column == "knn_share":
+            columns["knn_accuracy"] = knn_accuracy(some, own, banked)
+        if chosen[0][2].nulls is not None:
+            nulls = np.stack([part.nulls for _, _, part in chosen if part.nulls is not None], 1)  # (S, J, nq)
+            bank_nulls = np.stack([part.bank_nulls for _, _, part in chosen if part.bank_nulls is not None], 1)
+            step = max(1, _CHUNK // some.numel())
+            shares = [
+                knn_share(some, torch.from_numpy(a).to(device), torch.from_numpy(b).to(device))
+                for a, b in zip(*(_slices(codes, step) for codes in (nulls, bank_nulls)), strict=True)
+            ]
+            columns[f"null_{column}"] = torch.cat(shares)
+        for name, tensor in columns.items():
+            values = host_array(tensor)  # (S, L, J)
+            for index, (_, i, _) in enumerate(chosen):
+                found[i, name].extend(values[:, :, index])
+
+
+def _gather(X: Tensor, points: Sequence[NDArray[np.int64]]) -> Tensor:
+    """Pick equal-sized sets of points: (L, n, d) -> (L, J, n_set, d), without a copy where it is all of them."""
+    if len(points) == 1 and len(points[0]) == X.shape[1]:
+        return X[:, None]
+    index = torch.from_numpy(np.concatenate(points)).to(X.device)
+    return X[:, index].reshape(X.shape[0], len(points), -1, X.shape[2])
+
+
+def _slices(array: NDArray[np.int64], step: int) -> list[NDArray[np.int64]]:
+    return [array[start : start + step] for start in range(0, len(array), step)]
+
+
+def _buckets(items: Iterable[_T], key: Any) -> list[tuple[Any, list[_T]]]:
+    """Put items of one key together, in order of first appearance."""
+    found: dict[Hashable, list[_T]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return list(found.items())
+
+
+def _mean(values: Sequence[list[NDArray[np.float64]] | None]) -> NDArray[np.float64] | None:
+    """Average (S, L) scores over S, then over groups; None without groups or where one of them has no score."""
+    means = [np.mean(value, axis=0) for value in values if value is not None]
+    return np.mean(means, axis=0) if means and len(means) == len(values) else None

@@ -1,0 +1,77 @@
+"""Score labels by a vote of the nearest neighbours; it finds no neighbours itself."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from fastcluster_lm.errors import ShapeError
+
+
+def knn_share(
+    indices: Int[Tensor, "*batch q k"], query_labels: Int[Tensor, "*sets q"], bank_labels: Int[Tensor, "*sets m"]
+) -> Float[Tensor, "*scores"]:
+    """Average the share of a query's neighbours that bear its label.
+
+    Shapes: indices (L, q, k) into the bank, labels (q,) and (m,) -> share (L,) float64. Labels (S, q) and (S, m)
+            score S labelings at once -> (S, L). Indices (L, G, q, k) with labels (S, G, q) and (S, G, m) hold G
+            groups, each with a bank of its own -> (S, L, G)
+    Errors: ShapeError if the labels do not fit the indices
+    """
+    own, found, squeeze = _neighbor_labels(indices, query_labels, bank_labels)
+    hits = (found == own[..., None]).sum((-1, -2))
+    return _as_asked(hits.to(torch.float64) / (found.shape[-1] * found.shape[-2]), squeeze)
+
+
+def knn_accuracy(
+    indices: Int[Tensor, "*batch q k"], query_labels: Int[Tensor, "*sets q"], bank_labels: Int[Tensor, "*sets m"]
+) -> Float[Tensor, "*scores"]:
+    """Give the share of queries whose label wins the vote of their neighbours.
+
+    Shapes: as knn_share; the neighbours are sorted, nearest first
+    Errors: ShapeError if the labels do not fit the indices
+    Source: a tie goes to the label whose nearest member is nearest
+    """
+    own, found, squeeze = _neighbor_labels(indices, query_labels, bank_labels)
+    k = found.shape[-1]
+    votes = (found[..., :, None] == found[..., None, :]).sum(-1)
+    # among equal votes the earlier neighbour ranks higher, so the largest rank is unique
+    rank = votes * k - torch.arange(k, device=votes.device)
+    winner = found.gather(-1, rank.argmax(-1, keepdim=True)).squeeze(-1)
+    return _as_asked((winner == own).to(torch.float64).mean(-1), squeeze)
+
+
+def enough_neighbors(
+    query_ids: Int[Tensor, "*batch q"], bank_ids: Int[Tensor, "*batch m"], n_neighbors: int
+) -> Bool[Tensor, "*batch"]:
+    """Say for each batch entry whether all its queries have n_neighbors bank points whose id is not their own."""
+    ordered, wanted = bank_ids.contiguous().sort(-1).values, query_ids.contiguous()
+    own = torch.searchsorted(ordered, wanted, right=True) - torch.searchsorted(ordered, wanted)
+    return bank_ids.shape[-1] - own.amax(-1) >= n_neighbors
+
+
+def _neighbor_labels(indices: Tensor, query_labels: Tensor, bank_labels: Tensor) -> tuple[Tensor, Tensor, list[int]]:
+    """Bring all to (S, L, G, q) own labels and (S, L, G, q, k) neighbours' labels; list the axes that were added."""
+    squeeze = []
+    if indices.ndim == 3:
+        indices = indices[:, None]
+        query_labels, bank_labels = query_labels[..., None, :], bank_labels[..., None, :]
+        squeeze.append(2)
+    if query_labels.ndim == 2:
+        query_labels, bank_labels = query_labels[None], bank_labels[None]
+        squeeze.append(0)
+    groups, queries = indices.shape[1:3] if indices.ndim == 4 else (-1, -1)
+    if query_labels.shape[1:] != (groups, queries) or query_labels.shape[:2] != bank_labels.shape[:2]:
+        raise ShapeError(
+            f"indices has shape {tuple(indices.shape)}, query_labels {tuple(query_labels.shape)}, bank_labels "
+            f"{tuple(bank_labels.shape)}; expected (L, G, q, k), (S, G, q) and (S, G, m)"
+        )
+    n_bank = bank_labels.shape[-1]
+    flat = indices + torch.arange(groups, device=indices.device)[:, None, None] * n_bank
+    found = bank_labels.reshape(len(bank_labels), groups * n_bank)[:, flat]  # (S, L, G, q, k)
+    return query_labels[:, None], found, squeeze
+
+
+def _as_asked(scores: Tensor, squeeze: list[int]) -> Tensor:
+    for axis in squeeze:
+        scores = scores.squeeze(axis)
+    return scores

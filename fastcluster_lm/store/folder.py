@@ -1,0 +1,298 @@
+"""The run folder: the one place that knows which file of a run holds what; it trains, scores and draws nothing."""
+
+import os
+import shutil
+import tomllib
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+import tomli_w
+
+from fastcluster_lm.errors import DataError, RunExistsError, RunFolderError, nearest_name
+from fastcluster_lm.store import checkpoints, lines, lock
+from fastcluster_lm.store.arrays import Arrays, decode_arrays, encode_arrays
+from fastcluster_lm.store.files import (
+    encode_json,
+    explaining,
+    publish_folder,
+    read_json,
+    remove_folder,
+    remove_temporaries,
+    replace_file,
+    sync_folder,
+    temporary_sibling,
+    write_new_file,
+)
+from fastcluster_lm.store.rows import SCORE_COLUMNS, STEP_COLUMNS, score_row, step_row
+
+Status = Literal["finished", "running", "stopped"]
+StoredRow = dict[str, object]
+
+
+class RunFolder:
+    """One run on disk: `RunFolder.create` makes it, `RunFolder.open` finds it; any number of readers, one writer."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
+    @classmethod
+    def create(cls, path: str | Path, config: Mapping[str, object], environment: Mapping[str, object]) -> Self:
+        """Make a run folder with its run.toml and environment.json; it appears whole, by one rename.
+
+        Errors: RunExistsError if the path exists; DataError if something cannot be stored; RunFolderError if the
+                disk refuses
+        """
+        path = Path(path)
+        if os.path.lexists(path):
+            raise _exists(path)
+        run_toml, environment_json = _encode_toml(config), encode_json(dict(environment), "environment")
+        aside = temporary_sibling(path)
+        with explaining("create", path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                shutil.rmtree(aside, ignore_errors=True)
+                aside.mkdir()
+                write_new_file(aside / "run.toml", run_toml)
+                write_new_file(aside / "environment.json", environment_json)
+                for name in ("maps", "checkpoints"):
+                    (aside / name).mkdir()
+                publish_folder(aside, path)
+            except OSError as error:
+                shutil.rmtree(aside, ignore_errors=True)
+                # another process may have been quicker
+                if os.path.lexists(path):
+                    raise _exists(path) from error
+                raise
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Find a run folder; nothing is written, and no file is read yet.
+
+        Errors: RunFolderError if there is no such folder or it has no run.toml, naming the run that may be meant
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise RunFolderError(f"there is no run folder {path}{_nearest_run(path)}")
+        if not (path / "run.toml").is_file():
+            raise RunFolderError(f"{path} has no run.toml, so it is not a run folder{_nearest_run(path)}")
+        return cls(path)
+
+    def config(self) -> dict[str, object]:
+        """Read run.toml, the resolved configuration.
+
+        Errors: RunFolderError naming the file, if it is missing or damaged
+        """
+        path = self.path / "run.toml"
+        with explaining("read", path):
+            data = path.read_bytes()
+        try:
+            return tomllib.loads(data.decode())
+        except (ValueError, RecursionError) as error:
+            raise RunFolderError(f"{path} is damaged: {error}") from error
+
+    def environment(self) -> dict[str, object]:
+        """Read environment.json: versions, device, engine, as the run found them.
+
+        Errors: RunFolderError naming the file, if it is missing or damaged
+        """
+        return read_json(self.path / "environment.json")
+
+    def append_steps(self, rows: Sequence[Mapping[str, object]]) -> None:
+        """Append rows to steps.jsonl, in one write forced to disk.
+
+        Errors: DataError as for step_row, or without a step; RunFolderError if the disk refuses, with no row added
+        """
+        lines.append_lines(self.path / "steps.jsonl", [step_row(row) for row in rows])
+
+    def append_scores(self, rows: Sequence[Mapping[str, object]]) -> None:
+        """Append rows to scores.jsonl, in one write forced to disk.
+
+        Errors: DataError as for score_row, or without a step; RunFolderError if the disk refuses, with no row added
+        """
+        lines.append_lines(self.path / "scores.jsonl", [score_row(row) for row in rows])
+
+    def steps(self) -> list[StoredRow]:
+        """Read steps.jsonl in the order written; a column that an older version did not write is None.
+
+        Errors: RunFolderError naming file and line, if a line before the last is damaged; warns of a torn last line
+        """
+        return [dict.fromkeys(STEP_COLUMNS) | row for row in lines.read_lines(self.path / "steps.jsonl")]
+
+    def scores(self) -> list[StoredRow]:
+        """Read scores.jsonl in the order written; a column that an older version did not write is None.
+
+        Errors: RunFolderError naming file and line, if a line before the last is damaged; warns of a torn last line
+        """
+        return [dict.fromkeys(SCORE_COLUMNS) | row for row in lines.read_lines(self.path / "scores.jsonl")]
+
+    def drop_after(self, step: int) -> None:
+        """Drop all that is later than a step, and the mark of the finished run; -1 drops every step.
+
+        Errors: RunFolderError if a file is damaged or the disk refuses; called again it finishes what it began
+        """
+        with explaining("drop the later steps of", self.path):
+            (self.path / "summary.json").unlink(missing_ok=True)
+            # checkpoints before lines: after a crash no checkpoint is left whose lines are gone
+            for name in checkpoints.named_steps(self._checkpoints):
+                if name > step:
+                    remove_folder(self._checkpoints / checkpoints.step_name(name))
+            for name in self.map_steps():
+                if name > step:
+                    self._map_path(name).unlink()
+            for folder in (self.path, self._maps):
+                if folder.is_dir():
+                    sync_folder(folder)
+        for table in ("scores.jsonl", "steps.jsonl"):
+            lines.drop_lines_after(self.path / table, step)
+
+    def write_map(self, step: int, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+        """Write the arrays of a step's maps, and text beside them, in place of any the step has.
+
+        Errors: DataError if something cannot be stored; RunFolderError if the disk refuses
+        """
+        data = encode_arrays(arrays, metadata)
+        with explaining("write", self._maps):
+            self._maps.mkdir(exist_ok=True)
+        replace_file(self._map_path(step), data)
+
+    def map_steps(self) -> list[int]:
+        """List the steps that have maps, in order."""
+        return checkpoints.named_steps(self._maps, suffix=".safetensors")
+
+    def read_map(self, step: int) -> tuple[Arrays, dict[str, str]]:
+        """Read the arrays of a step's maps and the text beside them.
+
+        Errors: RunFolderError if there are none, or the file is damaged
+        """
+        path = self._map_path(step)
+        if not path.is_file():
+            known = ", ".join(map(str, self.map_steps())) or "none"
+            raise RunFolderError(f"{self.path} has no maps of step {step}; steps that have some: {known}")
+        with explaining("read", path):
+            data = path.read_bytes()
+        try:
+            return decode_arrays(data)
+        except DataError as error:
+            raise RunFolderError(f"{path} is damaged: {error}") from error
+
+    def write_checkpoint(
+        self, step: int, tensors: Mapping[str, Mapping[str, np.ndarray]], state: Mapping[str, object]
+    ) -> None:
+        """Write a step's checkpoint: a safetensors file for each group of tensors, and the state as JSON.
+
+        Errors: RunFolderError if the step has one already or the disk refuses; DataError if something cannot be stored
+        """
+        checkpoints.write_checkpoint(self._checkpoints, step, tensors, state)
+
+    def checkpoint_steps(self) -> list[int]:
+        """List the steps with a whole checkpoint, in order."""
+        return checkpoints.checkpoint_steps(self._checkpoints)
+
+    def latest_checkpoint(self) -> int | None:
+        """Name the latest step with a whole checkpoint; None if there is none."""
+        return max(self.checkpoint_steps(), default=None)
+
+    def read_checkpoint(self, step: int) -> tuple[dict[str, Arrays], dict[str, object]]:
+        """Read a step's tensors, by group and name, and its state.
+
+        Errors: RunFolderError if there is none, or a file is missing or differs from what was written
+        """
+        return checkpoints.read_checkpoint(self._checkpoints, step)
+
+    def keep_last(self, n: int) -> None:
+        """Remove all whole checkpoints but the last n.
+
+        Errors: DataError if n < 1; RunFolderError if the disk refuses
+        """
+        if n < 1:
+            raise DataError(f"keep_last has n={n}; expected 1 or more, since a run without a checkpoint cannot go on")
+        for step in self.checkpoint_steps()[:-n]:
+            with explaining("remove a checkpoint of", self.path):
+                remove_folder(self._checkpoints / checkpoints.step_name(step))
+
+    def clean(self) -> None:
+        """Remove what crashed writers left; only for the holder of the lock.
+
+        Errors: RunFolderError if the disk refuses
+        """
+        with explaining("clean", self.path):
+            for folder in (self.path, self._maps, self._checkpoints):
+                remove_temporaries(folder)
+            # of those who began to create this very run
+            remove_temporaries(self.path.parent, self.path.name)
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Be the one writer for the length of a `with` block; the lock ends with the process, however it ends.
+
+        Errors: RunFolderError naming process and host, if another holds it
+        """
+        return lock.locked(self.path / "lock")
+
+    def mark_finished(self, summary: Mapping[str, object]) -> None:
+        """Write summary.json, which makes the run a finished one.
+
+        Errors: DataError if something cannot be stored; RunFolderError if the disk refuses
+        """
+        replace_file(self.path / "summary.json", encode_json(dict(summary), "summary"))
+
+    def summary(self) -> dict[str, object] | None:
+        """Read summary.json; None if the run is not finished.
+
+        Errors: RunFolderError naming the file, if it is damaged
+        """
+        path = self.path / "summary.json"
+        return read_json(path) if path.exists() else None
+
+    def status(self) -> Status:
+        """Say whether the run is finished, or some process is writing it, or it stopped on its way."""
+        if (self.path / "summary.json").exists():
+            return "finished"
+        return "running" if lock.is_locked(self.path / "lock") else "stopped"
+
+    @property
+    def _maps(self) -> Path:
+        return self.path / "maps"
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def _map_path(self, step: int) -> Path:
+        return self._maps / f"{checkpoints.step_name(step)}.safetensors"
+
+
+def list_runs(root: str | Path) -> list[RunFolder]:
+    """List the run folders directly below a folder, by name; what is no run folder is passed over.
+
+    Errors: RunFolderError if there is no such folder
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise RunFolderError(f"there is no folder {root} to look for runs in")
+    with explaining("read", root):
+        found = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
+    return [RunFolder(entry) for entry in found if (entry / "run.toml").is_file()]
+
+
+def _encode_toml(config: Mapping[str, object]) -> bytes:
+    try:
+        return tomli_w.dumps(config).encode()
+    except (TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"the configuration cannot be stored as TOML, which has no place for None: {error}") from error
+
+
+def _exists(path: Path) -> RunExistsError:
+    return RunExistsError(f"{path} exists already; choose another name, resume that run, or remove it")
+
+
+def _nearest_run(path: Path) -> str:
+    if not path.parent.is_dir():
+        return ""
+    return nearest_name(path.name, [run.path.name for run in list_runs(path.parent)])

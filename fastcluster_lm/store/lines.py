@@ -1,0 +1,137 @@
+"""Tables of JSON lines, each with a step: append, read, cut off after a step; it does not know the columns."""
+
+import json
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fastcluster_lm.errors import DataError, RunFolderError
+from fastcluster_lm.store.files import decode_object, explaining, replace_file, sync_folder, write_all
+
+# read back from the end in pieces of this size to find the last line; a line of scores has 700 bytes
+TAIL_BYTES = 1 << 16
+
+
+class TornLineWarning(UserWarning):
+    """The last line of a file was not written to its end, and was dropped."""
+
+
+def append_lines(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Append rows in one write, forced to disk; a torn last line is first cut off.
+
+    Errors: DataError if a row has no whole-number step; RunFolderError if the disk refuses, and no row is then added
+    """
+    if not rows:
+        return
+    data = b"".join(_encode(row) for row in rows)
+    with explaining("append to", path):
+        is_new = not path.exists()
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            whole_size = _whole_size(descriptor)
+            if whole_size < os.fstat(descriptor).st_size:
+                _warn_torn(path)
+                os.ftruncate(descriptor, whole_size)
+            try:
+                write_all(descriptor, data)
+                os.fsync(descriptor)
+            except OSError:
+                os.ftruncate(descriptor, whole_size)
+                raise
+        finally:
+            os.close(descriptor)
+        if is_new:
+            sync_folder(path.parent)
+
+
+def read_lines(path: Path) -> list[dict[str, object]]:
+    """Read all rows; none if there is no file. A torn last line is dropped with a TornLineWarning.
+
+    Errors: RunFolderError naming file and line, if a line before the last is damaged
+    """
+    return [row for _, row in _whole_lines(path)]
+
+
+def drop_lines_after(path: Path, step: int) -> None:
+    """Take out the rows later than a step, and a torn last line; the bytes of the others stay as they are.
+
+    Errors: RunFolderError as for read_lines, or if the disk refuses
+    """
+    if not path.exists():
+        return
+    kept = b"".join(line + b"\n" for line, row in _whole_lines(path) if _step_of(row) <= step)
+    with explaining("read", path):
+        unchanged = len(kept) == path.stat().st_size
+    if not unchanged:
+        replace_file(path, kept)
+
+
+def _encode(row: Mapping[str, object]) -> bytes:
+    step = row.get("step")
+    if type(step) is not int or step < 0:
+        raise DataError(f"a row to be stored has step={step!r}; expected a whole number of 0 or more")
+    return (json.dumps(row, allow_nan=False, separators=(",", ":")) + "\n").encode()
+
+
+def _decode(line: bytes) -> dict[str, object]:
+    row = decode_object(line)
+    if type(row.get("step")) is not int:
+        raise ValueError("no whole-number step")
+    return row
+
+
+def _step_of(row: Mapping[str, object]) -> int:
+    step = row["step"]
+    assert isinstance(step, int)
+    return step
+
+
+def _whole_lines(path: Path) -> list[tuple[bytes, dict[str, object]]]:
+    with explaining("read", path):
+        data = path.read_bytes() if path.exists() else b""
+    lines = data.split(b"\n")
+    # what follows the last newline was not written to its end; of a whole file nothing follows it
+    torn = lines.pop() != b""
+    whole: list[tuple[bytes, dict[str, object]]] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            whole.append((line, _decode(line)))
+        except (ValueError, RecursionError) as error:
+            # a power cut can lose a middle piece of the last write and keep its end
+            if number < len(lines) or torn:
+                raise RunFolderError(
+                    f"{path}, line {number} is damaged: expected a JSON object with a step, found {error}; "
+                    f"restore the file, or delete this line if its row may go"
+                ) from error
+            torn = True
+    if torn:
+        _warn_torn(path)
+    return whole
+
+
+def _whole_size(descriptor: int) -> int:
+    """Count the bytes up to the end of the last whole line."""
+    size = start = os.fstat(descriptor).st_size
+    tail = b""
+    while start > 0:
+        take = min(start, TAIL_BYTES)
+        start -= take
+        tail = os.pread(descriptor, take, start) + tail
+        ended = tail.endswith(b"\n")
+        line_start = tail.rfind(b"\n", 0, len(tail) - 1 if ended else len(tail)) + 1
+        if line_start or not start:
+            return size if ended and _is_whole(tail[line_start:-1]) else start + line_start
+    return 0
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        _decode(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _warn_torn(path: Path) -> None:
+    warnings.warn(f"{path}: the last line was torn and is dropped", TornLineWarning, stacklevel=3)

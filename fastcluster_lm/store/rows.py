@@ -1,0 +1,61 @@
+"""The columns of a run's two tables and the check of one row; it reads and writes no file."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from fastcluster_lm.errors import DataError, nearest_name
+
+Value = str | int | float | bool | None
+Row = dict[str, Value]
+
+# one row of scores.jsonl is one (step, layer, split, space, group, labels)
+SCORE_COLUMNS: tuple[str, ...] = (
+    "step", "layer", "split", "space", "group", "labels", "tier", "source", "age_steps", "n_points", "n_clusters",
+    "ari", "ami", "f1", "f1_pairwise", "f1_bcubed", "knn_share", "knn_accuracy", "knn_share_across",
+    "null_ari", "null_ami", "null_f1", "null_knn_share", "null_knn_share_across", "ceiling_output",
+    "cdnv", "intrinsic_dimension", "neighbor_overlap", "engine", "warm", "kl", "trustworthiness",
+)  # fmt: skip
+STEP_COLUMNS: tuple[str, ...] = (
+    "step", "loss", "lr", "grad_norm", "val_accuracy", "step_ms", "probe_ms", "tokens_per_s",
+)  # fmt: skip
+
+
+def score_row(values: Mapping[str, object]) -> Row:
+    """Make one whole row of scores.jsonl; absent columns are None.
+
+    Units:  as design.md names them; numpy scalars become plain numbers
+    Errors: DataError if a column is unknown, a value is not a plain one, or a number is not finite
+    """
+    return _row(values, SCORE_COLUMNS, "score")
+
+
+def step_row(values: Mapping[str, object]) -> Row:
+    """Make one whole row of steps.jsonl; absent columns are None.
+
+    Units:  step_ms and probe_ms in milliseconds, tokens_per_s in tokens a second
+    Errors: as for score_row
+    """
+    return _row(values, STEP_COLUMNS, "step")
+
+
+def _row(values: Mapping[str, object], columns: Sequence[str], kind: str) -> Row:
+    for name in values:
+        if name not in columns:
+            raise DataError(
+                f"a {kind} row has no column {name!r}{nearest_name(str(name), columns)}; known are {', '.join(columns)}"
+            )
+    return {name: _plain(values.get(name), name, kind) for name in columns}
+
+
+def _plain(value: object, name: str, kind: str) -> Value:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        raise DataError(f"column {name!r} of a {kind} row is {value}; expected a finite number or None")
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise DataError(
+        f"column {name!r} of a {kind} row is a {type(value).__name__}; expected text, a number, a truth value or None"
+    )

@@ -1,0 +1,29 @@
+"""One line about each run, for a listing; it opens run folders and draws nothing."""
+
+from fastcluster_lm.store import RunFolder
+
+
+def run_overview(folder: RunFolder) -> dict[str, object]:
+    """Say what a run is, how far it came, and where its headline stands.
+
+    Errors: RunFolderError if one of its files cannot be read
+    """
+    config, steps, scores = folder.config(), folder.steps(), folder.scores()
+    report, training, model = (config.get(key, {}) for key in ("report", "training", "model"))
+    assert isinstance(report, dict) and isinstance(training, dict) and isinstance(model, dict)
+    layer = model["n_layers"] if report["layer"] < 0 else report["layer"]
+    wanted = {"labels": "task", "split": "val", "space": report["space"], "group": report["group"], "layer": layer}
+    headline = [row for row in scores if all(row[key] == value for key, value in wanted.items())]
+    accuracies = [row["val_accuracy"] for row in steps if row["val_accuracy"] is not None]
+    return {
+        "run": str(folder.path),
+        "preset": config.get("name"),
+        "seed": config.get("seed"),
+        "status": folder.status(),
+        "step": steps[-1]["step"] if steps else None,
+        "steps": training["steps"],
+        "val_accuracy": accuracies[-1] if accuracies else None,
+        "layer": layer,
+        "ari": headline[-1]["ari"] if headline else None,
+        "knn_share": headline[-1]["knn_share"] if headline else None,
+    }

@@ -1,0 +1,118 @@
+"""kmeans_assign against float64: the CPU implementation, the kernel in the interpreter, the op's registration."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.library import opcheck
+
+from fastcluster_lm.errors import DataError, ShapeError
+from fastcluster_lm.kernels.kmeans_assign import kmeans_assign, op, reference
+
+HERE = Path(__file__).parent
+# bytes of shared memory a block may have: sm_80, sm_90
+SHARED_LIMIT = {80: 166912, 90: 232448}
+
+
+def run(script: str, **environment: str) -> list[dict]:
+    """Run a script beside this file in its own process; interpreter and compiler do not share one."""
+    inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    root = str(HERE.parent.parent)
+    done = subprocess.run(
+        [sys.executable, str(HERE / script)],
+        env={**inherited, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_kernel_in_the_interpreter_against_float64() -> None:
+    pytest.importorskip("triton")
+    rows = run("interpret_kmeans_assign.py", TRITON_INTERPRET="1")
+    assert len(rows) == 11
+    for row in rows:
+        assert row["tails"] and row["complete"], row
+        if "error" in row:
+            assert row["error"] <= row["torch_error"] + 2e-5, row
+            assert row["worst_choice"] <= 1e-5, row
+            assert row["duplicates_chosen"] == 0, row
+
+
+def test_kernel_compiles_for_gpus_within_its_registers(tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    rows = run("compile_kmeans_assign.py", TRITON_CACHE_DIR=str(tmp_path))
+    assert [row["sm"] for row in rows] == [80, 90]
+    for row in rows:
+        # 24 bytes of stack were read on sm_80; a tile that spills in earnest takes hundreds
+        assert row["registers"] <= 200 and row["local"] == 0 and row["stack"] <= 32, row
+        assert row["shared"] <= SHARED_LIMIT[row["sm"]], row
+
+
+@pytest.mark.parametrize("width", [1, 2, 15, 16, 17, 32])
+@pytest.mark.parametrize("n", [0, 1, 97])
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
+def test_cpu_agrees_with_the_reference(batch: tuple[int, ...], n: int, width: int) -> None:
+    generator = torch.Generator().manual_seed(n + width)
+    X = torch.randn(*batch, n, width, generator=generator)
+    centroids = torch.randn(*batch, 7, width, generator=generator)
+    labels, sq_dist = kmeans_assign(X, centroids)
+    true_labels, truth = reference.kmeans_assign(X.double(), centroids.double())
+    assert labels.shape == (*batch, n) and labels.dtype == torch.int64
+    assert torch.equal(labels, true_labels)
+    torch.testing.assert_close(sq_dist.double(), truth, rtol=1e-4, atol=2e-5)
+
+
+def test_ties_and_tiles_keep_the_lower_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    X = torch.tensor([[0.0, 0.0], [2.0, 0.0]])
+    centroids = torch.tensor([[1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])
+    assert kmeans_assign(X, centroids)[0].tolist() == [0, 0]
+    X, centroids = torch.randn(2, 97, 4), torch.randn(2, 5, 4)
+    whole = kmeans_assign(X, centroids)[0]
+    monkeypatch.setattr(op, "MEMORY_BUDGET", 400)
+    assert torch.equal(kmeans_assign(X, centroids)[0], whole)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sixteen_bit_points_are_summed_in_float32(dtype: torch.dtype) -> None:
+    X, centroids = torch.randn(50, 64).to(dtype), torch.randn(6, 64).to(dtype)
+    labels, sq_dist = kmeans_assign(X, centroids)
+    true_labels, truth = reference.kmeans_assign(X.double(), centroids.double())
+    assert sq_dist.dtype == torch.float32 and torch.equal(labels, true_labels)
+    torch.testing.assert_close(sq_dist.double(), truth, rtol=1e-5, atol=1e-4)
+
+
+def test_op_is_registered_as_torch_wants_it() -> None:
+    opcheck(torch.ops.fclm.kmeans_assign.default, (torch.randn(2, 9, 3), torch.randn(2, 4, 3)))
+
+
+def test_compiles_into_one_graph() -> None:
+    X, centroids = torch.randn(2, 9, 3), torch.randn(2, 4, 3)
+    compiled = torch.compile(lambda X, centroids: kmeans_assign(X * 2, centroids), fullgraph=True, backend="eager")
+    assert torch.equal(compiled(X, centroids)[0], kmeans_assign(X * 2, centroids)[0])
+
+
+def test_unfit_arguments_are_refused() -> None:
+    with pytest.raises(ShapeError, match=r"X has shape \(5, 3\), centroids \(2, 4\)"):
+        kmeans_assign(torch.zeros(5, 3), torch.zeros(2, 4))
+    with pytest.raises(ShapeError, match="must match"):
+        kmeans_assign(torch.zeros(2, 5, 3), torch.zeros(1, 2, 3))
+    with pytest.raises(DataError, match="at least one centroid"):
+        kmeans_assign(torch.zeros(5, 3), torch.zeros(0, 3))
+    with pytest.raises(DataError, match="float64"):
+        kmeans_assign(torch.zeros(5, 3).double(), torch.zeros(2, 3).double())
+
+
+def test_a_bare_import_of_kernels_is_refused() -> None:
+    root = str(HERE.parent.parent)
+    done = subprocess.run([sys.executable, "-c", "import kernels"], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "ImportError" in done.stderr and "fastcluster_lm.kernels" in done.stderr
+    both = "import fastcluster_lm.kernels as k, sys; print(k.__name__, *(n in sys.modules for n in ('triton', 'kernels')))"
+    done = subprocess.run([sys.executable, "-c", both], cwd=root, capture_output=True, text=True)
+    assert done.stdout == "fastcluster_lm.kernels False False\n", done.stdout + done.stderr[-1000:]

@@ -1,0 +1,107 @@
+"""Which engine is chosen and why, what is refused, and that the engines agree where they should."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fastcluster_lm.errors import DataError, EngineError
+from fastcluster_lm.scores import engines
+from fastcluster_lm.scores.engines import choose_engine, engine_report
+from fastcluster_lm.scores.engines._rapids import RapidsEngine
+from fastcluster_lm.scores.engines.params import KMeansParams, NeighborsParams, TsneParams
+
+
+def test_auto_is_fused_where_rapids_cannot_run() -> None:
+    assert choose_engine("auto", "cpu").name == "fused"
+    assert choose_engine("auto", torch.device("cuda")).name == "fused"
+    assert choose_engine("reference", "cpu").name == "reference"
+
+
+def test_unknown_engine_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(EngineError, match="did you mean 'reference'"):
+        choose_engine("referense", "cpu")
+
+
+def test_missing_packages_are_named_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "REFERENCE_PACKAGES", {"no_such_module": "no-such-package"})
+    with pytest.raises(EngineError, match=r"no-such-package; pip install 'fastcluster-lm\[reference\]'"):
+        choose_engine("reference", "cpu")
+    reference = next(row for row in engine_report() if row["name"] == "reference")
+    assert not reference["available"] and "no-such-package" in reference["reason"]
+
+
+def test_reference_refuses_a_gpus_points() -> None:
+    with pytest.raises(EngineError, match="'cuda'"):
+        choose_engine("reference", "cuda")
+
+
+def test_rapids_says_what_is_missing() -> None:
+    with pytest.raises(EngineError, match="not built yet"):
+        choose_engine("rapids", "cpu")
+    X, engine = torch.zeros(1, 4, 2), RapidsEngine()
+    for call, params in ((engine.kmeans, KMeansParams(2)), (engine.tsne, TsneParams())):
+        with pytest.raises(EngineError, match="not built yet"):
+            call(X, params)
+    with pytest.raises(EngineError, match="not built yet"):
+        engine.neighbors(X, X, NeighborsParams(1))
+    if not torch.cuda.is_available():
+        assert "no CUDA device" in engine_report()[2]["reason"]
+
+
+def test_report_lists_every_engine_with_a_reason() -> None:
+    report = {row["name"]: row for row in engine_report()}
+    assert tuple(report) == engines.ENGINES
+    assert all(row["reason"] for row in report.values())
+    assert report["fused"]["available"] and report["fused"]["versions"]["torch"] == torch.__version__
+    assert report["reference"]["versions"].keys() == {"scikit-learn", "openTSNE", "faiss-cpu"}
+
+
+def test_engines_agree() -> None:
+    generator = torch.Generator().manual_seed(0)
+    centers = torch.randn(2, 4, 6, generator=generator) * 5
+    X = centers[:, torch.arange(120) % 4] + torch.randn(2, 120, 6, generator=generator) + 100
+    fused, reference = choose_engine("fused", "cpu"), choose_engine("reference", "cpu")
+    ids = torch.arange(120) // 3
+    params = NeighborsParams(8, ids, ids)
+    ours, theirs = fused.neighbors(X, X, params), reference.neighbors(X, X, params)
+    torch.testing.assert_close(ours.distances, theirs.distances, rtol=1e-4, atol=1e-4)
+    assert (ours.indices == theirs.indices).float().mean() > 0.999
+    clusters = fused.kmeans(X, KMeansParams(4)).inertia / reference.kmeans(X, KMeansParams(4)).inertia
+    assert (clusters - 1).abs().max() < 0.005
+    maps = fused.tsne(X, TsneParams()).kl_divergence / reference.tsne(X, TsneParams()).kl_divergence
+    assert maps.max() <= 1.05
+
+
+def test_reference_refuses_what_opentsne_cannot_map() -> None:
+    with pytest.raises(EngineError, match="5 points or more"):
+        choose_engine("reference", "cpu").tsne(torch.randn(1, 4, 3), TsneParams())
+
+
+def test_parameters_are_checked_where_they_are_made() -> None:
+    ids = torch.arange(3)
+    with pytest.raises(DataError, match="both or neither"):
+        NeighborsParams(1, query_ids=ids)
+    with pytest.raises(DataError, match="'auto'"):
+        TsneParams(learning_rate="fast")
+    assert TsneParams(n_iter=300).schedule() == (100, 200)
+    assert TsneParams().schedule() == (250, 500)
+    assert TsneParams(init=torch.zeros(3, 2)).schedule() == (0, 750)
+
+
+def test_scores_need_neither_triton_nor_the_libraries() -> None:
+    code = (
+        "import sys\n"
+        "for name in ('triton', 'sklearn', 'openTSNE', 'faiss', 'cuml', 'cupy'): sys.modules[name] = None\n"
+        "import torch\n"
+        "from fastcluster_lm.scores.kmeans import kmeans\n"
+        "from fastcluster_lm.scores.neighbors import nearest_neighbors\n"
+        "from fastcluster_lm.scores.tsne import tsne\n"
+        "from fastcluster_lm.kernels import kmeans_assign\n"
+        "X = torch.randn(20, 3)\n"
+        "kmeans(X, 2), nearest_neighbors(X, X, 2), tsne(X, n_iter=3), kmeans_assign(X, X[:2])\n"
+        "print('done')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "done\n", done.stderr[-2000:]

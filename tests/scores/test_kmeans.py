@@ -1,0 +1,176 @@
+"""kmeans against scikit-learn: blobs, digits, warm starts, duplicates, and the promises about randomness."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.cluster import KMeans
+from sklearn.datasets import load_digits
+from sklearn.metrics import adjusted_rand_score
+
+from fastcluster_lm.errors import DataError, ShapeError
+from fastcluster_lm.scores.engines import _fused_kmeans as fused
+from fastcluster_lm.scores.engines import choose_engine
+from fastcluster_lm.scores.engines.params import KMeansParams
+from fastcluster_lm.scores.kmeans import kmeans
+
+
+def make_blobs(n_layers: int, n: int, width: int, k: int, spread: float = 1.0, apart: float = 6.0, seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    centers = torch.randn(n_layers, k, width, generator=generator) * apart
+    labels = torch.arange(n) % k
+    return centers[:, labels] + spread * torch.randn(n_layers, n, width, generator=generator), labels
+
+
+def exact_inertia(X: torch.Tensor, centroids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    own = centroids.double().gather(-2, labels[..., None].expand(*labels.shape, X.shape[-1]))
+    return (X.double() - own).square().sum((-2, -1))
+
+
+@pytest.mark.parametrize("engine", ["fused", "reference"])
+def test_separated_blobs_are_recovered(engine: str) -> None:
+    X, labels = make_blobs(3, 240, 8, 6)
+    found = kmeans(X + 1e3, 6, n_init=4, engine=engine)
+    for layer in range(3):
+        assert adjusted_rand_score(labels, found.labels[layer]) == 1.0
+
+
+@pytest.mark.parametrize("k", [3, 7, 20])
+def test_inertia_is_as_low_as_scikit_learns(k: int) -> None:
+    X, _ = make_blobs(3, 300, 8, k, apart=3.0)
+    found = kmeans(X, k)
+    for layer in range(3):
+        theirs = KMeans(k, n_init=10, random_state=0).fit(X[layer].double().numpy()).inertia_
+        assert found.inertia[layer] <= 1.005 * theirs
+
+
+def test_inertia_on_digits() -> None:
+    X = load_digits().data
+    theirs = KMeans(10, n_init=10, random_state=0).fit(X).inertia_
+    assert kmeans(X, 10).inertia <= 1.005 * theirs
+
+
+def test_labels_centroids_and_inertia_fit_together() -> None:
+    X = torch.randn(4, 150, 5, generator=torch.Generator().manual_seed(0)) * 3 + 50
+    found = kmeans(X, 9, n_init=3)
+    distances = (X.double()[:, :, None] - found.centroids.double()[:, None]).square().sum(-1)
+    own = distances.gather(-1, found.labels[..., None])[..., 0]
+    assert (own <= distances.amin(-1) * (1 + 1e-5) + 1e-6).all()
+    torch.testing.assert_close(found.inertia, exact_inertia(X, found.centroids, found.labels), rtol=1e-6, atol=0)
+    assert found.inertia.dtype == torch.float64 and found.labels.dtype == torch.int64
+
+
+def test_order_of_points_only_permutes_the_labels() -> None:
+    X, _ = make_blobs(1, 200, 6, 5)
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(3))
+    plain, permuted = kmeans(X, 5), kmeans(X[:, order], 5)
+    assert adjusted_rand_score(plain.labels[0][order], permuted.labels[0]) == 1.0
+    torch.testing.assert_close(plain.inertia, permuted.inertia, rtol=1e-6, atol=0)
+
+
+def test_ten_reruns_are_equal_and_the_seed_matters() -> None:
+    X = torch.randn(2, 120, 4, generator=torch.Generator().manual_seed(0))
+    first = kmeans(X, 8, n_init=2)
+    for _ in range(9):
+        again = kmeans(X, 8, n_init=2)
+        assert torch.equal(first.labels, again.labels) and torch.equal(first.centroids, again.centroids)
+    assert not torch.equal(first.labels, kmeans(X, 8, n_init=2, seed=1).labels)
+
+
+def test_a_layer_does_not_depend_on_those_beside_it() -> None:
+    X = np.random.default_rng(0).normal(size=(5, 90, 4)).astype(np.float32)
+    X[2] = X[2].round()
+    batch = kmeans(X, 7, n_init=3)
+    assert isinstance(batch.labels, np.ndarray)
+    for layer in range(5):
+        single = kmeans(torch.from_numpy(X[layer]), 7, n_init=3)
+        np.testing.assert_array_equal(single.labels.numpy(), batch.labels[layer])
+        np.testing.assert_allclose(single.inertia.numpy(), batch.inertia[layer], rtol=1e-6)
+
+
+def test_small_memory_gives_the_same_clusters() -> None:
+    X, _ = make_blobs(3, 101, 4, 5)
+    params = KMeansParams(5, n_init=3)
+    whole, tiled = fused.find_clusters(X, params), fused.find_clusters(X, params, memory_budget=4000)
+    assert torch.equal(whole.labels, tiled.labels)
+
+
+@pytest.mark.parametrize("engine", ["fused", "reference"])
+def test_a_good_start_wins_over_bad_restarts(engine: str) -> None:
+    # 25 clusters and one restart: fresh seeding misses some, the true centres do not
+    X, labels = make_blobs(2, 500, 4, 25, spread=0.1)
+    centers = torch.stack([X[:, labels == label].mean(1) for label in range(25)], 1)
+    fresh, warm = kmeans(X, 25, n_init=1, engine=engine), kmeans(X, 25, n_init=1, init=centers, engine=engine)
+    alone = kmeans(X, 25, n_init=0, init=centers, engine=engine)
+    assert (warm.inertia <= fresh.inertia * (1 + 1e-9)).all()
+    torch.testing.assert_close(alone.inertia, warm.inertia, rtol=1e-5, atol=0)
+    assert adjusted_rand_score(labels, warm.labels[1]) == 1.0
+
+
+def test_a_bad_start_does_not_hurt() -> None:
+    X, labels = make_blobs(1, 200, 4, 5)
+    bad = torch.full((5, 4), 1e4)
+    assert adjusted_rand_score(labels, kmeans(X, 5, init=bad).labels[0]) == 1.0
+    # alone, its empty clusters are filled from the farthest points, so that five clusters come out
+    assert len(kmeans(X, 5, n_init=0, init=bad).labels.unique()) == 5
+
+
+def test_n_init_zero_needs_init() -> None:
+    with pytest.raises(DataError, match="n_init=0"):
+        kmeans(torch.zeros(5, 2), 2, n_init=0)
+
+
+@pytest.mark.parametrize("n_distinct", [1, 3])
+def test_more_clusters_than_distinct_points(n_distinct: int) -> None:
+    points = torch.randn(n_distinct, 5, generator=torch.Generator().manual_seed(0)) * 7 + 0.3
+    X = points[torch.arange(40) % n_distinct][None]
+    found = choose_engine("auto", "cpu").kmeans(X, KMeansParams(8))
+    assert found.inertia.item() == 0
+    assert found.n_iter.item() < 5
+    assert found.labels.min() >= 0 and found.labels.max() < 8
+    assert len(found.labels.unique()) == n_distinct
+    torch.testing.assert_close(found.centroids[0][found.labels[0]], X[0], rtol=1e-6, atol=1e-6)
+
+
+def test_as_many_clusters_as_points() -> None:
+    X = torch.randn(30, 3, generator=torch.Generator().manual_seed(0))
+    found = kmeans(X, 30)
+    assert len(found.labels.unique()) == 30
+    assert found.inertia < 1e-9
+
+
+def test_one_cluster_is_the_mean() -> None:
+    X = torch.randn(2, 30, 3, generator=torch.Generator().manual_seed(0)) + 5
+    found = kmeans(X, 1)
+    torch.testing.assert_close(found.centroids[:, 0], X.mean(1))
+    spread = (X - X.mean(1, keepdim=True)).double().square().sum((1, 2))
+    torch.testing.assert_close(found.inertia, spread, rtol=1e-5, atol=0)
+
+
+def test_equal_distances_go_to_the_lower_label() -> None:
+    X = torch.tensor([[-1.0], [0.0], [1.0]])
+    start = torch.tensor([[-1.0], [1.0]])
+    engine = choose_engine("auto", "cpu")
+    found = engine.kmeans(X[None], KMeansParams(2, n_init=0, init=start, max_iter=1))
+    assert found.labels[0].tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("engine", ["fused", "reference"])
+def test_global_generators_are_left_alone(engine: str) -> None:
+    ours, theirs = torch.get_rng_state(), np.random.get_state()
+    kmeans(torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), 3, engine=engine)
+    assert torch.equal(ours, torch.get_rng_state())
+    assert np.array_equal(theirs[1], np.random.get_state()[1]) and theirs[2] == np.random.get_state()[2]
+
+
+def test_unfit_arguments_are_refused() -> None:
+    X = torch.randn(3, 10, 2)
+    for n_clusters in (0, 11):
+        with pytest.raises(DataError, match=f"n_clusters is {n_clusters}"):
+            kmeans(X, n_clusters)
+    with pytest.raises(ShapeError, match=r"init has shape \(3, 5\); expected \(3, 2\) or \(3, 3, 2\)"):
+        kmeans(X, 3, init=torch.zeros(3, 5))
+    X[2, 4, 1] = torch.inf
+    with pytest.raises(DataError, match="X holds NaN or infinity in layer 2"):
+        kmeans(X, 3)
+    with pytest.raises(ShapeError, match=r"expected \(n, d\) or \(layers, n, d\)"):
+        kmeans(torch.zeros(4), 1)

@@ -1,0 +1,176 @@
+"""nearest_neighbors against float64 truth: offsets, duplicates, ties, ids, tiles, and both engines."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastcluster_lm.errors import DataError, ShapeError
+from fastcluster_lm.scores.engines import _fused_neighbors as fused
+from fastcluster_lm.scores.engines import choose_engine
+from fastcluster_lm.scores.engines.params import NeighborsParams
+from fastcluster_lm.scores.neighbors import nearest_neighbors
+
+
+def true_distances(queries: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
+    apart = queries.double()[..., :, None, :] - bank.double()[..., None, :, :]
+    return apart.square().sum(-1).sqrt()
+
+
+def assert_nearest(queries: torch.Tensor, bank: torch.Tensor, indices: torch.Tensor, forbidden=None) -> None:
+    """Every neighbour lies within the true k-th distance x (1 + 1e-5), rank by rank, and no point comes twice."""
+    truth = true_distances(queries, bank)
+    if forbidden is not None:
+        truth = truth.masked_fill(forbidden, torch.inf)
+    best = truth.sort(dim=-1).values[..., : indices.shape[-1]]
+    assert (truth.gather(-1, indices) <= best * (1 + 1e-5)).all()
+    ordered = indices.sort(-1).values
+    assert (ordered[..., 1:] != ordered[..., :-1]).all()
+
+
+def assert_ties_to_lower(indices: torch.Tensor, distances: torch.Tensor) -> None:
+    equal = distances[..., 1:] == distances[..., :-1]
+    assert (indices[..., 1:] > indices[..., :-1])[equal].all()
+
+
+@pytest.mark.parametrize("width", [1, 2, 31, 64])
+@pytest.mark.parametrize("mean", [0.0, 1e3])
+@pytest.mark.parametrize("n_queries, n_bank", [(1, 11), (97, 211)])
+def test_returns_nearest_whatever_offset_and_size(n_queries: int, n_bank: int, mean: float, width: int) -> None:
+    generator = torch.Generator().manual_seed(width)
+    queries = torch.randn(2, n_queries, width, generator=generator) + mean
+    bank = torch.randn(2, n_bank, width, generator=generator) + mean
+    found = nearest_neighbors(queries, bank, 7)
+    assert_nearest(queries, bank, found.indices)
+    assert_ties_to_lower(found.indices, found.distances)
+    truth = true_distances(queries, bank).gather(-1, found.indices)
+    torch.testing.assert_close(found.distances.double(), truth, rtol=1e-5, atol=1e-7 * max(mean, 1))
+
+
+def test_two_tight_far_clusters_defeat_the_matmul_but_not_us() -> None:
+    # at distance 1e4 from the mean a float32 matmul cannot tell points that lie 1e-3 apart
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(400, 8, generator=generator, dtype=torch.float64) * 1e-3
+    X[:200] += 1e4
+    X = X.float()[None]
+    found = nearest_neighbors(X, X, 5, exclude_self=True)
+    itself = torch.eye(400, dtype=torch.bool)
+    assert_nearest(X, X, found.indices, itself)
+
+
+@pytest.mark.parametrize("n_distinct", [1, 8, 50])
+def test_ties_go_to_the_lower_index_however_many(n_distinct: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(n_distinct, 16, generator=generator) + 100
+    pick = torch.randint(n_distinct, (300,), generator=generator)
+    X = points[pick]
+    found = nearest_neighbors(X, X, 6, exclude_self=True)
+    for query in range(300):
+        same = (pick == pick[query]).nonzero().flatten()
+        expected = same[same != query][:6]
+        assert found.indices[query, : len(expected)].tolist() == expected.tolist()
+
+
+def test_candidates_and_full_search_agree() -> None:
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randint(0, 3, (2, 301, 5), generator=generator).float()
+    candidates = nearest_neighbors(X, X, 9)
+    assert torch.equal(candidates.indices, fused._search_full(X, X, None, 9)[1])
+
+
+def test_tiles_do_not_change_the_result() -> None:
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(3, 203, 8, generator=generator)
+    ids = torch.arange(203) // 2
+    params = NeighborsParams(5, ids, ids)
+    whole, tiled = fused.find_neighbors(X, X, params), fused.find_neighbors(X, X, params, memory_budget=3 * 8 * 13 * 60)
+    assert torch.equal(whole.indices, tiled.indices)
+
+
+@pytest.mark.parametrize("engine", ["fused", "reference"])
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_ids_forbid_points(engine: str, per_layer: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries, bank = torch.randn(2, 40, 6, generator=generator), torch.randn(2, 150, 6, generator=generator)
+    shape = (2,) if per_layer else ()
+    query_ids = torch.randint(10, (*shape, 40), generator=generator)
+    bank_ids = torch.randint(10, (*shape, 150), generator=generator)
+    found = choose_engine(engine, "cpu").neighbors(queries, bank, NeighborsParams(12, query_ids, bank_ids))
+    forbidden = query_ids[..., :, None] == bank_ids[..., None, :]
+    assert not forbidden.expand(2, -1, -1).gather(-1, found.indices).any()
+    assert_nearest(queries, bank, found.indices, forbidden)
+
+
+def test_too_few_admissible_points_are_refused() -> None:
+    X, ids = torch.randn(1, 10, 3), torch.tensor([0, 0, 0, 0, 1, 2, 3, 4, 5, 6])
+    engine = choose_engine("auto", "cpu")
+    assert engine.neighbors(X, X, NeighborsParams(6, ids, ids)).indices.shape == (1, 10, 6)
+    with pytest.raises(DataError, match="only 6 admissible points of 10"):
+        engine.neighbors(X, X, NeighborsParams(7, ids, ids))
+    with pytest.raises(DataError, match="only 9 admissible"):
+        nearest_neighbors(X, X, 10, exclude_self=True)
+    with pytest.raises(DataError, match="n_neighbors is 0"):
+        nearest_neighbors(X, X, 0)
+
+
+def test_unfit_arrays_are_refused_with_both_shapes() -> None:
+    with pytest.raises(ShapeError, match=r"\(1, 5, 3\), bank \(1, 5, 4\)"):
+        nearest_neighbors(torch.zeros(5, 3), torch.zeros(5, 4), 1)
+    with pytest.raises(ShapeError, match=r"\(5, 3\), bank \(6, 3\); exclude_self"):
+        nearest_neighbors(torch.zeros(5, 3), torch.zeros(6, 3), 1, exclude_self=True)
+    with pytest.raises(ShapeError, match="layers must match"):
+        nearest_neighbors(torch.zeros(5, 3), torch.zeros(1, 6, 3), 1)
+    broken = torch.zeros(3, 5, 2)
+    broken[1, 0, 0] = torch.nan
+    with pytest.raises(DataError, match="bank holds NaN or infinity in layer 1"):
+        nearest_neighbors(torch.zeros(3, 5, 2), broken, 1)
+
+
+def test_numpy_and_single_layer_agree_with_the_batch() -> None:
+    X = np.random.default_rng(0).normal(size=(3, 60, 4)) + 1e3
+    batch = nearest_neighbors(X, X, 5, exclude_self=True)
+    assert isinstance(batch.indices, np.ndarray) and batch.distances.dtype == np.float32
+    for layer in range(3):
+        single = nearest_neighbors(torch.from_numpy(X[layer]), torch.from_numpy(X[layer]), 5, exclude_self=True)
+        np.testing.assert_array_equal(single.indices.numpy(), batch.indices[layer])
+
+
+def test_huge_and_tiny_units_do_not_overflow() -> None:
+    X = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    plain = nearest_neighbors(X, X, 3)
+    for exponent in (-80, 100):
+        scaled = nearest_neighbors(X * 2.0**exponent, X * 2.0**exponent, 3)
+        assert torch.equal(scaled.indices, plain.indices)
+        torch.testing.assert_close(scaled.distances, plain.distances * 2.0**exponent)
+
+
+def test_a_lower_matmul_precision_is_lifted_and_put_back() -> None:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with fused.full_precision():
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_empty_queries_give_empty_results() -> None:
+    for engine in ("fused", "reference"):
+        found = nearest_neighbors(torch.zeros(2, 0, 3), torch.randn(2, 5, 3), 2, engine=engine)
+        assert found.indices.shape == (2, 0, 2)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 2**16), st.integers(1, 90), st.integers(1, 6), st.sampled_from([0.0, 0.5, 2.0]), st.booleans()
+)
+def test_agrees_with_float64_on_any_small_grid(seed: int, n: int, width: int, spread: float, coarse: bool) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    X = torch.randn(1, n, width, generator=generator) * spread
+    X = X.round() if coarse else X
+    k = min(n, 4)
+    found = nearest_neighbors(X, X, k)
+    assert_nearest(X, X, found.indices)
+    assert_ties_to_lower(found.indices, found.distances)

@@ -1,0 +1,204 @@
+"""tsne against openTSNE and the definition of KL: blobs, warm starts, tiny and degenerate data, dense and sparse."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from fastcluster_lm.errors import DataError, ShapeError
+from fastcluster_lm.scores.engines import _fused_tsne as fused
+from fastcluster_lm.scores.engines import choose_engine
+from fastcluster_lm.scores.engines.params import NeighborsParams, TsneParams
+from fastcluster_lm.scores.neighbors import nearest_neighbors
+from fastcluster_lm.scores.tsne import tsne
+
+
+def make_blobs(n_layers: int, n: int, width: int, k: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    centers = torch.randn(n_layers, k, width, generator=generator) * 6
+    labels = torch.arange(n) % k
+    return centers[:, labels] + torch.randn(n_layers, n, width, generator=generator), labels
+
+
+def affinity_matrix(X: torch.Tensor, perplexity: float) -> np.ndarray:
+    """openTSNE's symmetrised affinities of the exact nearest neighbours, dense."""
+    from openTSNE.affinity import PerplexityBasedNN
+
+    return PerplexityBasedNN(X.double().numpy(), perplexity=perplexity, method="exact").P.toarray()
+
+
+def exact_kl(P: np.ndarray, points: np.ndarray) -> float:
+    kernel = 1 / (1 + np.square(points[:, None] - points[None]).sum(-1))
+    np.fill_diagonal(kernel, 0)
+    used = P > 0
+    return float((P[used] * np.log(P[used] / (kernel / kernel.sum())[used])).sum())
+
+
+def test_kl_is_as_low_as_opentsnes_and_measured_on_the_same_affinities() -> None:
+    ratios = []
+    for seed in range(3):
+        X, _ = make_blobs(1, 120, 10, 5, seed)
+        ours, theirs = tsne(X, perplexity=20, n_iter=500), tsne(X, perplexity=20, n_iter=500, engine="reference")
+        P = affinity_matrix(X[0], 20)
+        # one definition of KL for both engines, and it is the textbook's
+        np.testing.assert_allclose(ours.kl_divergence[0], exact_kl(P, ours.points[0].double().numpy()), rtol=1e-3)
+        np.testing.assert_allclose(theirs.kl_divergence[0], exact_kl(P, theirs.points[0].double().numpy()), rtol=1e-3)
+        ratios.append(float(ours.kl_divergence[0] / theirs.kl_divergence[0]))
+    assert np.median(ratios) <= 1.05
+
+
+def test_blobs_stay_apart_and_a_random_map_would_not() -> None:
+    X, labels = make_blobs(2, 200, 10, 8)
+    found = tsne(X, n_iter=400)
+
+    def share_of_own(points: torch.Tensor) -> torch.Tensor:
+        near = nearest_neighbors(points, points, 5, exclude_self=True).indices
+        return (labels[near] == labels[:, None]).float().mean()
+
+    assert share_of_own(found.points) > 0.99
+    assert share_of_own(torch.randn(2, 200, 2, generator=torch.Generator().manual_seed(0))) < 0.3
+    assert found.points.mean(1).abs().max() < 1e-3
+
+
+def test_affinities_have_the_perplexity_asked_for() -> None:
+    X = torch.randn(2, 200, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 1e-6])[:, None, None]
+    for perplexity in (5.0, 30.0):
+        near = nearest_neighbors(X, X, int(3 * perplexity), exclude_self=True)
+        weights = fused.conditional_affinities(near.distances, perplexity).double()
+        assert ((-torch.xlogy(weights, weights).sum(-1)).exp() / perplexity - 1).abs().max() < 1e-4
+        torch.testing.assert_close(weights.sum(-1), torch.ones(2, 200, dtype=torch.float64), rtol=1e-5, atol=0)
+
+
+def test_gradient_is_a_quarter_of_autograds() -> None:
+    X, _ = make_blobs(2, 60, 5, 3)
+    ids = torch.arange(60)
+    near = choose_engine("fused", "cpu").neighbors(X, X, NeighborsParams(30, ids, ids))
+    affinities = fused._DenseAffinities(fused.conditional_affinities(near.distances, 10.0), near.indices)
+    points = torch.randn(2, 2, 60, generator=torch.Generator().manual_seed(0))
+    leaf = points.double().requires_grad_()
+    kl = affinities.cross_term(leaf) + fused._log_normaliser(leaf)
+    kl.sum().backward()
+    gradient = fused._Descent(points, affinities, TsneParams())._gradient(1.0)
+    torch.testing.assert_close(gradient.double() * 4, leaf.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_dense_and_sparse_affinities_and_any_tile_draw_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, _ = make_blobs(3, 90, 5, 4)
+    # few iterations: rounding grows along the path
+    dense = tsne(X, n_iter=30)
+    monkeypatch.setattr(fused, "CPU_PAIRS", 1000)
+    tiled = tsne(X, n_iter=30)
+    monkeypatch.setattr(fused, "DENSE_POINTS", 10)
+    sparse = tsne(X, n_iter=30)
+    scale = dense.points.abs().max()
+    assert scale > 1e-3
+    for other in (tiled, sparse):
+        assert (other.points - dense.points).abs().max() < 1e-2 * scale
+        torch.testing.assert_close(other.kl_divergence, dense.kl_divergence, rtol=1e-3, atol=0)
+
+
+def test_sparse_forces_draw_as_good_a_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, _ = make_blobs(1, 100, 10, 5)
+    dense = tsne(X, perplexity=15, n_iter=300)
+    monkeypatch.setattr(fused, "DENSE_POINTS", 10)
+    torch.testing.assert_close(tsne(X, perplexity=15, n_iter=300).kl_divergence, dense.kl_divergence, rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("engine", ["fused", "reference"])
+def test_a_warm_start_stays_near_its_start(engine: str) -> None:
+    X, _ = make_blobs(1, 120, 8, 4)
+    cold = tsne(X, n_iter=400)
+    warm = tsne(X, n_iter=50, init=cold.points, engine=engine)
+    size = cold.points.std()
+    assert (warm.points - cold.points).abs().median() < 0.25 * size
+    assert warm.kl_divergence[0] <= cold.kl_divergence[0] * 1.02
+    untouched = tsne(X, n_iter=0, init=cold.points, engine=engine)
+    torch.testing.assert_close(untouched.points, cold.points, rtol=1e-4, atol=1e-4)
+
+
+def test_more_iterations_lower_kl() -> None:
+    X, _ = make_blobs(2, 100, 6, 4)
+    short, long = tsne(X, n_iter=60), tsne(X, n_iter=400)
+    assert (long.kl_divergence < short.kl_divergence).all()
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 20])
+@pytest.mark.parametrize("equal", [False, True])
+@pytest.mark.parametrize("width", [1, 3])
+def test_tiny_and_constant_data_are_defined(n: int, equal: bool, width: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    X = torch.full((2, n, width), 3.0) if equal else torch.randn(2, n, width, generator=generator)
+    found = tsne(X)
+    assert found.points.isfinite().all() and found.kl_divergence.isfinite().all()
+    assert found.points.abs().max() < 1e3
+    assert (found.kl_divergence > -1e-6).all()
+    if equal or n == 2:
+        # all pairs alike: any map with all pairs alike is right
+        assert (found.kl_divergence < 1e-4).all()
+    else:
+        assert torch.pdist(found.points[0]).min() > 1e-3
+
+
+def test_few_distinct_points_are_mapped() -> None:
+    # the embedding layer: as many distinct points as input tokens, more copies of each than neighbours sought
+    points = torch.randn(4, 16, generator=torch.Generator().manual_seed(0))
+    kind = torch.arange(200) % 4
+    found = tsne(points[kind][None], perplexity=10, n_iter=400)
+    assert found.points.isfinite().all()
+
+
+def test_too_large_a_perplexity_is_lowered_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    X = torch.randn(31, 4, generator=torch.Generator().manual_seed(0))
+    with caplog.at_level(logging.WARNING):
+        low = tsne(X, n_iter=20)
+    assert "perplexity 30 is too large for 31 points; 10 is used" in caplog.text
+    assert torch.equal(low.points, tsne(X, perplexity=10, n_iter=20).points)
+
+
+def test_ten_reruns_are_equal_and_numpy_agrees() -> None:
+    X, _ = make_blobs(2, 64, 5, 3)
+    first = tsne(X, n_iter=60)
+    for _ in range(9):
+        assert torch.equal(first.points, tsne(X, n_iter=60).points)
+    other = tsne(X.numpy(), n_iter=60)
+    assert isinstance(other.points, np.ndarray) and np.array_equal(other.points, first.points.numpy())
+
+
+def test_a_layer_does_not_depend_on_those_beside_it() -> None:
+    X, _ = make_blobs(3, 64, 5, 3)
+    batch = tsne(X, n_iter=30)
+    for layer in range(3):
+        single = tsne(X[layer], n_iter=30)
+        assert single.kl_divergence.shape == ()
+        torch.testing.assert_close(single.points, batch.points[layer], rtol=1e-2, atol=1e-4)
+
+
+def test_units_and_offset_of_the_data_do_not_matter() -> None:
+    X, _ = make_blobs(1, 80, 5, 4)
+    plain, moved = tsne(X.double(), n_iter=30), tsne(X.double() * 2.0**20 + 2.0**20, n_iter=30)
+    torch.testing.assert_close(plain.points, moved.points, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["fused", "reference"])
+def test_global_generators_are_left_alone(engine: str) -> None:
+    X, _ = make_blobs(1, 40, 3, 3)
+    ours, theirs = torch.get_rng_state(), np.random.get_state()
+    tsne(X, n_iter=20, engine=engine)
+    assert torch.equal(ours, torch.get_rng_state())
+    assert np.array_equal(theirs[1], np.random.get_state()[1]) and theirs[2] == np.random.get_state()[2]
+
+
+def test_unfit_arguments_are_refused() -> None:
+    X = torch.randn(2, 10, 3)
+    with pytest.raises(DataError, match="perplexity is 0"):
+        tsne(X, perplexity=0)
+    with pytest.raises(DataError, match="n_iter=-1"):
+        tsne(X, n_iter=-1)
+    with pytest.raises(ShapeError, match=r"init has shape \(9, 2\); expected \(10, 2\) or \(2, 10, 2\)"):
+        tsne(X, init=torch.zeros(9, 2))
+    with pytest.raises(DataError, match="at least 2"):
+        tsne(X[:, :1])
+    X[0, 0, 0] = torch.nan
+    with pytest.raises(DataError, match="X holds NaN or infinity in layer 0"):
+        tsne(X)

@@ -1,0 +1,88 @@
+"""Configs: strict about keys, types and ranges, and the same after a trip through TOML."""
+
+import pytest
+import tomli_w
+
+from fastcluster_lm.config import (
+    RunConfig,
+    apply_settings,
+    config_from_dict,
+    config_to_dict,
+    describe_settings,
+    differing_keys,
+    load_config,
+    load_preset,
+    preset_names,
+)
+from fastcluster_lm.errors import ConfigError
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_loads_and_survives_toml(name, tmp_path):
+    config = load_preset(name)
+    assert config.name == name
+    (tmp_path / "run.toml").write_text(tomli_w.dumps(config_to_dict(config)))
+    assert load_config(tmp_path / "run.toml") == config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"trainig": {}}, "unknown key 'trainig'; did you mean 'training'?"),
+        ({"training": {"step": 3}}, "unknown key 'training.step'; did you mean 'steps'?"),
+        ({"training": {"steps": "3"}}, "training.steps: expected a whole number, got '3'"),
+        ({"training": {"steps": True}}, "training.steps: expected a whole number, got True"),
+        ({"training": {"steps": 3.0}}, "training.steps: expected a whole number, got 3.0"),
+        ({"training": {"steps": 0}}, "training.steps: expected at least 1, got 0"),
+        ({"training": {"learning_rate": float("nan")}}, "training.learning_rate: expected a finite number, got nan"),
+        ({"training": {"loss": "outputs"}}, "expected one of output, all, got 'outputs'; did you mean 'output'?"),
+        ({"training": 3}, "training: expected a table of keys, got 3"),
+        ({"model": {"n_heads": 5}}, "model.n_heads: expected a divisor of model.d_model=32, got 5"),
+        ({"probe": {"map_points": 5000}}, "probe.map_points: expected at most probe.n_points"),
+        ({"report": {"layer": 7}}, "report.layer: expected at most model.n_layers=6, got 7"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_key(values, message):
+    with pytest.raises(ConfigError) as caught:
+        config_from_dict(values, origin="mine.toml")
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("mine.toml: ")
+
+
+def test_settings_are_laid_over_by_dotted_name():
+    config = apply_settings(
+        RunConfig(), ["training.steps=7", "training.warmup_steps=2", "scores.engine=reference", "seed=3"]
+    )
+    assert (config.training.steps, config.scores.engine, config.seed) == (7, "reference", 3)
+    assert differing_keys(config, RunConfig()) == ["scores.engine", "seed", "training.steps", "training.warmup_steps"]
+
+
+def test_a_setting_without_a_value_is_refused():
+    with pytest.raises(ConfigError, match="expected KEY=VALUE, got 'probe.every'"):
+        apply_settings(RunConfig(), ["probe.every"])
+    with pytest.raises(ConfigError, match="'seed' was given a value of its own"):
+        apply_settings(RunConfig(), ["seed=3", "seed.more=4"])
+
+
+def test_settings_that_only_fit_together_are_taken_together():
+    config = apply_settings(RunConfig(), ["model.d_model=30", "model.n_heads=5"])
+    assert (config.model.d_model, config.model.n_heads) == (30, 5)
+
+
+def test_a_preset_with_a_typo_gets_the_nearest_name():
+    with pytest.raises(ConfigError, match="got 'tinny'; did you mean 'tiny'"):
+        load_preset("tinny")
+
+
+def test_a_missing_or_broken_file_is_one_clear_error(tmp_path):
+    with pytest.raises(ConfigError, match="expected a TOML file, found none"):
+        load_config(tmp_path / "none.toml")
+    (tmp_path / "broken.toml").write_text("[training\nsteps=3")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "broken.toml")
+
+
+def test_every_setting_is_described():
+    rows = describe_settings()
+    assert len(rows) > 50
+    assert all(meaning and len(meaning) > 5 for _, _, _, meaning in rows)
