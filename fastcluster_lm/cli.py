@@ -194,11 +194,11 @@ def scores(run: Path, form: str, **filters: Any) -> None:
 
 
 @main.command()
-@click.argument("root", type=click.Path(path_type=Path), default=Path("runs"))
+@click.argument("root", type=click.Path(path_type=Path), required=False)
 @_verbose
 @_listing
-def runs(root: Path, form: str) -> None:
-    """List the run folders below ROOT (default: runs).
+def runs(root: Path | None, form: str) -> None:
+    """List the run folders in ROOT; without it, those in `runs`, if there are any yet.
 
     \b
     Example:
@@ -207,7 +207,8 @@ def runs(root: Path, form: str) -> None:
     from fastcluster_lm.store import list_runs
     from fastcluster_lm.views import print_rows, run_overview
 
-    rows = [run_overview(folder) for folder in list_runs(root)]
+    folders = [] if root is None and not Path("runs").exists() else list_runs(root or Path("runs"))
+    rows = [run_overview(folder) for folder in folders]
     print_rows(rows, tuple(rows[0]) if rows else ("run",), format=form, stream=sys.stdout)
 
 

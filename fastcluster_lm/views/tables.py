@@ -44,7 +44,7 @@ def print_rows(
             table.add_row(*(cell(row.get(name), 3) for name in shown))
         # a pipe has no width, so it loses no character
         console = console_for(stream)
-        (console).print(table)
+        (console if console.is_terminal else console_for(stream, UNBOUNDED)).print(table)
     else:
         raise UsageError(f"format is {format!r}{nearest_name(format, FORMATS)}; known are {', '.join(FORMATS)}")
 

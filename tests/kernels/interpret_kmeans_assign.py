@@ -35,9 +35,9 @@ for n_batch, n, k, width in SHAPES:
     generator = torch.Generator().manual_seed(width)
     X = torch.randn(n_batch, n, width, generator=generator)
     centroids = torch.randn(n_batch, k, width, generator=generator)
-    # duplicates: the lower label must win
-    if k > 3:
-        centroids[:, 3] = centroids[:, 1]
+    # duplicates of the first centroid, the last one in another block where k is large: the lower label must win
+    copies = [3, k - 1] if k > 3 else []
+    centroids[:, copies] = centroids[:, :1]
     poisoned.clear()
     torch.empty = poisoned_empty
     labels, sq_dist = op.launch(padded(X), padded(centroids))
@@ -52,7 +52,7 @@ for n_batch, n, k, width in SHAPES:
     if nearest is not None:
         chosen = truth.gather(-1, labels[..., None])[..., 0]
         row["worst_choice"] = float((chosen - nearest.values).max())
-        row["duplicates_chosen"] = int((labels == 3).sum()) if k > 3 else 0
+        row["duplicates_chosen"] = sum(int((labels == copy).sum()) for copy in copies)
         row["error"] = float((sq_dist - nearest.values).abs().max())
         row["torch_error"] = float((own[1] - nearest.values).abs().max())
     print(json.dumps(row))

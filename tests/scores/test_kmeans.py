@@ -87,6 +87,19 @@ def test_a_layer_does_not_depend_on_those_beside_it() -> None:
         np.testing.assert_allclose(single.inertia.numpy(), batch.inertia[layer], rtol=1e-6)
 
 
+def test_a_run_that_ended_waits_unchanged_for_the_others() -> None:
+    # a wide tolerance ends runs before they settle, at different iterations; beside others they must not go on
+    X = torch.randn(6, 200, 3, generator=torch.Generator().manual_seed(0))
+    engine = choose_engine("auto", "cpu")
+    params = KMeansParams(9, n_init=4, tol=0.05)
+    batch = engine.kmeans(X, params)
+    assert len(batch.n_iter.unique()) > 1
+    for layer in range(6):
+        single = engine.kmeans(X[layer : layer + 1], params)
+        assert torch.equal(single.labels[0], batch.labels[layer])
+        assert single.n_iter[0] == batch.n_iter[layer]
+
+
 def test_small_memory_gives_the_same_clusters() -> None:
     X, _ = make_blobs(3, 101, 4, 5)
     params = KMeansParams(5, n_init=3)
