@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,18 @@ class _Group(click.Group):
             raise click.UsageError(f"expected one of {', '.join(known)}, got {args[0]!r}{hint}", ctx)
         return super().resolve_command(ctx, args)
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
         if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **extra)
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         try:
-            status = super().main(*args, standalone_mode=False, **extra)
+            status = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         except click.Abort:
             sys.exit(130)
         except click.ClickException as error:
@@ -155,7 +162,7 @@ def train(
     print_closing(
         outcome.folder.scores(),
         outcome.folder.steps(),
-        outcome.folder.summary(),
+        outcome.folder.summary() or {},
         space=report.space,
         group=report.group,
         layer=run_config.headline_layer,

@@ -1,7 +1,6 @@
 """What a run is: frozen dataclasses, read from TOML and written back; it checks values and builds nothing."""
 
 import tomllib
-import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from importlib import resources
@@ -35,6 +34,9 @@ class TasksConfig:
     instruction_length: int = setting(8, "characters an instruction", low=1)
     alphabet_size: int = setting(20, "letters the instructions are written in", low=2)
     letters_per_position: int = setting(3, "letters one position of an expression allows", low=1)
+    tasks_per_output: int = setting(
+        3, "tasks that share each output of an input, at least, where n_tasks allows", low=1
+    )
     style: str = setting("positions", "how an expression's letters are drawn: see `fclm data --help`")
     seed: int = setting(-1, "seed of the task set; -1: the run's seed", low=-1)
 
@@ -271,10 +273,11 @@ def _overlay(base: Any, values: Mapping[str, Any], prefix: str, origin: str) -> 
 
 
 def _checked(entry: Field, value: Any, name: str, origin: str) -> Any:
-    wanted = entry.type
+    wanted: Any = entry.type
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if not isinstance(wanted, type) or not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+    # type() and not isinstance(): True is no whole number
+    if type(value) is not wanted:
         raise ConfigError(f"{origin}: {name}: expected {_type_name(entry)}, got {value!r}")
     low, high, choices = (entry.metadata[key] for key in ("low", "high", "choices"))
     if wanted is float and not abs(value) < float("inf"):
@@ -291,9 +294,7 @@ def _checked(entry: Field, value: Any, name: str, origin: str) -> Any:
 
 
 def _type_name(entry: Field) -> str:
-    kind = entry.type
-    names = {int: "a whole number", float: "a number", str: "a string"}
-    return names.get(kind, str(kind)) if isinstance(kind, type | types.GenericAlias) else str(kind)
+    return {int: "a whole number", float: "a number", str: "a string"}[entry.type]  # type: ignore[index]
 
 
 def _plain(config: Any) -> dict[str, Any]:

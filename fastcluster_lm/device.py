@@ -1,4 +1,4 @@
-"""The only place that asks about hardware: the device, its dtype and threads, each with its reason; it moves no data."""
+"""The only place that asks about hardware: device, dtype and threads, each with its reason; it moves no data."""
 
 import os
 import platform

@@ -1,7 +1,7 @@
 """Instances as tensors that live on the device; it draws nothing and shuffles nothing."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Int
@@ -39,11 +39,9 @@ class Instances:
 
     def select(self, index: Int[Tensor, " chosen"]) -> "Instances":
         """Keep the chosen instances, in that order."""
-        kept = {
-            entry.name: value[index] if isinstance(value := getattr(self, entry.name), Tensor) else value
-            for entry in fields(self)
-        }
-        return Instances(**kept)
+        columns = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        chosen = {name: value[index] for name, value in columns.items() if isinstance(value, Tensor)}
+        return replace(self, **chosen)  # type: ignore[arg-type]
 
     def next_tokens(self, index: Int[Tensor, " batch"]) -> Int[Tensor, "batch T"]:
         """Give the token that follows each position, -100 where none is to be predicted."""

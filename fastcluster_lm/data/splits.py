@@ -25,17 +25,16 @@ def split_instructions(taskset: TaskSet, *, n_train: int, n_val: int, seed: int)
     for name, count in (("data.n_train_instructions", n_train), ("data.n_val_instructions", n_val)):
         if count % n_lengths:
             raise DataError(f"{name}: expected a multiple of the {n_lengths} instruction lengths, got {count}")
-    taskset.check((n_train + n_val) // n_lengths)
     rng = np.random.default_rng(seed)
+    per_length, train_per_length = (n_train + n_val) // n_lengths, n_train // n_lengths
     train, val = [], []
-    for _, expression in taskset.distributions:
+    for drawn in taskset.sample_instructions(per_length, rng):
         train_here: list[str] = []
         val_here: list[str] = []
-        for length in taskset.lengths:
-            drawn = expression.sample_distinct(length, (n_train + n_val) // n_lengths, rng)
-            drawn = [drawn[i] for i in rng.permutation(len(drawn))]
-            train_here += drawn[: n_train // n_lengths]
-            val_here += drawn[n_train // n_lengths :]
+        for start in range(0, len(drawn), per_length):
+            shuffled = [drawn[start + i] for i in rng.permutation(per_length)]
+            train_here += shuffled[:train_per_length]
+            val_here += shuffled[train_per_length:]
         train.append(tuple(train_here))
         val.append(tuple(val_here))
     return SplitInstructions(tuple(train), tuple(val))

@@ -1,7 +1,7 @@
 """A GPT-2-style decoder that hands out the hidden states of one position a sequence; it computes no loss."""
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -65,7 +65,7 @@ class GPT2(nn.Module):
             states.append(_gather(x.detach(), positions[:, -1:]))
         else:
             # nothing after the last block looks at other positions, so it is computed for these alone
-            x = self.blocks[-1].at(x, positions)  # (B, P, D)
+            x = cast(Block, self.blocks[-1]).at(x, positions)  # (B, P, D)
             states.append(x[:, -1:].detach())
             x = x[:, 0]
         return ModelOutput(F.linear(self.ln_f(x), self.wte.weight), torch.cat(states, 1))

@@ -143,23 +143,26 @@ class RunProbe:
 
     def _check_reachable(self) -> None:
         """Refuse a k for which even perfect clusters could not fill every neighbour list with the query's own task."""
-        labels, instances = self._labels["train"], self._instances["train"]
-        smallest = min(
-            _fewest_partners(labels["task"], group, instances)
-            for group in (
-                labels["input"],
-                labels["input"] * (labels["output"].max() + 1) + labels["output"],
-            )
-        )
-        if smallest < self.config.n_neighbors:
-            raise ConfigError(
-                f"scores.n_neighbors: expected at most {smallest}, the fewest same-task points of other instructions "
-                f"that one input has in the probe set, got {self.config.n_neighbors}; raise probe.n_points or lower it"
-            )
+        labels, k = self._labels["train"], self.config.n_neighbors
+        groups = {
+            "input": labels["input"],
+            "input and output": labels["input"] * (labels["output"].max() + 1) + labels["output"],
+        }
+        apart = {"other instructions": self._instances["train"]}
+        if len(np.unique(labels["distribution"])) > len(np.unique(labels["task"])):
+            apart["other distributions"] = labels["distribution"]
+        for group_name, group in groups.items():
+            for apart_name, identity in apart.items():
+                fewest = _fewest_partners(labels["task"], group, identity)
+                if fewest < k:
+                    raise ConfigError(
+                        f"scores.n_neighbors: expected at most {fewest}, the fewest points of one task and "
+                        f"{group_name} under {apart_name} in the probe set, got {k}; raise probe.n_points or lower it"
+                    )
 
 
-def _fewest_partners(task: np.ndarray, group: np.ndarray, instance: np.ndarray) -> int:
-    """Count, for the worst-placed training point, the same-task points of its group under other instructions."""
+def _fewest_partners(task: np.ndarray, group: np.ndarray, identity: np.ndarray) -> int:
+    """Count, for the worst-placed point, the points of its task and group that have another identity."""
     cell = np.unique(np.stack([task, group]), axis=1, return_inverse=True)[1].ravel()
-    both = np.unique(np.stack([cell, instance]), axis=1, return_inverse=True)[1].ravel()
+    both = np.unique(np.stack([cell, identity]), axis=1, return_inverse=True)[1].ravel()
     return int((np.bincount(cell)[cell] - np.bincount(both)[both]).min())

@@ -33,9 +33,7 @@ def nearest_neighbors(
     Errors: ShapeError if layers or d differ, or exclude_self and nq != nb; DataError for NaN, infinity, too few points
     """
     if queries.ndim != bank.ndim:
-        raise ShapeError(
-            f"queries have shape {tuple(queries.shape)}, bank {tuple(bank.shape)}; layers must match"
-        )
+        raise ShapeError(f"queries have shape {tuple(queries.shape)}, bank {tuple(bank.shape)}; layers must match")
     query_batch, bank_batch = as_batch(queries, "queries"), as_batch(bank, "bank")
     ids = None
     if exclude_self:

@@ -112,9 +112,7 @@ class Part:
         return self.split, self.group, self.value
 
 
-def divide(
-    split: Split, bank: Split, plan: Sequence[tuple[str, str]], scoring: Scoring
-) -> Iterator[Part]:
+def divide(split: Split, bank: Split, plan: Sequence[tuple[str, str]], scoring: Scoring) -> Iterator[Part]:
     """List the parts of every row of a plan: one for the group "all", one for each eligible group otherwise.
 
     Shapes: labels (n,) and (m,) of split and bank

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import tomli_w
@@ -29,7 +29,7 @@ from fastcluster_lm.store.files import (
 from fastcluster_lm.store.rows import SCORE_COLUMNS, STEP_COLUMNS, score_row, step_row
 
 Status = Literal["finished", "running", "stopped"]
-StoredRow = dict[str, object]
+StoredRow = dict[str, Any]
 
 
 class RunFolder:
@@ -84,7 +84,7 @@ class RunFolder:
             raise RunFolderError(f"{path} has no run.toml, so it is not a run folder{_nearest_run(path)}")
         return cls(path)
 
-    def config(self) -> dict[str, object]:
+    def config(self) -> dict[str, Any]:
         """Read run.toml, the resolved configuration.
 
         Errors: RunFolderError naming the file, if it is missing or damaged

@@ -8,7 +8,7 @@ from greenery import Charclass, parse
 from greenery.parse import NoMatch
 from greenery.rxelems import Mult, Pattern
 
-from ..errors import TaskError
+from fastcluster_lm.errors import TaskError
 
 # bounds that keep a careless expression such as (a{900}){900} or (a|b)*a(a|b){40} from filling the memory;
 # both are a hundred times what a task set of the paper's size needs

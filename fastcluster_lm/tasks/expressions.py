@@ -7,8 +7,8 @@ from itertools import accumulate
 
 import numpy as np
 
-from ..errors import TaskError
-from .automaton import START, Automaton
+from fastcluster_lm.errors import TaskError
+from fastcluster_lm.tasks.automaton import START, Automaton
 
 _INT64_RANGE = 2**63
 

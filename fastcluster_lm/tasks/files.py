@@ -4,8 +4,8 @@ import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from ..errors import TaskError, nearest_name
-from .taskset import Task, TaskSet
+from fastcluster_lm.errors import TaskError, nearest_name
+from fastcluster_lm.tasks.taskset import Task, TaskSet
 
 _TASKSET_KEYS = ("inputs", "outputs", "lengths", "tasks")
 _TASK_KEYS = ("name", "expressions", "table")

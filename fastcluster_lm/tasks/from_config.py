@@ -9,13 +9,13 @@ from fastcluster_lm.tasks.taskset import TaskSet
 
 
 def taskset_of(config: TasksConfig, seed: int) -> TaskSet:
-    """Read or generate the task set a config asks for, and check it; `seed` counts unless the config has its own.
+    """Read or generate the task set a config asks for; either checks it. `seed` counts unless the config has its own.
 
     Errors: TaskError naming the key at fault
     """
     if config.file:
         return load_taskset(config.file)
-    taskset = generate_taskset(
+    return generate_taskset(
         n_tasks=config.n_tasks,
         n_distributions=config.n_distributions,
         n_inputs=config.n_inputs,
@@ -23,11 +23,10 @@ def taskset_of(config: TasksConfig, seed: int) -> TaskSet:
         instruction_length=config.instruction_length,
         alphabet_size=config.alphabet_size,
         letters_per_position=config.letters_per_position,
+        tasks_per_output_min=config.tasks_per_output,
         style=config.style,
         seed=seed if config.seed < 0 else config.seed,
     )
-    taskset.check()
-    return taskset
 
 
 def describe_taskset(taskset: TaskSet) -> list[dict[str, object]]:

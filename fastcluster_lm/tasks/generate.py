@@ -6,8 +6,8 @@ from itertools import chain, groupby
 
 import numpy as np
 
-from ..errors import TaskError, nearest_name
-from .taskset import Task, TaskSet
+from fastcluster_lm.errors import TaskError, nearest_name
+from fastcluster_lm.tasks.taskset import Task, TaskSet
 
 # a draw that fails this often in a row is given up; at the paper's sizes one draw in a thousand is refused
 MAX_REDRAWS = 1_000

@@ -6,8 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
-from ..errors import TaskError
-from .expressions import Expression
+from fastcluster_lm.errors import TaskError
+from fastcluster_lm.tasks.expressions import Expression
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,7 @@ class TaskSet:
                 {
                     "name": task.name,
                     "expressions": list(task.expressions),
-                    "table": {
-                        name: self.outputs[output] for name, output in zip(self.inputs, task.table, strict=True)
-                    },
+                    "table": {name: self.outputs[output] for name, output in zip(self.inputs, task.table, strict=True)},
                 }
                 for task in self.tasks
             ],

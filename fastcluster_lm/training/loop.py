@@ -20,6 +20,9 @@ from fastcluster_lm.model import GPT2, Evaluator
 from fastcluster_lm.training.early_stopping import EarlyStoppingMark
 from fastcluster_lm.training.optimizer import build_optimizer, learning_rate
 
+# instances a chunk of the evaluation graph; its cost a step hardly grows up to here on a CPU
+EVALUATION_BATCH = 512
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -48,7 +51,7 @@ class Trainer:
         self.mark = EarlyStoppingMark.of(config)
         self.compiled, self.compile_reason = compile_policy(config.compile, device)
         self._forward = torch.compile(model, fullgraph=True, dynamic=False) if self.compiled else model
-        self.evaluator = Evaluator(model, self._forward, config.batch_size)
+        self.evaluator = Evaluator(model, self._forward, EVALUATION_BATCH)
         self.optimizer = build_optimizer(model, config)
         self.sampler = BatchSampler(len(train), config.batch_size, seed, device.torch_device)
         self._seed = seed

@@ -9,8 +9,7 @@ def run_overview(folder: RunFolder) -> dict[str, object]:
     Errors: RunFolderError if one of its files cannot be read
     """
     config, steps, scores = folder.config(), folder.steps(), folder.scores()
-    report, training, model = (config.get(key, {}) for key in ("report", "training", "model"))
-    assert isinstance(report, dict) and isinstance(training, dict) and isinstance(model, dict)
+    report, training, model = (config[key] for key in ("report", "training", "model"))
     layer = model["n_layers"] if report["layer"] < 0 else report["layer"]
     wanted = {"labels": "task", "split": "val", "space": report["space"], "group": report["group"], "layer": layer}
     headline = [row for row in scores if all(row[key] == value for key, value in wanted.items())]

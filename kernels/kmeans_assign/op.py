@@ -24,9 +24,7 @@ def kmeans_assign(
     """
     fits = X.ndim == centroids.ndim and X.shape[:-2] == centroids.shape[:-2] and X.shape[-1] == centroids.shape[-1]
     if X.ndim < 2 or not fits:
-        raise ShapeError(
-            f"X has shape {tuple(X.shape)}, centroids {tuple(centroids.shape)}; batch and d must match"
-        )
+        raise ShapeError(f"X has shape {tuple(X.shape)}, centroids {tuple(centroids.shape)}; batch and d must match")
     if X.shape[-1] == 0 or centroids.shape[-2] == 0:
         raise DataError(f"centroids have shape {tuple(centroids.shape)}; expected at least one centroid and d >= 1")
     if X.dtype not in FLOATS or X.dtype != centroids.dtype:

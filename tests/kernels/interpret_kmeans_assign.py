@@ -37,7 +37,7 @@ for n_batch, n, k, width in SHAPES:
     centroids = torch.randn(n_batch, k, width, generator=generator)
     # duplicates of the first centroid, the last one in another block where k is large: the lower label must win
     copies = [3, k - 1] if k > 3 else []
-    centroids[:, copies] = centroids[:, :1]
+    centroids[:, copies] = centroids[:, :1].clone()
     poisoned.clear()
     torch.empty = poisoned_empty
     labels, sq_dist = op.launch(padded(X), padded(centroids))

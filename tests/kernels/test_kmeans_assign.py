@@ -113,6 +113,7 @@ def test_a_bare_import_of_kernels_is_refused() -> None:
     done = subprocess.run([sys.executable, "-c", "import kernels"], cwd=root, capture_output=True, text=True)
     assert done.returncode == 1
     assert "ImportError" in done.stderr and "fastcluster_lm.kernels" in done.stderr
-    full = "import fastcluster_lm.kernels as k, sys; print(k.__name__, 'triton' in sys.modules, 'kernels' in sys.modules)"
+    loaded = "print(k.__name__, 'triton' in sys.modules, 'kernels' in sys.modules)"
+    full = f"import sys, fastcluster_lm.kernels as k; {loaded}"
     done = subprocess.run([sys.executable, "-c", full], cwd=root, capture_output=True, text=True)
     assert done.stdout == "fastcluster_lm.kernels False False\n", done.stdout + done.stderr[-1000:]

@@ -105,9 +105,7 @@ def test_pair_counts_do_not_overflow_at_five_million_points() -> None:
     both = sum(x * x for x in (quarter, quarter, 2 * quarter)) - 4 * quarter
     pairs_true, pairs_pred = 8 * quarter**2 - 4 * quarter, 10 * quarter**2 - 4 * quarter
     total = 4 * quarter * (4 * quarter - 1)
-    exact = (both * total - pairs_true * pairs_pred) / (
-        (pairs_true + pairs_pred) * total / 2 - pairs_true * pairs_pred
-    )
+    exact = (both * total - pairs_true * pairs_pred) / ((pairs_true + pairs_pred) * total / 2 - pairs_true * pairs_pred)
     assert AGREEMENTS["ari"](table)[0] == pytest.approx(exact, abs=1e-12)
     assert AGREEMENTS["f1_pairwise"](table)[0] == pytest.approx(2 * both / (pairs_true + pairs_pred), abs=1e-12)
 

@@ -285,6 +285,15 @@ def test_a_bank_gives_the_neighbors_and_withholds_instances() -> None:
     assert withheld[0]["knn_share"] == 0.0
 
 
+@pytest.mark.filterwarnings("ignore:perplexity")
+def test_queries_and_bank_share_one_map() -> None:
+    rng = np.random.default_rng(6)
+    labels = np.repeat(np.arange(3), 10)
+    X, bank = 40 * np.eye(3, 4)[labels] + rng.normal(size=(2, 30, 4))
+    row = score_clusters(X, labels, bank=bank, bank_labels=labels, spaces=["map"])[0]
+    assert (row["knn_share"], row["ari"], row["n_points"]) == (1.0, 1.0, 30)
+
+
 def test_a_point_and_its_instance_are_not_neighbors_without_a_bank() -> None:
     X = np.array([[0.0], [0.1], [0.5], [0.6]], dtype="f4")
     labels = [0, 0, 1, 1]

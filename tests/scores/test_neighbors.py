@@ -163,9 +163,7 @@ def test_empty_queries_give_empty_results() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    st.integers(0, 2**16), st.integers(1, 90), st.integers(1, 6), st.sampled_from([0.0, 0.5, 2.0]), st.booleans()
-)
+@given(st.integers(0, 2**16), st.integers(1, 90), st.integers(1, 6), st.sampled_from([0.0, 0.5, 2.0]), st.booleans())
 def test_agrees_with_float64_on_any_small_grid(seed: int, n: int, width: int, spread: float, coarse: bool) -> None:
     generator = torch.Generator().manual_seed(seed)
     X = torch.randn(1, n, width, generator=generator) * spread

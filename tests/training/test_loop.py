@@ -92,7 +92,8 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(splits, vocabular
 
 
 def test_evaluation_restores_the_mode_and_pads_the_last_chunk(splits, vocabulary):
-    trainer = build(splits, vocabulary, TrainingConfig(batch_size=7, warmup_steps=0))
+    trainer = build(splits, vocabulary)
+    trainer.evaluator.batch_size = 7
     trainer.model.train()
     shapes = []
     forward = trainer.evaluator.forward
@@ -105,7 +106,8 @@ def test_evaluation_restores_the_mode_and_pads_the_last_chunk(splits, vocabulary
 
 
 def test_evaluation_writes_each_instance_into_its_own_row(splits, vocabulary):
-    trainer = build(splits, vocabulary, TrainingConfig(batch_size=7, warmup_steps=0))
+    trainer = build(splits, vocabulary)
+    trainer.evaluator.batch_size = 7
     buffer = torch.full((3, len(trainer.val), 16), float("nan"))
     trainer.evaluator.states_into(trainer.val, buffer)
     expected = trainer.model(trainer.val.tokens, trainer.val.output_position).states.transpose(0, 1)

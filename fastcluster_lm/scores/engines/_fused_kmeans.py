@@ -16,9 +16,7 @@ CPU_BUDGET, GPU_BUDGET = 16 * 2**20, 256 * 2**20
 
 
 @torch.no_grad()
-def find_clusters(
-    X: Float[Tensor, "layers n d"], params: KMeansParams, memory_budget: int | None = None
-) -> Clustering:
+def find_clusters(X: Float[Tensor, "layers n d"], params: KMeansParams, memory_budget: int | None = None) -> Clustering:
     """Cluster each layer n_init times, once more from init if given, and keep the run of lowest inertia.
 
     Shapes: X (layers, n, d) -> labels (layers, n), centroids (layers, k, d), inertia (layers,), n_iter (layers,)
