@@ -20,7 +20,6 @@ from fastcluster_lm.data import Instances, Vocabulary, build_instances, split_in
 from fastcluster_lm.model import GPT2  # noqa: E402
 from fastcluster_lm.tasks import Task, TaskSet  # noqa: E402
 
-
 # `python -m pytest` puts the repository's root on sys.path, where transformers would take our `kernels` for its own;
 # all that is imported from there is imported by now
 _ROOT = Path(__file__).resolve().parents[1]
