@@ -1,0 +1,34 @@
+"""Every preset can be built and takes a step; the wide ones with a narrow model, and whole where slow tests run."""
+
+import pytest
+
+from fastcluster_lm.config import apply_settings, load_preset, preset_names
+from fastcluster_lm.engine import start_run
+
+NARROW = ["model.d_model=8", "model.n_heads=2", "model.n_layers=1"]
+ONE_STEP = ["training.steps=1", "training.warmup_steps=0", "scores.n_iter=10", "scores.n_init=1", "scores.n_nulls=1"]
+
+
+def test_the_presets_are_tiny_and_the_papers_three_widths():
+    assert preset_names() == ["paper-2048", "paper-32", "paper-768", "tiny"]
+    widths = {name: load_preset(name).model.d_model for name in preset_names()}
+    assert widths == {"paper-2048": 2048, "paper-32": 32, "paper-768": 768, "tiny": 32}
+    assert {load_preset(name).model.n_layers for name in preset_names()} == {6}
+
+
+@pytest.mark.parametrize("name", ["paper-32", "paper-768", "paper-2048", "tiny"])
+def test_a_preset_builds_steps_and_probes(name, tmp_path):
+    config = apply_settings(load_preset(name), [*NARROW, *ONE_STEP, "report.layer=1"])
+    outcome = start_run(config, tmp_path / "run")
+    assert outcome.finished
+    assert {row["step"] for row in outcome.folder.scores()} == {0, 1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["paper-768", "paper-2048"])
+def test_a_wide_preset_takes_one_step_and_one_probe(name, tmp_path):
+    config = apply_settings(load_preset(name), [*ONE_STEP, "training.batch_size=16"])
+    outcome = start_run(config, tmp_path / "run")
+    assert outcome.finished
+    layers = {row["layer"] for row in outcome.folder.scores()}
+    assert layers == set(range(7))
