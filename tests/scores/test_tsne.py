@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from fastcluster_lm.errors import DataError, ShapeError
-from fastcluster_lm.scores.engines import _fused_tsne as fused
 from fastcluster_lm.scores.engines import choose_engine
-from fastcluster_lm.scores.engines.params import NeighborsParams, TsneParams
+from fastcluster_lm.scores.engines.params import TsneParams
 from fastcluster_lm.scores.neighbors import nearest_neighbors
 from fastcluster_lm.scores.tsne import tsne
 
@@ -61,50 +60,6 @@ def test_blobs_stay_apart_and_a_random_map_would_not() -> None:
     assert found.points.mean(1).abs().max() < 1e-3
 
 
-def test_affinities_have_the_perplexity_asked_for() -> None:
-    X = torch.randn(2, 200, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 1e-6])[:, None, None]
-    for perplexity in (5.0, 30.0):
-        near = nearest_neighbors(X, X, int(3 * perplexity), exclude_self=True)
-        weights = fused.conditional_affinities(near.distances, perplexity).double()
-        assert ((-torch.xlogy(weights, weights).sum(-1)).exp() / perplexity - 1).abs().max() < 1e-4
-        torch.testing.assert_close(weights.sum(-1), torch.ones(2, 200, dtype=torch.float64), rtol=1e-5, atol=0)
-
-
-def test_gradient_is_a_quarter_of_autograds() -> None:
-    X, _ = make_blobs(2, 60, 5, 3)
-    ids = torch.arange(60)
-    near = choose_engine("fused", "cpu").neighbors(X, X, NeighborsParams(30, ids, ids))
-    affinities = fused._DenseAffinities(fused.conditional_affinities(near.distances, 10.0), near.indices)
-    points = torch.randn(2, 2, 60, generator=torch.Generator().manual_seed(0))
-    leaf = points.double().requires_grad_()
-    kl = affinities.cross_term(leaf) + fused._log_normaliser(leaf)
-    kl.sum().backward()
-    gradient = fused._Descent(points, affinities, TsneParams())._gradient(1.0)
-    torch.testing.assert_close(gradient.double() * 4, leaf.grad, rtol=1e-3, atol=1e-6)
-
-
-def test_dense_and_sparse_affinities_and_any_tile_draw_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    X, _ = make_blobs(3, 90, 5, 4)
-    # few iterations: rounding grows along the path
-    dense = tsne(X, n_iter=30)
-    monkeypatch.setattr(fused, "CPU_PAIRS", 1000)
-    tiled = tsne(X, n_iter=30)
-    monkeypatch.setattr(fused, "DENSE_POINTS", 10)
-    sparse = tsne(X, n_iter=30)
-    scale = dense.points.abs().max()
-    assert scale > 1e-3
-    for other in (tiled, sparse):
-        assert (other.points - dense.points).abs().max() < 1e-2 * scale
-        torch.testing.assert_close(other.kl_divergence, dense.kl_divergence, rtol=1e-3, atol=0)
-
-
-def test_sparse_forces_draw_as_good_a_map(monkeypatch: pytest.MonkeyPatch) -> None:
-    X, _ = make_blobs(1, 100, 10, 5)
-    dense = tsne(X, perplexity=15, n_iter=300)
-    monkeypatch.setattr(fused, "DENSE_POINTS", 10)
-    torch.testing.assert_close(tsne(X, perplexity=15, n_iter=300).kl_divergence, dense.kl_divergence, rtol=0.05, atol=0)
-
-
 @pytest.mark.parametrize("engine", ["fused", "reference"])
 def test_a_warm_start_stays_near_its_start(engine: str) -> None:
     X, _ = make_blobs(1, 120, 8, 4)
@@ -115,6 +70,53 @@ def test_a_warm_start_stays_near_its_start(engine: str) -> None:
     assert warm.kl_divergence[0] <= cold.kl_divergence[0] * 1.02
     untouched = tsne(X, n_iter=0, init=cold.points, engine=engine)
     torch.testing.assert_close(untouched.points, cold.points, rtol=1e-4, atol=1e-4)
+
+
+def test_a_cold_map_starts_at_the_leading_components_of_fixed_sign_and_seeded_noise() -> None:
+    X = torch.randn(1, 80, 5, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 9, 2, 4, 0.5])
+    ours, theirs = (tsne(X, n_iter=0, perplexity=10, engine=engine).points[0] for engine in ("fused", "reference"))
+    for axis in range(2):
+        assert torch.corrcoef(torch.stack([ours[:, axis], theirs[:, axis]]))[0, 1].abs() > 0.99
+        assert ours[ours[:, axis].abs().argmax(), axis] > 0
+    assert not torch.equal(ours, tsne(X, n_iter=0, perplexity=10, seed=1).points[0])
+
+
+def test_the_first_warm_steps_are_opentsnes() -> None:
+    # the only place where coordinates can be compared: both step from one start, without exaggeration
+    X, _ = make_blobs(1, 120, 8, 4)
+    start = torch.randn(1, 120, 2, generator=torch.Generator().manual_seed(0)) * 5
+    start -= start.mean(1, keepdim=True)
+    ours, theirs = (
+        tsne(X, perplexity=10, n_iter=5, init=start, engine=engine).points - start for engine in ("fused", "reference")
+    )
+    assert (ours - theirs).norm() < 0.05 * theirs.norm()
+    assert theirs.norm(dim=-1).median() > 0.5
+
+
+@pytest.mark.parametrize("engine", ["fused", "reference"])
+def test_no_point_moves_farther_than_the_longest_step(engine: str) -> None:
+    X, _ = make_blobs(1, 60, 8, 4)
+    start = torch.randn(1, 60, 2, generator=torch.Generator().manual_seed(0))
+    params = TsneParams(perplexity=10, n_iter=1, init=start, learning_rate=1e5, max_step_norm=0.25)
+    moved = (choose_engine(engine, "cpu").tsne(X, params).points - start).diff(dim=1)
+    # two steps of at most 0.25, whatever the centring
+    assert 0.1 < moved.norm(dim=-1).max() <= 0.5 + 1e-5
+
+
+@pytest.mark.parametrize("engine", ["fused", "reference"])
+def test_a_start_is_left_as_it_was(engine: str) -> None:
+    X, _ = make_blobs(1, 60, 5, 3)
+    generator = torch.Generator().manual_seed(0)
+    plain = torch.randn(1, 60, 2, generator=generator)
+    for start in (plain, torch.randn(1, 2, 60, generator=generator).mT, plain.double()):
+        before = start.clone()
+        found = tsne(X, perplexity=10, n_iter=5, init=start, engine=engine)
+        assert torch.equal(start, before) and not torch.equal(found.points, before.float())
+
+
+def test_points_on_a_line_use_the_plane() -> None:
+    found = tsne(torch.arange(60.0)[:, None], perplexity=10, n_iter=300)
+    assert (found.points.std(0) > 0.05).all()
 
 
 def test_more_iterations_lower_kl() -> None:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fastcluster_lm.kernels.nearest_neighbors import nearest_neighbors_native
 from fastcluster_lm.scores.batches import power_of_two, scaling
 from fastcluster_lm.scores.engines.checks import check_neighbors, forbidden
 from fastcluster_lm.scores.engines.params import Neighbors, NeighborsParams
@@ -45,10 +46,19 @@ def find_neighbors(
     check_neighbors(queries, bank, params)
     n_layers, n_queries, width = queries.shape
     n_bank, k = bank.shape[1], params.n_neighbors
-    queries, bank = _wide(queries), _wide(bank)
+    own = queries is bank
+    bank = _wide(bank)
+    queries = bank if own else _wide(queries)
     offset, scale = _joint_scaling(queries, bank)
     # the matmul needs centred points; the direct differences must not be centred, which would round them
-    queries, bank = queries / scale, bank / scale
+    bank = bank / scale
+    queries = bank if own else queries / scale
+    with full_precision():
+        native = nearest_neighbors_native(
+            queries, bank, offset / scale, k, params.query_ids, params.bank_ids, memory_budget
+        )
+    if native is not None:
+        return Neighbors(native[0] * scale, native[1])
     centred_queries, centred_bank = (queries - offset / scale).float(), (bank - offset / scale).float()
     distances = torch.empty(n_layers, n_queries, k, device=queries.device)
     indices = torch.empty(n_layers, n_queries, k, dtype=torch.int64, device=queries.device)

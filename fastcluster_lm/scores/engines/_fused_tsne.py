@@ -1,12 +1,14 @@
-"""t-SNE over all layers at once with exact forces, in plain torch; its neighbours are found elsewhere."""
+"""t-SNE over all layers at once: schedule, start and stop; forces and affinities are kernels."""
 
 import logging
 import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from fastcluster_lm.kernels.tsne_affinities import tsne_affinities
+from fastcluster_lm.kernels.tsne_forces import Descent, StepRule, start_descent
 from fastcluster_lm.scores.batches import scaling
 from fastcluster_lm.scores.engines._fused_neighbors import find_neighbors, full_precision
 from fastcluster_lm.scores.engines.checks import check_tsne
@@ -14,12 +16,10 @@ from fastcluster_lm.scores.engines.params import Map, NeighborsParams, TsneParam
 
 log = logging.getLogger(__name__)
 
-# up to this many points the affinities are one dense block a layer: its passes are cheaper than sparse gathers
-DENSE_POINTS = 2000
-# pairs of one block of forces: two float32 blocks stay in a CPU's cache; a GPU wants few large ones
-CPU_PAIRS, GPU_PAIRS = 2**20, 2**26
 # standard deviation of the first coordinate at the start, and of the noise on top: openTSNE 1.0.4, initialization.py
 START_STD, NOISE_STD = 1e-4, 1e-6
+# beyond this many coordinates the start's components are found by a few subspace iterations with spare directions
+EXACT_WIDTH, SUBSPACE_ITER, SPARE_AXES = 128, 6, 8
 
 
 @torch.no_grad()
@@ -41,174 +41,24 @@ def draw_maps(X: Float[Tensor, "layers n d"], params: TsneParams) -> Map:
     ids = torch.arange(n, device=X.device)
     k = min(n - 1, max(1, math.floor(3 * perplexity)))
     near = find_neighbors(X, X, NeighborsParams(k, ids, ids))
-    weights = conditional_affinities(near.distances / scale.float(), perplexity)
-    dense = n <= DENSE_POINTS
-    affinities = _DenseAffinities(weights, near.indices) if dense else _SparseAffinities(weights, near.indices)
+    edges = tsne_affinities(near.distances / scale.float(), near.indices, perplexity)
     with full_precision():
-        start = _start(scaled, params)
-        points = _Descent(start, affinities, params).run()
-    kl = affinities.entropy_term() + affinities.cross_term(points) + _log_normaliser(points)
-    return Map(points.mT.contiguous(), kl)
+        descent = start_descent(_start(scaled, params), edges)
+        _descend(descent, params, n_layers, n)
+        kl = descent.kl_divergence()
+    return Map(descent.points().mT.contiguous(), kl)
 
 
-def conditional_affinities(distances: Float[Tensor, "layers n k"], perplexity: float) -> Float[Tensor, "layers n k"]:
-    """Find, by bisection, the Gaussian weights whose perplexity is the one asked for, in all rows at once.
-
-    Shapes: distances (layers, n, k) ascending -> weights (layers, n, k); a row sums to 1
-    Source: van der Maaten and Hinton 2008, section 2; where more points coincide than the perplexity, they share alike
-    """
-    sq_dist = distances.square()
-    sq_dist = sq_dist - sq_dist[..., :1]
-    typical = sq_dist.mean(-1, keepdim=True)
-    sq_dist /= torch.where(typical > 0, typical, 1.0)
-    target = math.log(perplexity)
-    low = torch.full_like(typical, -20.0)
-    high = torch.full_like(typical, 60.0)
-    # 32 halvings of log2(precision) leave 2e-8, below float32's own rounding
-    for _ in range(32):
-        middle = (low + high) / 2
-        precision = torch.exp2(middle)
-        weights = torch.exp(-precision * sq_dist)
-        mass = weights.sum(-1, keepdim=True)
-        entropy = mass.log() + precision * (weights * sq_dist).sum(-1, keepdim=True) / mass
-        wide = entropy > target
-        low = torch.where(wide, middle, low)
-        high = torch.where(wide, high, middle)
-    weights = torch.exp(-torch.exp2(high) * sq_dist)
-    return weights / weights.sum(-1, keepdim=True)
-
-
-class _DenseAffinities:
-    """The symmetrised affinities as one block (layers, n, n); they sum to 1 over a layer."""
-
-    def __init__(self, weights: Tensor, indices: Int[Tensor, "layers n k"]) -> None:
-        n_layers, n, _ = weights.shape
-        one_way = weights.new_zeros(n_layers, n, n).scatter_(2, indices, weights)
-        self.block = (one_way + one_way.mT).div_(2 * n)
-
-    def entropy_term(self) -> Float[Tensor, " layers"]:
-        values = [p[p > 0].double() for p in self.block]
-        return torch.stack([torch.xlogy(p, p).sum() for p in values])
-
-    def cross_term(self, points: Float[Tensor, "layers 2 n"]) -> Float[Tensor, " layers"]:
-        terms = []
-        for p, y in zip(self.block, points.double(), strict=True):
-            rows, columns = p.nonzero(as_tuple=True)
-            apart = (y[:, rows] - y[:, columns]).square().sum(0)
-            terms.append((p[rows, columns].double() * torch.log1p(apart)).sum())
-        return torch.stack(terms)
-
-
-class _SparseAffinities:
-    """The symmetrised affinities as the edges of all layers, sorted by row; they sum to 1 over a layer."""
-
-    def __init__(self, weights: Tensor, indices: Int[Tensor, "layers n k"]) -> None:
-        n_layers, n, k = weights.shape
-        first = torch.arange(n_layers, device=weights.device)[:, None, None] * n
-        columns = (indices + first).flatten()
-        rows = torch.arange(n_layers * n, device=weights.device).repeat_interleave(k)
-        both = torch.stack([torch.cat([rows, columns]), torch.cat([columns, rows])])
-        values = weights.flatten().repeat(2) / (2 * n)
-        edges = torch.sparse_coo_tensor(both, values, (n_layers * n, n_layers * n), check_invariants=False).coalesce()
-        self.rows, self.columns = edges.indices()
-        self.values = edges.values()
-        self.lengths = torch.bincount(self.rows, minlength=n_layers * n)
-        self.shape = (n_layers, n)
-
-    def forces(self, points: Float[Tensor, "layers 2 n"]) -> Float[Tensor, "layers 2 n"]:
-        flat = points.mT.reshape(-1, 2)
-        away = flat.index_select(0, self.rows).sub_(flat.index_select(0, self.columns))  # (edges, 2)
-        away *= (self.values / away.square().sum(1).add_(1))[:, None]
-        # segment sums have one order, on a GPU too, where an index_add has not
-        return torch.segment_reduce(away, "sum", lengths=self.lengths).view(*self.shape, 2).mT
-
-    def entropy_term(self) -> Float[Tensor, " layers"]:
-        values = self.values.double()
-        return self._by_layer(torch.xlogy(values, values))
-
-    def cross_term(self, points: Float[Tensor, "layers 2 n"]) -> Float[Tensor, " layers"]:
-        flat = points.double().mT.reshape(-1, 2)
-        away = flat[self.rows] - flat[self.columns]
-        return self._by_layer(self.values.double() * torch.log1p(away.square().sum(1)))
-
-    def _by_layer(self, terms: Tensor) -> Tensor:
-        return torch.segment_reduce(terms, "sum", lengths=self.lengths.view(self.shape).sum(1))
-
-
-class _Descent:
-    """Momentum descent with gains, its blocks of forces and all its buffers laid out once."""
-
-    def __init__(self, start: Tensor, affinities: _DenseAffinities | _SparseAffinities, params: TsneParams) -> None:
-        n_layers, _, n = start.shape
-        self.params, self.affinities, self.points = params, affinities, start
-        # 1 + |yi - yj|^2 = left_i . right_j, and the last three rows of right are the moments 1, y of the points
-        self.left = start.new_ones(n_layers, 4, n)
-        self.right = start.new_ones(n_layers, 4, n)
-        self.moments = self.right[:, 1:]
-        self.repelled = start.new_empty(n_layers, 3, n)
-        self.attracted = start.new_empty(n_layers, 3, n)
-        pairs = CPU_PAIRS if start.device.type == "cpu" else GPU_PAIRS
-        self.tiles = _tiles(n_layers, n, pairs)
-        self.sums = start.new_empty(n_layers, len({columns.start for _, columns in self.tiles}))
-        largest = max((ls.stop - ls.start) * n * (cs.stop - cs.start) for ls, cs in self.tiles)
-        self.kernel, self.product = start.new_empty(largest), start.new_empty(largest)
-
-    def run(self) -> Float[Tensor, "layers 2 n"]:
-        params, points = self.params, self.points
-        n = points.shape[-1]
-        update, gains = torch.zeros_like(points), torch.ones_like(points)
-        exaggerated, plain = params.schedule()
-        for iteration in range(exaggerated + plain):
-            early = iteration < exaggerated
-            exaggeration = params.early_exaggeration if early else 1.0
-            momentum = params.initial_momentum if early else params.final_momentum
-            gradient = self._gradient(exaggeration)
-            turned = update * gradient <= 0
-            gains = torch.where(turned, gains + 0.2, gains * 0.8 + 0.01)
-            update.mul_(momentum).addcmul_(gains, gradient, value=-params.step_size(n, exaggeration))
-            # no point moves farther than max_step_norm at once
-            update *= (params.max_step_norm / update.square().sum(1, keepdim=True).sqrt_()).clamp_(max=1)
-            points += update
-            points -= points.mean(-1, keepdim=True)
-        return points
-
-    def _gradient(self, exaggeration: float) -> Float[Tensor, "layers 2 n"]:
-        """Sum attraction and repulsion; a quarter of the gradient of KL, as in openTSNE, whose step rule is used."""
-        points, n = self.points, self.points.shape[-1]
-        norms = points.square().sum(1)
-        self.right[:, 0] = norms
-        self.right[:, 2:] = points
-        torch.add(norms, 1, out=self.left[:, 1])
-        torch.mul(points, -2, out=self.left[:, 2:])
-        dense = self.affinities.block if isinstance(self.affinities, _DenseAffinities) else None
-        for layers, columns in self.tiles:
-            shape = (layers.stop - layers.start, n, columns.stop - columns.start)
-            kernel = self.kernel[: math.prod(shape)].view(shape)
-            torch.bmm(self.left[layers].mT, self.right[layers, :, columns], out=kernel).reciprocal_()
-            self.sums[layers, columns.start // (self.tiles[0][1].stop)] = kernel.sum((1, 2))
-            if dense is not None:
-                product = self.product[: math.prod(shape)].view(shape)
-                torch.mul(kernel, dense[layers, :, columns], out=product)
-                self.attracted[layers, :, columns] = torch.bmm(self.moments[layers], product)
-            self.repelled[layers, :, columns] = torch.bmm(self.moments[layers], kernel.square_())
-        normaliser = (self.sums.sum(1) - n)[:, None, None]
-        repulsion = (points * self.repelled[:, :1]).sub_(self.repelled[:, 1:]).div_(normaliser)
-        if isinstance(self.affinities, _SparseAffinities):
-            attraction = self.affinities.forces(points)
-        else:
-            attraction = (points * self.attracted[:, :1]).sub_(self.attracted[:, 1:])
-        return attraction.mul_(exaggeration).sub_(repulsion)
-
-
-def _tiles(n_layers: int, n: int, pairs: int) -> list[tuple[slice, slice]]:
-    """Cut layers x columns into blocks of about `pairs` pairs: whole layers if they fit, else columns of one."""
-    layers = max(1, pairs // (n * n))
-    columns = n if n * n <= pairs else max(1, pairs // n)
-    return [
-        (slice(first, min(first + layers, n_layers)), slice(start, min(start + columns, n)))
-        for first in range(0, n_layers, layers)
-        for start in range(0, n, columns)
-    ]
+def _descend(descent: Descent, params: TsneParams, n_layers: int, n: int) -> None:
+    """Take the exaggerated steps, then the plain ones."""
+    exaggerated, plain = params.schedule()
+    active = torch.ones(n_layers, dtype=torch.bool)
+    for iterations, exaggeration, momentum in (
+        (exaggerated, params.early_exaggeration, params.initial_momentum),
+        (plain, 1.0, params.final_momentum),
+    ):
+        rule = StepRule(exaggeration, momentum, params.step_size(n, exaggeration), params.max_step_norm)
+        descent.advance(iterations, rule, active)
 
 
 def _start(X: Float[Tensor, "layers n d"], params: TsneParams) -> Float[Tensor, "layers 2 n"]:
@@ -232,7 +82,9 @@ def _start(X: Float[Tensor, "layers n d"], params: TsneParams) -> Float[Tensor, 
 def _principal_components(X: Float[Tensor, "layers n d"], axes: int) -> Float[Tensor, "layers axes n"]:
     """Project centred points on their leading components; of each, the score largest in size is positive."""
     n, width = X.shape[1:]
-    if width <= n:
+    if min(n, width) > EXACT_WIDTH:
+        scores = _leading_by_iteration(X, axes)
+    elif width <= n:
         vectors = torch.linalg.eigh(X.mT @ X).eigenvectors[..., -axes:].flip(-1)
         scores = (X @ vectors).mT
     else:
@@ -242,16 +94,15 @@ def _principal_components(X: Float[Tensor, "layers n d"], axes: int) -> Float[Te
     return scores * torch.where(largest < 0, -1.0, 1.0)
 
 
-def _exact_sq_dist(left: Float[Tensor, "2 n"], right: Float[Tensor, "2 m"]) -> Float[Tensor, "n m"]:
-    return (left.double()[:, :, None] - right.double()[:, None, :]).square_().sum(0)
+def _leading_by_iteration(X: Float[Tensor, "layers n d"], axes: int) -> Float[Tensor, "layers axes n"]:
+    """Approximate the leading components by subspace iteration: a start for a map needs no more.
 
-
-def _log_normaliser(points: Float[Tensor, "layers 2 n"]) -> Float[Tensor, " layers"]:
-    """Sum the map's kernel over all ordered pairs of different points, in float64, in tiles."""
-    n = points.shape[-1]
-    rows = max(1, GPU_PAIRS // (4 * n))
-    sums = [
-        torch.stack([_exact_sq_dist(part, y).add_(1).reciprocal_().sum() for part in y.split(rows, dim=1)]).sum()
-        for y in points
-    ]
-    return (torch.stack(sums) - n).log()
+    Source: Halko, Martinsson and Tropp 2011, algorithm 4.4
+    """
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.randn(X.shape[-1], axes + SPARE_AXES, generator=generator).to(X.device).expand(len(X), -1, -1)
+    for _ in range(SUBSPACE_ITER):
+        basis = torch.linalg.qr(X.mT @ (X @ basis)).Q
+    reduced = X @ basis  # (layers, n, axes + spare)
+    vectors = torch.linalg.eigh(reduced.mT @ reduced).eigenvectors[..., -axes:].flip(-1)
+    return (reduced @ vectors).mT

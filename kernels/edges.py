@@ -1,0 +1,24 @@
+"""The sparse affinities that the t-SNE kernels hand to each other."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class Edges(NamedTuple):
+    """The symmetrised affinities of all layers, row after row; a layer's values sum to 1.
+
+    Shapes: starts (layers * n + 1,) i64: row r holds the entries starts[r] : starts[r + 1]
+            columns (entries,) i32, a point of the row's own layer; values (entries,) f32
+    """
+
+    starts: Int[Tensor, " rows_and_end"]
+    columns: Int[Tensor, " entries"]
+    values: Float[Tensor, " entries"]
+
+    def rows(self) -> Int[Tensor, " entries"]:
+        """Give each entry's row, 0 to layers * n - 1."""
+        lengths = self.starts.diff()
+        return torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)

@@ -1,0 +1,120 @@
+"""Compile the CPU kernels' C++ once, keep the libraries between runs, load them by ctypes; it computes nothing."""
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+# plain IEEE arithmetic but for errno and traps. Not -ffast-math: a library linked with it turns denormals off in the
+# whole process, the caller's training included
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
+OFF = "FCLM_NATIVE"
+CACHE = "FCLM_CACHE_DIR"
+
+
+class NativeError(Exception):
+    """The kernels cannot be compiled or loaded here; the message says why."""
+
+
+@cache
+def library(source: Path) -> ctypes.CDLL | None:
+    """Give the compiled source, from the cache if it was compiled before; None where that cannot be, with one warning.
+
+    FCLM_NATIVE=0 turns compiled kernels off; FCLM_CACHE_DIR names another folder for them
+    """
+    try:
+        return _load(source)
+    except NativeError as error:
+        log.warning("%s is not compiled, slower torch code runs in its place: %s", source.parent.name, error)
+        return None
+
+
+def status() -> tuple[bool, str]:
+    """Say whether C++ kernels can be compiled here, and by what or why not."""
+    try:
+        compiler = _compiler()
+    except NativeError as error:
+        return False, str(error)
+    return True, _version(compiler)
+
+
+def address(tensor: Tensor) -> ctypes.c_void_p:
+    """Give a contiguous CPU tensor's address."""
+    if not tensor.is_contiguous() or tensor.device.type != "cpu":
+        raise ValueError(f"expected a contiguous CPU tensor, got strides {tensor.stride()} on {tensor.device}")
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def cache_dir() -> Path:
+    """Name the folder of compiled kernels."""
+    if named := os.environ.get(CACHE):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastcluster_lm"
+
+
+def _load(source: Path) -> ctypes.CDLL:
+    compiler = _compiler()
+    headers = sorted(source.parent.parent.glob("*.h"))
+    recipe = [_version(compiler), _processor(), *FLAGS, *(path.read_text() for path in (source, *headers))]
+    name = f"{source.parent.name}-{hashlib.sha256(chr(0).join(recipe).encode()).hexdigest()[:16]}.so"
+    target = cache_dir() / name
+    if not target.exists():
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _compile(compiler, source, target)
+        except OSError as error:
+            raise NativeError(f"cannot write {target.parent}: {error.strerror or error}") from error
+    try:
+        # read by the OpenMP runtime when it is loaded: spinning threads stall 5 to 30 times on a shared machine
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        return ctypes.CDLL(str(target))
+    except OSError as error:
+        raise NativeError(f"cannot load {target.name}: {error}; remove it, and it is compiled again") from error
+
+
+def _compile(compiler: str, source: Path, target: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        built = Path(folder) / target.name
+        for openmp in (["-fopenmp"], []):
+            command = [compiler, *FLAGS, *openmp, f"-I{source.parent.parent}", str(source), "-o", str(built)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode == 0:
+                # renamed into place, so that two processes may compile at once
+                os.replace(built, target)
+                return
+    raise NativeError(f"{compiler} failed on {source.name}: {done.stderr.strip().splitlines()[:1]}")
+
+
+@cache
+def _compiler() -> str:
+    if os.environ.get(OFF) == "0":
+        raise NativeError(f"{OFF}=0 turns it off")
+    for name in (os.environ.get("CXX"), "c++", "g++", "clang++"):
+        if name and (path := shutil.which(name)):
+            return path
+    raise NativeError("no C++ compiler was found; install g++ or clang++")
+
+
+@cache
+def _version(compiler: str) -> str:
+    done = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
+    return (done.stdout or "unknown compiler").splitlines()[0]
+
+
+def _processor() -> str:
+    # -march=native code of one processor may not run on another that shares a home folder
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())

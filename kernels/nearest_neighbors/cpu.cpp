@@ -1,0 +1,210 @@
+// Choose each query's nearest bank points, exactly, nearest first; of equal distances the lower index.
+//
+// Few coordinates: all distances by direct differences. Many: a matmul done elsewhere proposes k + spare candidates,
+// which are ranked by direct differences; where a point left out may be as near as the k-th, the whole row is computed.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "vectors.h"
+
+namespace {
+
+constexpr float INF = std::numeric_limits<float>::infinity();
+
+// a distance and an index in one number that sorts as the pair does; distances are never negative
+uint64_t pack(float distance, int64_t index) {
+  uint32_t bits;
+  std::memcpy(&bits, &distance, sizeof bits);
+  return static_cast<uint64_t>(bits) << 32 | static_cast<uint32_t>(index);
+}
+
+// a float as an unsigned number of the same order, negative ones too
+uint32_t ordered(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+bool any_below(const float* values, float threshold) {
+  const ivec below = load(values) < all(threshold);
+#if defined(__AVX__)
+  return _mm256_movemask_ps((__m256)below) != 0;
+#else
+  int32_t seen = 0;
+  for (int64_t lane = 0; lane < WIDTH; ++lane) seen |= below[lane];
+  return seen != 0;
+#endif
+}
+
+struct Identities {
+  const int64_t* bank;  // nullptr: all are admissible
+  int64_t query;
+  bool admits(int64_t j) const { return !bank || bank[j] != query; }
+};
+
+// The k smallest admissible values, unsorted; values are padded with infinity to whole vectors.
+// kept holds at least 2 k + 8 places; returns how many were found.
+int64_t smallest(const float* values, int64_t n, int64_t k, const Identities& ids, std::vector<uint64_t>& kept) {
+  int64_t count = 0;
+  float threshold = INF;
+  const auto key = [&](int64_t j) { return static_cast<uint64_t>(ordered(values[j])) << 32 | static_cast<uint32_t>(j); };
+  for (int64_t start = 0; start < n; start += WIDTH) {
+    if (!any_below(values + start, threshold)) continue;
+    for (int64_t j = start; j < start + WIDTH; ++j) {
+      // a later point of equal value loses to those kept
+      if (values[j] < threshold && ids.admits(j)) kept[count++] = key(j);
+    }
+    if (count >= 2 * k) {
+      std::nth_element(kept.begin(), kept.begin() + (k - 1), kept.begin() + count);
+      count = k;
+      threshold = values[static_cast<uint32_t>(kept[k - 1])];
+    }
+  }
+  if (count > k) {
+    std::nth_element(kept.begin(), kept.begin() + (k - 1), kept.begin() + count);
+    count = k;
+  }
+  return count;
+}
+
+float distance(const float* a, const float* b, int64_t width) {
+  vec sum[4] = {};
+  int64_t t = 0;
+  for (; t + 4 * WIDTH <= width; t += 4 * WIDTH)
+    for (int64_t part = 0; part < 4; ++part) {
+      const vec apart = load(a + t + part * WIDTH) - load(b + t + part * WIDTH);
+      sum[part] += apart * apart;
+    }
+  float rest = 0;
+  for (; t < width; ++t) rest += (a[t] - b[t]) * (a[t] - b[t]);
+  return std::sqrt(total((sum[0] + sum[1]) + (sum[2] + sum[3])) + rest);
+}
+
+// distances of one query to all points, whose coordinates lie one after the other: columns (width, padded)
+void distances_to_all(const float* query, const float* columns, int64_t n, int64_t padded, int64_t width, float* out) {
+  constexpr int64_t AT_ONCE = 4;
+  for (int64_t start = 0; start < padded; start += AT_ONCE * WIDTH) {
+    const int64_t parts = std::min(AT_ONCE, (padded - start) / WIDTH);
+    vec sum[AT_ONCE] = {};
+    if (parts == AT_ONCE) {
+      for (int64_t t = 0; t < width; ++t) {
+        const vec q = all(query[t]);
+        const float* c = columns + t * padded + start;
+#pragma GCC unroll 4
+        for (int64_t part = 0; part < AT_ONCE; ++part) {
+          const vec apart = q - load(c + part * WIDTH);
+          sum[part] += apart * apart;
+        }
+      }
+    } else {
+      for (int64_t t = 0; t < width; ++t)
+        for (int64_t part = 0; part < parts; ++part) {
+          const vec apart = all(query[t]) - load(columns + t * padded + start + part * WIDTH);
+          sum[part] += apart * apart;
+        }
+    }
+    for (int64_t part = 0; part < parts; ++part)
+      for (int64_t lane = 0; lane < WIDTH; ++lane) out[start + part * WIDTH + lane] = std::sqrt(sum[part][lane]);
+  }
+  for (int64_t j = n; j < padded; ++j) out[j] = INF;
+}
+
+struct Problem {
+  const float *queries, *bank, *columns;
+  const int64_t *query_ids, *bank_ids;
+  int64_t layers, n_queries, n_bank, width, k, id_layers;
+  float* distances;
+  int64_t* indices;
+
+  Identities identities(int64_t layer, int64_t row) const {
+    if (!bank_ids) return {nullptr, 0};
+    const int64_t own = id_layers > 1 ? layer : 0;
+    return {bank_ids + own * n_bank, query_ids[own * n_queries + row]};
+  }
+
+  void put(int64_t layer, int64_t row, std::vector<uint64_t>& pairs, int64_t count) const {
+    std::sort(pairs.begin(), pairs.begin() + count);
+    const int64_t at = (layer * n_queries + row) * k;
+    for (int64_t r = 0; r < k; ++r) {
+      const uint32_t bits = static_cast<uint32_t>(pairs[r] >> 32);
+      std::memcpy(distances + at + r, &bits, sizeof bits);
+      indices[at + r] = static_cast<int64_t>(pairs[r] & 0xffffffffu);
+    }
+  }
+
+  void from_values(int64_t layer, int64_t row, const std::vector<float>& values, std::vector<uint64_t>& kept) const {
+    const int64_t count = smallest(values.data(), n_bank, k, identities(layer, row), kept);
+    for (int64_t r = 0; r < count; ++r) {
+      const int64_t j = static_cast<uint32_t>(kept[r]);
+      kept[r] = pack(values[j], j);
+    }
+    put(layer, row, kept, count);
+  }
+};
+
+}  // namespace
+
+// All rows by direct differences. columns (layers, width, padded), the bank's coordinates one after the other
+extern "C" void neighbors_direct(const float* queries, const float* columns, const int64_t* query_ids,
+                                 const int64_t* bank_ids, int64_t id_layers, int64_t layers, int64_t n_queries,
+                                 int64_t n_bank, int64_t padded, int64_t width, int64_t k, float* distances,
+                                 int64_t* indices, int32_t threads) {
+  const Problem problem{queries, nullptr, columns, query_ids, bank_ids, layers, n_queries, n_bank, width, k, id_layers,
+                        distances, indices};
+#pragma omp parallel num_threads(threads)
+  {
+    std::vector<float> values(padded);
+    std::vector<uint64_t> kept(2 * k + 2 * WIDTH);
+#pragma omp for schedule(dynamic, 16)
+    for (int64_t task = 0; task < layers * n_queries; ++task) {
+      const int64_t layer = task / n_queries, row = task % n_queries;
+      distances_to_all(queries + task * width, columns + layer * width * padded, n_bank, padded, width, values.data());
+      problem.from_values(layer, row, values, kept);
+    }
+  }
+}
+
+// Rows first .. first + rows of each layer, from a block (layers, rows, n_bank) of approximate squared distances less
+// the query's own square. query_sq (layers, n_queries), bank_sq_most (layers): squares of the centred points; relative:
+// the block's rounding as a share of their sum. Returns how many rows had to be computed whole.
+extern "C" int64_t neighbors_ranked(const float* block, const float* queries, const float* bank, const float* query_sq,
+                                    const float* bank_sq_most, const int64_t* query_ids, const int64_t* bank_ids,
+                                    int64_t id_layers, int64_t layers, int64_t n_queries, int64_t n_bank, int64_t width,
+                                    int64_t k, int64_t candidates, int64_t first, int64_t rows, float relative,
+                                    float* distances, int64_t* indices, int32_t threads) {
+  const Problem problem{queries, bank, nullptr, query_ids, bank_ids, layers, n_queries, n_bank, width, k, id_layers,
+                        distances, indices};
+  const int64_t padded = (n_bank + WIDTH - 1) / WIDTH * WIDTH;
+  int64_t whole = 0;
+#pragma omp parallel num_threads(threads) reduction(+ : whole)
+  {
+    std::vector<float> values(padded, INF);
+    std::vector<uint64_t> kept(2 * candidates + 2 * WIDTH);
+#pragma omp for schedule(dynamic, 16)
+    for (int64_t task = 0; task < layers * rows; ++task) {
+      const int64_t layer = task / rows, row = first + task % rows;
+      const float *query = queries + (layer * n_queries + row) * width, *points = bank + layer * n_bank * width;
+      const Identities ids = problem.identities(layer, row);
+      std::copy(block + task * n_bank, block + (task + 1) * n_bank, values.begin());
+      const int64_t count = smallest(values.data(), n_bank, candidates, ids, kept);
+      float farthest = -INF;
+      for (int64_t r = 0; r < count; ++r) {
+        const int64_t j = static_cast<uint32_t>(kept[r]);
+        farthest = std::max(farthest, values[j]);
+        kept[r] = pack(distance(query, points + j * width, width), j);
+      }
+      problem.put(layer, row, kept, count);
+      const float own = query_sq[layer * n_queries + row];
+      const float kth = distances[(layer * n_queries + row) * k + k - 1];
+      const bool all_seen = count < candidates;
+      if (!all_seen && kth * kth >= farthest + own - relative * (own + bank_sq_most[layer])) {
+        for (int64_t j = 0; j < n_bank; ++j) values[j] = distance(query, points + j * width, width);
+        problem.from_values(layer, row, values, kept);
+        ++whole;
+      }
+    }
+  }
+  return whole;
+}

@@ -1,0 +1,83 @@
+"""Dispatch of nearest_neighbors: compiled C++ for float32 on a CPU; None elsewhere, where the caller has torch code."""
+
+import ctypes
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fastcluster_lm.kernels.native import address, library
+
+SOURCE = Path(__file__).with_name("cpu.cpp")
+VECTOR = 8
+# up to this width direct differences with all points cost less than a matmul and a second look at its candidates
+DIRECT_WIDTH = 64
+# candidates beyond k that the matmul proposes; they absorb its rounding, what they cannot absorb is computed in full
+SPARE = 8
+
+
+def nearest_neighbors_native(
+    queries: Float[Tensor, "layers nq d"],
+    bank: Float[Tensor, "layers nb d"],
+    offset: Float[Tensor, "layers 1 d"],
+    k: int,
+    query_ids: Int[Tensor, "*layers nq"] | None,
+    bank_ids: Int[Tensor, "*layers nb"] | None,
+    memory_budget: int,
+) -> tuple[Float[Tensor, "layers nq k"], Int[Tensor, "layers nq k"]] | None:
+    """Give each query its nearest bank points, nearest first; None where compiled code cannot.
+
+    Shapes: queries (layers, nq, d), bank (layers, nb, d) -> distances f32, indices i64, both (layers, nq, k)
+            offset (layers, 1, d): what the matmul's points are centred by; ids as in NeighborsParams
+    Units:  Euclidean; memory_budget in bytes, for the block of distances
+    """
+    if queries.device.type != "cpu" or queries.dtype != torch.float32:
+        return None
+    native = library(SOURCE)
+    if native is None:
+        return None
+    own_bank = queries is bank
+    bank = bank.contiguous()
+    queries = bank if own_bank else queries.contiguous()
+    n_layers, n_queries, width = queries.shape
+    n_bank = bank.shape[1]
+    distances = torch.empty(n_layers, n_queries, k)
+    indices = torch.empty(n_layers, n_queries, k, dtype=torch.int64)
+    ids = [None, None, ctypes.c_int64(1)]
+    if query_ids is not None and bank_ids is not None:
+        rows = 1 if query_ids.ndim == bank_ids.ndim == 1 else n_layers
+        # kept by name until the call is over
+        own = query_ids.expand(rows, n_queries).long().contiguous()
+        others = bank_ids.expand(rows, n_bank).long().contiguous()
+        ids = [address(own), address(others), ctypes.c_int64(rows)]
+    out = (address(distances), address(indices), ctypes.c_int32(torch.get_num_threads()))
+    sizes = [ctypes.c_int64(size) for size in (n_layers, n_queries, n_bank)]
+    if width <= DIRECT_WIDTH:
+        padded = -(-n_bank // VECTOR) * VECTOR
+        columns = torch.zeros(n_layers, width, padded)
+        columns[..., :n_bank] = bank.mT
+        lengths = [ctypes.c_int64(size) for size in (padded, width, k)]
+        native.neighbors_direct(address(queries), address(columns), *ids, *sizes, *lengths, *out)
+        return distances, indices
+    centred_bank = bank - offset
+    bank_sq = _squares(centred_bank)
+    centred = centred_bank if own_bank else queries - offset
+    query_sq = bank_sq if own_bank else _squares(centred)
+    most = bank_sq.amax(-1).contiguous()
+    # the rounding of a dot product of d terms grows like the root of d; centring rounds like 8 of them
+    relative = ctypes.c_float(torch.finfo(torch.float32).eps * (8 + 2 * width**0.5))
+    lengths = [ctypes.c_int64(size) for size in (width, k, min(k + SPARE, n_bank))]
+    tile = max(1, memory_budget // (4 * n_layers * n_bank))
+    for start in range(0, n_queries, tile):
+        rows = min(tile, n_queries - start)
+        block = torch.baddbmm(bank_sq[:, None, :], centred[:, start : start + rows], centred_bank.mT, alpha=-2)
+        native.neighbors_ranked(
+            address(block), address(queries), address(bank), address(query_sq), address(most), *ids, *sizes, *lengths,
+            ctypes.c_int64(start), ctypes.c_int64(rows), relative, *out,
+        )  # fmt: skip
+    return distances, indices
+
+
+def _squares(X: Float[Tensor, "layers n d"]) -> Float[Tensor, "layers n"]:
+    return torch.linalg.vector_norm(X, dim=-1).square_()

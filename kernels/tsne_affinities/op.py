@@ -1,0 +1,49 @@
+"""Dispatch of tsne_affinities: compiled C++ on a CPU, plain torch elsewhere."""
+
+import ctypes
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fastcluster_lm.errors import ShapeError
+from fastcluster_lm.kernels.edges import Edges
+from fastcluster_lm.kernels.native import address, library
+from fastcluster_lm.kernels.tsne_affinities.reference import symmetrise, weights_of
+
+SOURCE = Path(__file__).with_name("cpu.cpp")
+
+
+def tsne_affinities(
+    distances: Float[Tensor, "layers n k"], indices: Int[Tensor, "layers n k"], perplexity: float
+) -> Edges:
+    """Turn each point's nearest neighbours into the symmetrised affinities of t-SNE.
+
+    Shapes: distances f32 ascending and indices i64, both (layers, n, k), no point its own neighbour -> edges
+    Units:  distances in any unit; a layer's affinities sum to 1
+    Errors: ShapeError if the shapes differ
+    Source: van der Maaten and Hinton 2008, section 2; where more points coincide than the perplexity, they share alike
+    """
+    if distances.ndim != 3 or distances.shape != indices.shape:
+        raise ShapeError(
+            f"distances have shape {tuple(distances.shape)}, indices {tuple(indices.shape)}; expected (layers, n, k) both"
+        )
+    native = library(SOURCE) if distances.device.type == "cpu" else None
+    if native is None:
+        return symmetrise(weights_of(distances, perplexity), indices)
+    n_layers, n, k = distances.shape
+    distances, indices = distances.float().contiguous(), indices.long().contiguous()
+    threads = ctypes.c_int32(torch.get_num_threads())
+    sizes = [ctypes.c_int64(size) for size in (n_layers, n, k)]
+    weights = torch.empty_like(distances)
+    rows = ctypes.c_int64(n_layers * n)
+    native.tsne_weights(address(distances), rows, sizes[2], ctypes.c_float(perplexity), address(weights), threads)
+    lengths = torch.empty(n_layers * n, dtype=torch.int64)
+    chosen = (address(indices), address(weights), *sizes)
+    native.tsne_edges(*chosen, address(lengths), None, None, None, threads)
+    starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+    columns = torch.empty(int(starts[-1]), dtype=torch.int32)
+    values = torch.empty(int(starts[-1]))
+    native.tsne_edges(*chosen, None, address(starts), address(columns), address(values), threads)
+    return Edges(starts, columns, values)

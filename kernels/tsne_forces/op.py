@@ -1,0 +1,105 @@
+"""Dispatch of the t-SNE descent: compiled C++ on a CPU, tiled torch elsewhere; it decides on no schedule."""
+
+import ctypes
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from fastcluster_lm.kernels.edges import Edges
+from fastcluster_lm.kernels.native import address, library
+from fastcluster_lm.kernels.tsne_forces.tiled import TiledDescent
+
+SOURCE = Path(__file__).with_name("cpu.cpp")
+# floats of a vector in cpu.cpp, and where its padding stands: so far off that the square is finite and its kernel is 0
+VECTOR, FAR = 8, 1e18
+# rows are dealt to as many chunks whatever the number of threads, so that sums have one order
+CHUNKS, CHUNK_POINTS = 8, 64
+
+
+@dataclass(frozen=True)
+class StepRule:
+    """How far a step goes: factor on the attraction, momentum, learning rate, and the longest step of a point."""
+
+    exaggeration: float
+    momentum: float
+    step_size: float
+    max_step_norm: float
+
+
+class Descent(Protocol):
+    """Points on their way down, with their momentum and gains."""
+
+    def advance(self, iterations: int, rule: StepRule, active: Bool[Tensor, " layers"]) -> None:
+        """Take steps in the active layers, and leave the others as they are."""
+
+    def gradient_norm(self) -> Float[Tensor, " layers"]:
+        """Give the root mean square over points of a quarter of KL's gradient times n, at the last step taken."""
+
+    def points(self) -> Float[Tensor, "layers 2 n"]:
+        """Copy the points out."""
+
+    def kl_divergence(self) -> Float[Tensor, " layers"]:
+        """KL divergence in nats, float64, over the affinities given, unexaggerated."""
+
+
+def start_descent(start: Float[Tensor, "layers 2 n"], edges: Edges) -> Descent:
+    """Begin a descent at these points.
+
+    Shapes: start (layers, 2, n) f32, n >= 2
+    Source: van der Maaten and Hinton 2008; gains and step rule of openTSNE 1.0.4
+    """
+    native = library(SOURCE) if start.device.type == "cpu" else None
+    return TiledDescent(start, edges) if native is None else _NativeDescent(native, start, edges)
+
+
+class _NativeDescent:
+    def __init__(self, native: ctypes.CDLL, start: Tensor, edges: Edges) -> None:
+        self.native, self.edges = native, edges
+        n_layers, _, n = start.shape
+        padded = -(-n // VECTOR) * VECTOR
+        self.chunks = max(1, min(CHUNKS, n // CHUNK_POINTS))
+        self.n = n
+        self._points = torch.full((n_layers, 2, padded), FAR)
+        self._points[..., :n] = start
+        self.update = torch.zeros(n_layers, 2, padded)
+        self.gains = torch.ones(n_layers, 2, padded)
+        self.scratch = torch.zeros(n_layers, self.chunks, 2, padded)
+        self.sums = torch.zeros(n_layers, self.chunks, dtype=torch.float64)
+        self.gradient_sq = torch.zeros(n_layers, n, dtype=torch.float64)
+        self.sizes = [ctypes.c_int64(size) for size in (n_layers, n, padded)]
+        self.flow = [address(part) for part in edges]
+
+    def advance(self, iterations: int, rule: StepRule, active: Tensor) -> None:
+        flags = active.to(torch.uint8).contiguous()
+        threads = ctypes.c_int32(torch.get_num_threads())
+        chunks = ctypes.c_int64(self.chunks)
+        moving = [address(part) for part in (self._points, self.update, self.gains)]
+        forces = [address(self.scratch), address(self.sums)]
+        numbers = [
+            ctypes.c_float(value) for value in (rule.exaggeration, rule.momentum, rule.step_size, rule.max_step_norm)
+        ]
+        last = [address(self.gradient_sq), address(flags), threads]
+        for _ in range(iterations):
+            self.native.tsne_repulsion(moving[0], *self.sizes, chunks, *forces, address(flags), threads)
+            self.native.tsne_step(*moving, *self.sizes, chunks, *forces, *self.flow, *numbers, *last)
+
+    def gradient_norm(self) -> Tensor:
+        return self.gradient_sq.mean(1).sqrt() * self.n
+
+    def points(self) -> Tensor:
+        return self._points[..., : self.n].clone()
+
+    def kl_divergence(self) -> Tensor:
+        everywhere = torch.ones(len(self._points), dtype=torch.uint8)
+        threads = ctypes.c_int32(torch.get_num_threads())
+        self.native.tsne_repulsion(
+            address(self._points), *self.sizes, ctypes.c_int64(self.chunks), address(self.scratch),
+            address(self.sums), address(everywhere), threads,
+        )  # fmt: skip
+        rows = torch.empty(len(self._points), self.n, dtype=torch.float64)
+        self.native.tsne_cross_entropy(address(self._points), *self.sizes, *self.flow, address(rows), threads)
+        return rows.sum(1) + self.sums.sum(1).log()

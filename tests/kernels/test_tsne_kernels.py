@@ -1,0 +1,189 @@
+"""The t-SNE kernels, compiled and in torch, against float64 references: weights, edges, forces, KL, steps."""
+
+import logging
+
+import pytest
+import torch
+
+from fastcluster_lm.errors import ShapeError
+from fastcluster_lm.kernels import native
+from fastcluster_lm.kernels.tsne_affinities import tsne_affinities
+from fastcluster_lm.kernels.tsne_affinities.reference import symmetrise, weights_of
+from fastcluster_lm.kernels.tsne_forces import StepRule, op, start_descent
+from fastcluster_lm.kernels.tsne_forces.reference import dense_affinities, gradient, kl_divergence
+from fastcluster_lm.kernels.tsne_forces.tiled import TiledDescent
+from fastcluster_lm.scores.neighbors import nearest_neighbors
+
+needs_compiler = pytest.mark.skipif(not native.status()[0], reason=native.status()[1])
+# prime sizes, below one vector, one vector, several chunks
+SIZES = [2, 3, 7, 8, 9, 61, 131, 520]
+
+
+def near(n: int, k: int, layers: int = 2, seed: int = 0):
+    X = torch.randn(layers, n, 5, generator=torch.Generator().manual_seed(seed))
+    return nearest_neighbors(X, X, min(k, n - 1), exclude_self=True)
+
+
+def descents(points: torch.Tensor, edges) -> list:
+    return [start_descent(points, edges), TiledDescent(points, edges)]
+
+
+@needs_compiler
+@pytest.mark.parametrize("n", SIZES)
+def test_compiled_affinities_are_those_of_torch(n):
+    found = near(n, 30)
+    perplexity = max(1.0, min(10.0, (n - 1) / 3))
+    ours = tsne_affinities(found.distances, found.indices, perplexity)
+    theirs = symmetrise(weights_of(found.distances, perplexity), found.indices)
+    assert torch.equal(ours.starts, theirs.starts)
+    torch.testing.assert_close(dense_affinities(ours, 2, n), dense_affinities(theirs, 2, n), rtol=2e-4, atol=2e-6 / n)
+    assert dense_affinities(ours, 2, n).sum((1, 2)).sub(1).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("compiled", [pytest.param(True, marks=needs_compiler), False])
+@pytest.mark.parametrize("perplexity", [5.0, 30.0])
+def test_weights_have_the_perplexity_asked_for(perplexity, compiled):
+    X = torch.randn(2, 200, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 1e-6])[:, None, None]
+    found = nearest_neighbors(X, X, int(3 * perplexity), exclude_self=True)
+    if compiled:
+        # each point is chosen by nobody but itself here, so that the edges hold its weights alone
+        bipartite = torch.arange(int(3 * perplexity)).expand_as(found.indices).contiguous()
+        edges = tsne_affinities(found.distances, bipartite, perplexity)
+        rows = [slice(int(edges.starts[r]), int(edges.starts[r]) + int(3 * perplexity)) for r in range(200, 400)]
+        # rows beyond the first 3 * perplexity points are chosen by none
+        rows = [row for r, row in zip(range(200), rows, strict=True) if r >= int(3 * perplexity)]
+        weights = torch.stack([edges.values[row] for row in rows]).double() * 400
+    else:
+        weights = weights_of(found.distances, perplexity).double()
+    assert ((-torch.xlogy(weights, weights).sum(-1)).exp() / perplexity - 1).abs().max() < 1e-4
+    assert weights.sum(-1).sub(1).abs().max() < 1e-5
+
+
+@needs_compiler
+def test_equal_and_nearly_equal_distances_give_equal_weights():
+    # a rounded square less itself is 0 only where the compiler does not fuse the two
+    distances = torch.full((1, 7, 6), 0.1) + torch.arange(7)[None, :, None] * 0.3
+    indices = torch.stack([torch.tensor([j for j in range(7) if j != i]) for i in range(7)])[None]
+    edges = tsne_affinities(distances, indices, 2.0)
+    torch.testing.assert_close(edges.values, torch.full((42,), 1 / 42), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_forces_and_kl_are_the_references(n):
+    found = near(n, 20)
+    edges = tsne_affinities(found.distances, found.indices, max(1.0, min(6.0, (n - 1) / 3)))
+    dense = dense_affinities(edges, 2, n)
+    points = torch.randn(2, 2, n, generator=torch.Generator().manual_seed(1)) * torch.tensor([0.5, 20.0])[:, None, None]
+    points -= points.mean(-1, keepdim=True)
+    exact = gradient(points, dense)
+    rule = StepRule(exaggeration=1.0, momentum=0.0, step_size=1.0, max_step_norm=1e9)
+    # tiles take squares of coordinates from each other; the compiled kernel takes coordinates
+    for descent, rounding in zip(descents(points, edges), (1e-7, 1e-4), strict=True):
+        torch.testing.assert_close(descent.kl_divergence(), kl_divergence(points, dense), rtol=1e-5, atol=1e-6)
+        descent.advance(1, rule, torch.ones(2, dtype=torch.bool))
+        # the first step is -1.2 times the gradient: no momentum yet, and every gain grows by 0.2
+        moved = (points - descent.points()).double() / 1.2
+        assert (
+            (moved - exact).abs().amax((1, 2)).le(1e-5 * exact.abs().amax((1, 2)) + rounding * points.abs().max()).all()
+        )
+        norm = exact.square().sum(1).mean(1).sqrt() * n
+        torch.testing.assert_close(descent.gradient_norm(), norm, rtol=1e-3, atol=1e3 * rounding)
+
+
+@needs_compiler
+def test_many_steps_stay_together_and_an_inactive_layer_stands_still():
+    found = near(131, 30)
+    edges = tsne_affinities(found.distances, found.indices, 10.0)
+    start = torch.randn(2, 2, 131, generator=torch.Generator().manual_seed(2))
+    start -= start.mean(-1, keepdim=True)
+    rule = StepRule(exaggeration=4.0, momentum=0.5, step_size=131 / 4, max_step_norm=5.0)
+    ours, theirs = descents(start, edges)
+    for descent in (ours, theirs):
+        descent.advance(15, rule, torch.tensor([True, False]))
+        assert torch.equal(descent.points()[1], start[1])
+    scale = (theirs.points() - start)[0].abs().max()
+    assert scale > 0.5
+    assert (ours.points()[0] - theirs.points()[0]).abs().max() < 2e-2 * scale
+    assert ours.points().mean(-1).abs().max() < 1e-4
+
+
+@needs_compiler
+def test_the_longest_step_is_held():
+    found = near(61, 20)
+    edges = tsne_affinities(found.distances, found.indices, 6.0)
+    start = torch.randn(2, 2, 61, generator=torch.Generator().manual_seed(3)) * 10
+    start -= start.mean(-1, keepdim=True)
+    for descent in descents(start, edges):
+        before = descent.points()
+        descent.advance(1, StepRule(1.0, 0.0, 1e6, 0.25), torch.ones(2, dtype=torch.bool))
+        step = (descent.points() - before).square().sum(1).sqrt()
+        # centring moves all points alike, by no more than the longest step
+        assert 0.2 < step.max() <= 0.5
+
+
+@needs_compiler
+def test_threads_do_not_change_a_bit():
+    found = near(520, 30)
+    threads = torch.get_num_threads()
+    drawn = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            edges = tsne_affinities(found.distances, found.indices, 10.0)
+            descent = start_descent(torch.randn(2, 2, 520, generator=torch.Generator().manual_seed(0)), edges)
+            descent.advance(20, StepRule(1.0, 0.8, 520.0, 5.0), torch.ones(2, dtype=torch.bool))
+            drawn.append((descent.points(), descent.kl_divergence()))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for other in drawn[1:] for a, b in zip(drawn[0], other, strict=True))
+
+
+def test_without_a_compiler_torch_takes_over_and_says_so(monkeypatch, caplog):
+    native.library.cache_clear()
+    native._compiler.cache_clear()
+    monkeypatch.setenv(native.OFF, "0")
+    try:
+        found = near(20, 5)
+        with caplog.at_level(logging.WARNING):
+            descent = start_descent(torch.zeros(2, 2, 20), tsne_affinities(found.distances, found.indices, 2.0))
+        assert isinstance(descent, TiledDescent)
+        assert "tsne_forces is not compiled, slower torch code runs in its place" in caplog.text
+        assert native.status() == (False, "FCLM_NATIVE=0 turns it off")
+    finally:
+        monkeypatch.undo()
+        native.library.cache_clear()
+        native._compiler.cache_clear()
+
+
+@needs_compiler
+def test_compiled_code_is_kept_and_a_broken_compiler_is_no_crash(monkeypatch, tmp_path, caplog):
+    monkeypatch.setenv(native.CACHE, str(tmp_path))
+    native._load(op.SOURCE)
+    (kept,) = tmp_path.glob("tsne_forces-*.so")
+    written = kept.stat().st_mtime_ns
+    native._load(op.SOURCE)
+    assert kept.stat().st_mtime_ns == written
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\necho no such flag >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    native._compiler.cache_clear()
+    try:
+        with pytest.raises(native.NativeError, match="failed on cpu.cpp"):
+            native._load(op.SOURCE)
+    finally:
+        native._compiler.cache_clear()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@needs_compiler
+def test_denormals_live_on_after_loading():
+    # a library linked with -ffast-math would flush them in the whole process, the training's too
+    start_descent(torch.zeros(1, 2, 8), tsne_affinities(*near(8, 3, layers=1), 1.0))
+    tiny = torch.tensor([1e-39, 2e-39])
+    assert (tiny * 0.5 > 0).all()
+
+
+def test_unfit_neighbours_are_refused():
+    with pytest.raises(ShapeError, match=r"distances have shape \(3, 2\)"):
+        tsne_affinities(torch.zeros(3, 2), torch.zeros(3, 2, dtype=torch.int64), 1.0)
