@@ -2,6 +2,7 @@
 
 import ctypes
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -44,7 +45,7 @@ def nearest_neighbors_native(
     n_bank = bank.shape[1]
     distances = torch.empty(n_layers, n_queries, k)
     indices = torch.empty(n_layers, n_queries, k, dtype=torch.int64)
-    ids = [None, None, ctypes.c_int64(1)]
+    ids: list[Any] = [None, None, ctypes.c_int64(1)]
     if query_ids is not None and bank_ids is not None:
         rows = 1 if query_ids.ndim == bank_ids.ndim == 1 else n_layers
         # kept by name until the call is over

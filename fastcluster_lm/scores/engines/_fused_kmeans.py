@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fastcluster_lm.kernels.kmeans_runs import Runs, kmeans_runs_native
 from fastcluster_lm.scores.batches import scaling
 from fastcluster_lm.scores.engines._fused_neighbors import full_precision
 from fastcluster_lm.scores.engines.checks import check_kmeans
@@ -36,6 +37,12 @@ def find_clusters(X: Float[Tensor, "layers n d"], params: KMeansParams, memory_b
         init = ((init - offset) / scale).float()
     draws = _draw(n, params, X.device)
     runs = params.n_init + (init is not None)
+    tol = params.tol * scaled.var(1, correction=0).mean(-1)
+    native = kmeans_runs_native(scaled, params.n_clusters, draws, init, params.max_iter, tol)
+    if native is not None:
+        labels, centroids, inertia, n_iter = _best_of(native, scaled)
+        centroids = (centroids * scale + offset).float()
+        return Clustering(labels, centroids, inertia * scale.double().flatten().square(), n_iter)
     if memory_budget is None:
         memory_budget = CPU_BUDGET if X.device.type == "cpu" else GPU_BUDGET
     layers = max(1, memory_budget // (4 * n * runs * params.n_clusters))
@@ -90,6 +97,20 @@ def _sq_dist(X: Tensor, x_sq: Tensor, points: Tensor) -> Float[Tensor, "layers m
     left = torch.cat([points * -2, points.square().sum(-1, keepdim=True), torch.ones_like(points[..., :1])], -1)
     right = torch.cat([X, torch.ones_like(x_sq[..., None]), x_sq[..., None]], -1)
     return torch.bmm(left, right.mT).clamp_(min=0)
+
+
+def _best_of(runs: Runs, X: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Take each layer's run of lowest inertia; a settled one's centroids become its clusters' float64 means."""
+    layer = torch.arange(len(X))
+    best = (runs.inertia == runs.inertia.amin(1, keepdim=True)).to(torch.uint8).argmax(1)
+    labels, inertia = runs.labels[layer, best].long(), runs.inertia[layer, best].clone()
+    centroids = runs.centroids[layer, best].double()
+    # a layer at a time, so that only one is held in float64
+    for i in runs.settled[layer, best].nonzero().flatten().tolist():
+        exact = X[i : i + 1].double()
+        means, _ = _means(exact, labels[i : i + 1, None], centroids[i : i + 1, None])
+        centroids[i], inertia[i] = means[0, 0], _inertia(exact, means[:, 0], labels[i : i + 1])[0]
+    return labels, centroids, inertia, runs.n_iter[layer, best]
 
 
 class _Lloyd:

@@ -1,0 +1,60 @@
+"""Dispatch of kmeans_runs: compiled C++ on a CPU; None elsewhere, where the caller has torch code."""
+
+import ctypes
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from fastcluster_lm.kernels.native import address, library
+
+SOURCE = Path(__file__).with_name("cpu.cpp")
+
+
+class Runs(NamedTuple):
+    """What every run of every layer came to; settled: its labels are those its centroids are the means of."""
+
+    labels: Int[Tensor, "layers runs n"]
+    centroids: Float[Tensor, "layers runs k d"]
+    inertia: Float[Tensor, "layers runs"]
+    n_iter: Int[Tensor, "layers runs"]
+    settled: Bool[Tensor, "layers runs"]
+
+
+def kmeans_runs_native(
+    X: Float[Tensor, "layers n d"],
+    n_clusters: int,
+    draws: Float[Tensor, "k fresh trials"],
+    init: Float[Tensor, "layers k d"] | None,
+    max_iter: int,
+    tol: Float[Tensor, " layers"],
+) -> Runs | None:
+    """Run KMeans from every start to its end; None where compiled code cannot.
+
+    Shapes: X (layers, n, d) f32, centred and of size about 1; draws in [0, 1) f64, fresh may be 0; init is run 0
+    Units:  tol on the summed squared shift of a run's centroids; inertia f64 by direct differences
+    """
+    native = library(SOURCE) if X.device.type == "cpu" else None
+    if native is None:
+        return None
+    n_layers, n, width = X.shape
+    fresh, trials = draws.shape[1:]
+    runs = fresh + (init is not None)
+    X, draws, tol = X.contiguous(), draws.double().contiguous(), tol.float().contiguous()
+    x_sq, order = X.square().sum(-1), torch.arange(n)
+    init = None if init is None else init.float().contiguous()
+    labels = torch.empty(n_layers, runs, n, dtype=torch.int32)
+    centroids = torch.empty(n_layers, runs, n_clusters, width)
+    inertia = torch.empty(n_layers, runs, dtype=torch.float64)
+    n_iter = torch.empty(n_layers, runs, dtype=torch.int64)
+    settled = torch.empty(n_layers, runs, dtype=torch.uint8)
+    native.kmeans_runs(
+        *(address(part) for part in (X, x_sq, order)),
+        *(ctypes.c_int64(size) for size in (n_layers, n, width, n_clusters, fresh, trials)),
+        address(draws), None if init is None else address(init), ctypes.c_int64(max_iter),
+        *(address(part) for part in (tol, labels, centroids, inertia, n_iter, settled)),
+        ctypes.c_int32(torch.get_num_threads()),
+    )  # fmt: skip
+    return Runs(labels, centroids, inertia, n_iter, settled.bool())
