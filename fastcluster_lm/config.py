@@ -1,5 +1,6 @@
 """What a run is: frozen dataclasses, read from TOML and written back; it checks values and builds nothing."""
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
@@ -8,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from fastcluster_lm.errors import ConfigError, nearest_name
+
+# the largest that every generator here takes
+MAX_SEED = 2**32 - 1
 
 
 def setting(
@@ -38,7 +42,7 @@ class TasksConfig:
         3, "tasks that share each output of an input, at least, where n_tasks allows", low=1
     )
     style: str = setting("positions", "how an expression's letters are drawn: see `fclm data --help`")
-    seed: int = setting(-1, "seed of the task set; -1: the run's seed", low=-1)
+    seed: int = setting(-1, "seed of the task set; -1: the run's seed", low=-1, high=MAX_SEED)
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class TrainingConfig:
     checkpoint_every: int = setting(500, "steps between checkpoints; the last step always has one", low=1)
     keep_checkpoints: int = setting(0, "newest checkpoints kept; 0: all", low=0)
     compile: str = setting("auto", "torch.compile the step", choices=("auto", "on", "off"))
-    threads: int = setting(0, "CPU threads; 0: as torch chooses", low=0)
+    threads: int = setting(0, "CPU threads; 0: as torch chooses", low=0, high=1024)
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ class ProbeConfig:
     position: str = setting(
         "input", "token whose states are probed: the input, or the instruction's last", choices=("input", "instruction")
     )
-    seed: int = setting(1, "seed of the probe's own generators", low=0)
+    seed: int = setting(1, "seed of the probe's own generators", low=0, high=MAX_SEED)
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ class RunConfig:
     """One whole run; stored with it and enough to repeat it."""
 
     name: str = setting("custom", "preset this began as")
-    seed: int = setting(0, "seed of weights, batches and (unless set) tasks", low=0)
+    seed: int = setting(0, "seed of weights, batches and (unless set) tasks", low=0, high=MAX_SEED)
     device: str = setting("auto", "where it runs", choices=("auto", "cpu", "cuda"))
     tasks: TasksConfig = TasksConfig()
     data: DataConfig = DataConfig()
@@ -138,6 +142,10 @@ class RunConfig:
     report: ReportConfig = ReportConfig()
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.+-]*", self.name) or self.name.startswith("."):
+            raise ConfigError(
+                f"name: expected letters, digits and - _ + . only, for it names a folder, got {self.name!r}"
+            )
         if self.model.d_model % self.model.n_heads:
             raise ConfigError(
                 f"model.n_heads: expected a divisor of model.d_model={self.model.d_model}, got {self.model.n_heads}"
@@ -229,6 +237,8 @@ def apply_settings(config: RunConfig, assignments: Sequence[str]) -> RunConfig:
             place = place.setdefault(part, {})
             if not isinstance(place, dict):
                 raise ConfigError(f"--set: {key.strip()}: {part!r} was given a value of its own")
+        if isinstance(value, dict) or isinstance(place.get(last), dict):
+            raise ConfigError(f"--set: {key.strip()}: expected one key at a time, such as probe.every=10")
         place[last] = value
     return config_from_dict(nested, config, origin="--set")
 

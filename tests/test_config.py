@@ -35,6 +35,8 @@ def test_every_preset_loads_and_survives_toml(name, tmp_path):
         ({"training": {"steps": 3.0}}, "training.steps: expected a whole number, got 3.0"),
         ({"training": {"steps": 0}}, "training.steps: expected at least 1, got 0"),
         ({"training": {"learning_rate": float("nan")}}, "training.learning_rate: expected a finite number, got nan"),
+        ({"training": {"learning_rate": float("inf")}}, "training.learning_rate: expected a finite number, got inf"),
+        ({"model": {"dropout": 1.0}}, "model.dropout: expected at most 0.9, got 1.0"),
         ({"training": {"loss": "outputs"}}, "expected one of output, all, got 'outputs'; did you mean 'output'?"),
         ({"training": 3}, "training: expected a table of keys, got 3"),
         ({"model": {"n_heads": 5}}, "model.n_heads: expected a divisor of model.d_model=32, got 5"),
@@ -47,6 +49,35 @@ def test_a_wrong_value_is_refused_with_its_key(values, message):
         config_from_dict(values, origin="mine.toml")
     assert message in str(caught.value)
     assert str(caught.value).startswith("mine.toml: ")
+
+
+def test_a_value_at_the_end_of_its_range_is_taken():
+    config = config_from_dict({"model": {"dropout": 0.9}, "training": {"learning_rate": 1}, "report": {"layer": 6}})
+    assert (config.model.dropout, config.training.learning_rate, config.report.layer) == (0.9, 1.0, 6)
+    assert type(config.training.learning_rate) is float
+    assert config_from_dict({"probe": {"n_points": 96, "map_points": 96}}).probe.map_points == 96
+
+
+def test_the_headline_s_layer_is_the_one_named_and_the_last_for_minus_one():
+    layers = {layer: config_from_dict({"report": {"layer": layer}}).headline_layer for layer in (-1, 0, 3, 6)}
+    assert layers == {-1: 6, 0: 0, 3: 3, 6: 6}
+
+
+def test_a_file_is_laid_over_its_base_and_names_its_task_set_from_its_own_folder(tmp_path):
+    (tmp_path / "mine.toml").write_text("[tasks]\nfile = 'sets/a=b.toml'\n[training]\nsteps = 7\n")
+    config = load_config(tmp_path / "mine.toml", apply_settings(RunConfig(), ["seed=3", "training.batch_size=8"]))
+    assert config.tasks.file == str(tmp_path.resolve() / "sets" / "a=b.toml")
+    assert (config.seed, config.training.steps, config.training.batch_size) == (3, 7, 8)
+
+
+def test_a_setting_s_value_may_hold_an_equals_sign():
+    assert apply_settings(RunConfig(), ["tasks.file=a=b.toml"]).tasks.file == "a=b.toml"
+
+
+def test_defaults_that_the_scores_rest_on():
+    config = RunConfig()
+    # design.md, "Scores and their names": k, the draws behind a null; a task set follows the run's seed
+    assert (config.scores.n_neighbors, config.scores.n_nulls, config.tasks.seed) == (5, 20, -1)
 
 
 def test_settings_are_laid_over_by_dotted_name():
@@ -85,4 +116,24 @@ def test_a_missing_or_broken_file_is_one_clear_error(tmp_path):
 def test_every_setting_is_described():
     rows = describe_settings()
     assert len(rows) > 50
+    defaults = config_to_dict(RunConfig())
+    for key, _, default, _ in rows:
+        room, _, name = key.rpartition(".")
+        assert default == (defaults[room] if room else defaults)[name], key
     assert all(meaning and len(meaning) > 5 for _, _, _, meaning in rows)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["seed=99999999999999999999999"], "seed: expected at most 4294967295"),
+        (["probe.seed=4294967296"], "probe.seed: expected at most"),
+        (["training.threads=99999"], "training.threads: expected at most 1024"),
+        (["name=../elsewhere"], "name: expected letters, digits"),
+        (["probe.every=5", "probe={n_points=96}"], "probe: expected one key at a time"),
+        (["probe={n_points=96}"], "probe: expected one key at a time"),
+    ],
+)
+def test_values_no_run_could_use_are_refused_before_it_begins(given, message):
+    with pytest.raises(ConfigError, match=message):
+        apply_settings(RunConfig(), given)

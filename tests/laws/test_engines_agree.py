@@ -38,13 +38,17 @@ def test_there_are_two_engines_to_compare():
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("exclude_self", [False, True])
 def test_every_neighbour_is_as_near_as_the_true_one(states, engine, exclude_self):
-    found = nearest_neighbors(states, states, 7, exclude_self=exclude_self, engine=engine).indices
+    distances, found = nearest_neighbors(states, states, 7, exclude_self=exclude_self, engine=engine)
     exact = torch.cdist(states.double(), states.double(), compute_mode="donot_use_mm_for_euclid_dist")
     if exclude_self:
         exact.diagonal(dim1=1, dim2=2).fill_(float("inf"))
     kth = exact.sort(-1).values[..., 6:7]
     assert (exact.gather(2, found) <= kth * (1 + KNN_DISTANCE) + 1e-12).all()
     assert all(len(set(row)) == 7 for row in found.flatten(0, 1).tolist())
+    torch.testing.assert_close(distances.double(), exact.gather(2, found), rtol=KNN_DISTANCE, atol=1e-6)
+    if engine == "fused":
+        tied = distances[..., 1:] == distances[..., :-1]
+        assert tied.any() and (found[..., 1:] > found[..., :-1])[tied].all()
 
 
 @pytest.mark.parametrize("engine", [name for name in ENGINES if name != "reference"])

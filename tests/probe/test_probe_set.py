@@ -24,6 +24,15 @@ def test_no_instance_is_chosen_twice_and_a_seed_repeats_the_choice(splits):
     assert not torch.equal(once.instances.tokens, other.instances.tokens)
 
 
+def test_every_kind_of_label_is_its_own_and_a_task_and_an_input_make_one_label(splits):
+    chosen = choose_probe_set(splits[0], n_points=72, map_points=18, seed=0, split="train")
+    labels = chosen.labels(3)
+    for kind in ("task", "distribution", "input", "output"):
+        assert torch.equal(labels[kind], getattr(chosen.instances, kind)), kind
+    assert torch.equal(labels["task_input"] // 3, labels["task"])
+    assert torch.equal(labels["task_input"] % 3, labels["input"])
+
+
 def test_too_few_instances_or_map_points_are_refused_with_the_number_there_is(splits):
     with pytest.raises(ConfigError, match="expected at most 54, all val instances"):
         choose_probe_set(splits[1], n_points=72, map_points=18, seed=0, split="val")
@@ -49,3 +58,8 @@ def test_zero_turns_the_probe_off():
 def test_key_frames_come_on_their_cadence():
     cadence = Cadence(10, steps=100, key_frame_every=3)
     assert [step for step in range(0, 101, 10) if cadence.is_key_frame(step)] == [0, 30, 60, 90, 100]
+
+
+def test_without_a_cadence_only_the_first_and_the_last_map_are_cold():
+    cadence = Cadence(10, steps=100, key_frame_every=0)
+    assert [step for step in range(0, 101, 10) if cadence.is_key_frame(step)] == [0, 100]

@@ -74,6 +74,39 @@ def test_engines_agree() -> None:
     assert maps.max() <= 1.05
 
 
+def test_reference_hands_every_kmeans_parameter_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sklearn.cluster
+
+    asked, fit = [], sklearn.cluster.KMeans
+    monkeypatch.setattr(
+        sklearn.cluster, "KMeans", lambda *args, **options: (asked.append(options), fit(*args, **options))[1]
+    )
+    X = torch.randn(1, 30, 2, generator=torch.Generator().manual_seed(0))
+    params = KMeansParams(3, n_init=4, max_iter=7, tol=0.01, seed=5, init=X[0, :3])
+    choose_engine("reference", "cpu").kmeans(X, params)
+    assert [(options["n_init"], options["max_iter"], options["tol"]) for options in asked] == [
+        (1, 7, 0.01),
+        (4, 7, 0.01),
+    ]
+    assert torch.equal(torch.from_numpy(asked[0]["init"]).float(), X[0, :3]) and asked[1]["init"] == "k-means++"
+
+
+def test_reference_hands_both_phases_of_a_map_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    import openTSNE
+
+    asked = []
+    monkeypatch.setattr(openTSNE.TSNEEmbedding, "optimize", lambda self, n, **options: asked.append((n, options)))
+    X, engine = torch.randn(1, 30, 4, generator=torch.Generator().manual_seed(0)), choose_engine("reference", "cpu")
+    engine.tsne(X, TsneParams(perplexity=5, n_iter=60, max_step_norm=2.0))
+    engine.tsne(X, TsneParams(perplexity=5, n_iter=60, init=torch.zeros(30, 2), learning_rate=7.0))
+    keys = ("exaggeration", "momentum", "learning_rate", "max_step_norm", "inplace")
+    assert [(n, *(options[key] for key in keys)) for n, options in asked] == [
+        (20, 12.0, 0.5, 30 / 12, 2.0, True),
+        (40, 1.0, 0.8, 30.0, 2.0, True),
+        (60, 1.0, 0.8, 7.0, 5.0, True),
+    ]
+
+
 def test_reference_refuses_what_opentsne_cannot_map() -> None:
     with pytest.raises(EngineError, match="5 points or more"):
         choose_engine("reference", "cpu").tsne(torch.randn(1, 4, 3), TsneParams())

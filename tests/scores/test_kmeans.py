@@ -14,6 +14,13 @@ from fastcluster_lm.scores.engines.params import KMeansParams
 from fastcluster_lm.scores.kmeans import kmeans
 
 
+@pytest.fixture(autouse=True, params=["as here", "in torch"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take each test through the compiled kernel, where there is one, and through torch, as a GPU goes."""
+    if request.param == "in torch":
+        monkeypatch.setattr(fused, "kmeans_runs_native", lambda *arguments: None)
+
+
 def make_blobs(n_layers: int, n: int, width: int, k: int, spread: float = 1.0, apart: float = 6.0, seed: int = 0):
     generator = torch.Generator().manual_seed(seed)
     centers = torch.randn(n_layers, k, width, generator=generator) * apart
@@ -105,18 +112,21 @@ def test_small_memory_gives_the_same_clusters() -> None:
     params = KMeansParams(5, n_init=3)
     whole, tiled = fused.find_clusters(X, params), fused.find_clusters(X, params, memory_budget=4000)
     assert torch.equal(whole.labels, tiled.labels)
+    # a start of its own for each layer goes with its layer
+    start = KMeansParams(5, n_init=0, init=whole.centroids)
+    assert torch.equal(fused.find_clusters(X, start, memory_budget=4000).labels, whole.labels)
 
 
 @pytest.mark.parametrize("engine", ["fused", "reference"])
 def test_a_good_start_wins_over_bad_restarts(engine: str) -> None:
-    # 25 clusters and one restart: fresh seeding misses some, the true centres do not
-    X, labels = make_blobs(2, 500, 4, 25, spread=0.1)
-    centers = torch.stack([X[:, labels == label].mean(1) for label in range(25)], 1)
-    fresh, warm = kmeans(X, 25, n_init=1, engine=engine), kmeans(X, 25, n_init=1, init=centers, engine=engine)
-    alone = kmeans(X, 25, n_init=0, init=centers, engine=engine)
-    assert (warm.inertia <= fresh.inertia * (1 + 1e-9)).all()
+    # 100 clusters and one restart: fresh seeding misses some, the true centres do not
+    X, labels = make_blobs(2, 1000, 3, 100, spread=0.1)
+    centers = torch.stack([X[:, labels == label].mean(1) for label in range(100)], 1)
+    fresh, warm = kmeans(X, 100, n_init=1, engine=engine), kmeans(X, 100, n_init=1, init=centers, engine=engine)
+    alone = kmeans(X, 100, n_init=0, init=centers, engine=engine)
+    assert (fresh.inertia > alone.inertia * 1.1).any()
     torch.testing.assert_close(alone.inertia, warm.inertia, rtol=1e-5, atol=0)
-    assert adjusted_rand_score(labels, warm.labels[1]) == 1.0
+    assert adjusted_rand_score(labels, warm.labels[1]) > 0.99
 
 
 def test_a_bad_start_does_not_hurt() -> None:
@@ -125,6 +135,30 @@ def test_a_bad_start_does_not_hurt() -> None:
     assert adjusted_rand_score(labels, kmeans(X, 5, init=bad).labels[0]) == 1.0
     # alone, its empty clusters are filled from the farthest points, so that five clusters come out
     assert len(kmeans(X, 5, n_init=0, init=bad).labels.unique()) == 5
+
+
+def test_empty_clusters_go_to_the_farthest_points_and_one_iteration_is_one() -> None:
+    X = torch.tensor([0.0, 1, 2, 10, -7])[:, None] + 100
+    start = torch.tensor([[101.0], [1e3], [2e3]])
+    found = choose_engine("auto", "cpu").kmeans(X[None], KMeansParams(3, n_init=0, init=start, max_iter=1))
+    assert found.n_iter.tolist() == [1]
+    assert found.labels[0].tolist() == [0, 0, 0, 1, 2]
+
+
+def test_a_cluster_that_must_stay_empty_keeps_its_centroid() -> None:
+    X = torch.tensor([0.0, 0, 4, 4])[:, None]
+    start = torch.tensor([[0.0], [4], [9]])
+    found = choose_engine("auto", "cpu").kmeans(X[None], KMeansParams(3, n_init=0, init=start))
+    assert found.labels[0].tolist() == [0, 0, 1, 1]
+    torch.testing.assert_close(found.centroids[0], start)
+
+
+def test_each_layer_starts_at_its_own_centroids() -> None:
+    X, labels = make_blobs(3, 500, 4, 25, spread=0.1)
+    centers = torch.stack([X[:, labels == label].mean(1) for label in range(25)], 1)
+    for engine in ("fused", "reference"):
+        found = kmeans(X, 25, n_init=0, init=centers, engine=engine)
+        assert torch.equal(found.labels, labels.expand(3, -1)), engine
 
 
 def test_n_init_zero_needs_init() -> None:

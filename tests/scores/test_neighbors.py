@@ -13,6 +13,13 @@ from fastcluster_lm.scores.engines.params import NeighborsParams
 from fastcluster_lm.scores.neighbors import nearest_neighbors
 
 
+@pytest.fixture(autouse=True, params=["as here", "in torch"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take each test through the compiled kernel, where there is one, and through torch, as a GPU goes."""
+    if request.param == "in torch":
+        monkeypatch.setattr(fused, "nearest_neighbors_native", lambda *arguments: None)
+
+
 def true_distances(queries: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
     apart = queries.double()[..., :, None, :] - bank.double()[..., None, :, :]
     return apart.square().sum(-1).sqrt()
@@ -48,6 +55,27 @@ def test_returns_nearest_whatever_offset_and_size(n_queries: int, n_bank: int, m
     torch.testing.assert_close(found.distances.double(), truth, rtol=1e-5, atol=1e-7 * max(mean, 1))
 
 
+@pytest.mark.parametrize("engine", ["fused", "reference"])
+def test_each_layer_has_its_own_offset_and_units(engine: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    units, offset = torch.tensor([1.0, 1e-3, 1e4])[:, None, None], torch.tensor([1e3, 0.0, 1e6])[:, None, None]
+    queries = torch.randn(3, 40, 5, generator=generator) * units + offset
+    bank = torch.randn(3, 120, 5, generator=generator) * units + offset
+    found = nearest_neighbors(queries, bank, 4, engine=engine)
+    assert_nearest(queries, bank, found.indices)
+    truth = true_distances(queries, bank).gather(-1, found.indices)
+    torch.testing.assert_close(found.distances.double(), truth, rtol=1e-4, atol=0)
+
+
+def test_reference_centres_what_faiss_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    import faiss
+
+    # faiss turns to a matmul, which needs centred points, for many queries; here for few
+    monkeypatch.setattr(faiss.cvar, "distance_compute_blas_threshold", 1)
+    X = torch.randn(1, 300, 8, generator=torch.Generator().manual_seed(0)) + 1e4
+    assert_nearest(X, X, nearest_neighbors(X, X, 4, engine="reference").indices)
+
+
 def test_two_tight_far_clusters_defeat_the_matmul_but_not_us() -> None:
     # at distance 1e4 from the mean a float32 matmul cannot tell points that lie 1e-3 apart
     generator = torch.Generator().manual_seed(0)
@@ -70,6 +98,51 @@ def test_ties_go_to_the_lower_index_however_many(n_distinct: int) -> None:
         same = (pick == pick[query]).nonzero().flatten()
         expected = same[same != query][:6]
         assert found.indices[query, : len(expected)].tolist() == expected.tolist()
+
+
+def test_points_that_are_all_zero_are_ties_too() -> None:
+    # nothing to round: the matmul's floor is exactly the distance, 0
+    X = torch.zeros(2, 301, 4)
+    found = nearest_neighbors(X, X, 6, exclude_self=True)
+    for query in (0, 3, 150, 300):
+        assert found.indices[0, query].tolist() == [index for index in range(7) if index != query][:6]
+    assert torch.equal(found.indices[0], found.indices[1])
+
+
+def test_ids_of_a_layer_forbid_points_of_that_layer_among_ties() -> None:
+    # whole groups of equal points, so that every row is searched in full
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(2, 5, 6, generator=generator)[:, torch.arange(200) % 5]
+    ids = torch.randint(8, (2, 200), generator=generator)
+    found = choose_engine("auto", "cpu").neighbors(X, X, NeighborsParams(4, ids, ids))
+    forbidden = ids[:, :, None] == ids[:, None, :]
+    assert not forbidden.gather(-1, found.indices).any()
+    assert_nearest(X, X, found.indices, forbidden)
+    assert_ties_to_lower(found.indices, found.distances)
+
+
+def test_forbidden_points_that_are_nearest_leave_the_few_admissible_ones() -> None:
+    # 5 points of 100 are admissible and far, fewer than the candidates that the matmul proposes
+    generator = torch.Generator().manual_seed(0)
+    queries, bank = torch.randn(1, 20, 3, generator=generator), torch.randn(1, 100, 3, generator=generator)
+    bank[0, ::20] += 50
+    bank_ids = (torch.arange(100) % 20 == 0).long()
+    query_ids = torch.zeros(20, dtype=torch.int64)
+    found = choose_engine("auto", "cpu").neighbors(queries, bank, NeighborsParams(2, query_ids, bank_ids))
+    assert_nearest(queries, bank, found.indices, query_ids[:, None] == bank_ids)
+
+
+def test_ties_are_settled_in_every_block_of_doubtful_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    X = points[torch.arange(200) % 4][None]
+    whole = nearest_neighbors(X, X, 5, exclude_self=True)
+    monkeypatch.setattr(fused, "MEMORY_BUDGET", 4 * 200 * 7)
+    assert torch.equal(nearest_neighbors(X, X, 5, exclude_self=True).indices, whole.indices)
+
+
+def test_float64_points_that_float32_could_not_tell_apart() -> None:
+    X = torch.randn(1, 120, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 1e-3 + 1e5
+    assert_nearest(X, X, nearest_neighbors(X, X, 4).indices)
 
 
 def test_candidates_and_full_search_agree() -> None:
@@ -143,6 +216,15 @@ def test_huge_and_tiny_units_do_not_overflow() -> None:
         scaled = nearest_neighbors(X * 2.0**exponent, X * 2.0**exponent, 3)
         assert torch.equal(scaled.indices, plain.indices)
         torch.testing.assert_close(scaled.distances, plain.distances * 2.0**exponent)
+
+
+def test_queries_in_far_larger_units_than_the_bank_do_not_overflow() -> None:
+    bank = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
+    queries = bank[:9] * 2.0**80
+    found = nearest_neighbors(queries, bank, 3)
+    assert_nearest(queries, bank, found.indices)
+    # seen from there, the bank is one point at the origin
+    torch.testing.assert_close(found.distances.double(), queries.double().norm(dim=-1, keepdim=True).expand(-1, 3))
 
 
 def test_a_lower_matmul_precision_is_lifted_and_put_back() -> None:

@@ -105,11 +105,12 @@ def _best_of(runs: Runs, X: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     best = (runs.inertia == runs.inertia.amin(1, keepdim=True)).to(torch.uint8).argmax(1)
     labels, inertia = runs.labels[layer, best].long(), runs.inertia[layer, best].clone()
     centroids = runs.centroids[layer, best].double()
-    # a layer at a time, so that only one is held in float64
-    for i in runs.settled[layer, best].nonzero().flatten().tolist():
-        exact = X[i : i + 1].double()
-        means, _ = _means(exact, labels[i : i + 1, None], centroids[i : i + 1, None])
-        centroids[i], inertia[i] = means[0, 0], _inertia(exact, means[:, 0], labels[i : i + 1])[0]
+    # few layers at a time, so that few are held in float64
+    settled = runs.settled[layer, best].nonzero().flatten()
+    for some in settled.split(max(1, CPU_BUDGET // (8 * X[0].numel()))):
+        exact = X[some].double()
+        means, _ = _means(exact, labels[some, None], centroids[some, None])
+        centroids[some], inertia[some] = means[:, 0], _inertia(exact, means[:, 0], labels[some])
     return labels, centroids, inertia, runs.n_iter[layer, best]
 
 
