@@ -114,7 +114,13 @@ class ScoresConfig:
     perplexity: float = setting(30.0, "t-SNE perplexity", low=1.0)
     n_iter: int = setting(750, "t-SNE iterations of a cold map", low=1)
     warm_iter: int = setting(100, "t-SNE iterations of a map that continues the last one", low=1)
+    min_gradient_norm: float = setting(
+        2.5e-4, "a layer's map is done once n times the RMS of a point's quarter gradient is below; 0: never", low=0.0
+    )
     key_frame_every: int = setting(10, "probes between cold maps; 0: only the first and the last", low=0)
+    key_frame_margin: float = setting(
+        0.05, "fall of neighbour preservation since the last cold map after which the next is cold too", low=0.0
+    )
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,11 @@ def stored_config(stored: Mapping[str, Any], origin: str) -> RunConfig:
     return config_from_dict(values, origin=origin)
 
 
+def build_run(config: RunConfig, taskset: TaskSet) -> "_Run":
+    """Build the rooms of a run without a folder: trainer, probe, engine."""
+    return _Run(config, taskset)
+
+
 class _Run:
     """All rooms of one run, built from its config."""
 

@@ -1,4 +1,4 @@
-"""The op tsne_affinities: Gaussian weights of a given perplexity and their symmetrised edges; it finds no neighbours."""
+"""The op tsne_affinities: Gaussian weights of a given perplexity, and their symmetrised edges."""
 
 from fastcluster_lm.kernels.tsne_affinities.op import tsne_affinities
 

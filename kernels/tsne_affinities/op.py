@@ -26,9 +26,8 @@ def tsne_affinities(
     Source: van der Maaten and Hinton 2008, section 2; where more points coincide than the perplexity, they share alike
     """
     if distances.ndim != 3 or distances.shape != indices.shape:
-        raise ShapeError(
-            f"distances have shape {tuple(distances.shape)}, indices {tuple(indices.shape)}; expected (layers, n, k) both"
-        )
+        shapes = f"distances have shape {tuple(distances.shape)}, indices {tuple(indices.shape)}"
+        raise ShapeError(f"{shapes}; both must be (layers, n, k)")
     native = library(SOURCE) if distances.device.type == "cpu" else None
     if native is None:
         return symmetrise(weights_of(distances, perplexity), indices)

@@ -53,10 +53,12 @@ def start_descent(start: Float[Tensor, "layers 2 n"], edges: Edges) -> Descent:
     Source: van der Maaten and Hinton 2008; gains and step rule of openTSNE 1.0.4
     """
     native = library(SOURCE) if start.device.type == "cpu" else None
-    return TiledDescent(start, edges) if native is None else _NativeDescent(native, start, edges)
+    return TiledDescent(start, edges) if native is None else NativeDescent(native, start, edges)
 
 
-class _NativeDescent:
+class NativeDescent:
+    """The descent by cpu.cpp, its buffers padded to whole vectors and laid out once."""
+
     def __init__(self, native: ctypes.CDLL, start: Tensor, edges: Edges) -> None:
         self.native, self.edges = native, edges
         n_layers, _, n = start.shape
@@ -93,13 +95,19 @@ class _NativeDescent:
     def points(self) -> Tensor:
         return self._points[..., : self.n].clone()
 
-    def kl_divergence(self) -> Tensor:
+    def repulsion(self) -> Tensor:
+        """Sum the repulsion of all pairs, (layers, 2, n), not yet divided by the normaliser; sums holds that."""
         everywhere = torch.ones(len(self._points), dtype=torch.uint8)
         threads = ctypes.c_int32(torch.get_num_threads())
         self.native.tsne_repulsion(
             address(self._points), *self.sizes, ctypes.c_int64(self.chunks), address(self.scratch),
             address(self.sums), address(everywhere), threads,
         )  # fmt: skip
+        return self.scratch.sum(1)[..., : self.n]
+
+    def kl_divergence(self) -> Tensor:
+        self.repulsion()
+        threads = ctypes.c_int32(torch.get_num_threads())
         rows = torch.empty(len(self._points), self.n, dtype=torch.float64)
         self.native.tsne_cross_entropy(address(self._points), *self.sizes, *self.flow, address(rows), threads)
         return rows.sum(1) + self.sums.sum(1).log()

@@ -1,7 +1,6 @@
 """t-SNE over all layers at once: schedule, start and stop; forces and affinities are kernels."""
 
 import logging
-import math
 
 import torch
 from jaxtyping import Float
@@ -12,7 +11,7 @@ from fastcluster_lm.kernels.tsne_forces import Descent, StepRule, start_descent
 from fastcluster_lm.scores.batches import scaling
 from fastcluster_lm.scores.engines._fused_neighbors import find_neighbors, full_precision
 from fastcluster_lm.scores.engines.checks import check_tsne
-from fastcluster_lm.scores.engines.params import Map, NeighborsParams, TsneParams
+from fastcluster_lm.scores.engines.params import CHECK_EVERY, Map, NeighborsParams, TsneParams
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +37,10 @@ def draw_maps(X: Float[Tensor, "layers n d"], params: TsneParams) -> Map:
         log.warning("perplexity %g is too large for %d points; %g is used", params.perplexity, n, perplexity)
     offset, scale = scaling(X)
     scaled = ((X - offset) / scale).float()
-    ids = torch.arange(n, device=X.device)
-    k = min(n - 1, max(1, math.floor(3 * perplexity)))
-    near = find_neighbors(X, X, NeighborsParams(k, ids, ids))
+    near = params.neighbors
+    if near is None:
+        ids = torch.arange(n, device=X.device)
+        near = find_neighbors(X, X, NeighborsParams(params.affinity_neighbors(n), ids, ids))
     edges = tsne_affinities(near.distances / scale.float(), near.indices, perplexity)
     with full_precision():
         descent = start_descent(_start(scaled, params), edges)
@@ -50,15 +50,25 @@ def draw_maps(X: Float[Tensor, "layers n d"], params: TsneParams) -> Map:
 
 
 def _descend(descent: Descent, params: TsneParams, n_layers: int, n: int) -> None:
-    """Take the exaggerated steps, then the plain ones."""
+    """Take the exaggerated steps, then the plain ones; a layer whose gradient has gone stands still from then on."""
     exaggerated, plain = params.schedule()
     active = torch.ones(n_layers, dtype=torch.bool)
-    for iterations, exaggeration, momentum in (
-        (exaggerated, params.early_exaggeration, params.initial_momentum),
-        (plain, 1.0, params.final_momentum),
-    ):
-        rule = StepRule(exaggeration, momentum, params.step_size(n, exaggeration), params.max_step_norm)
-        descent.advance(iterations, rule, active)
+    rule = StepRule(
+        params.early_exaggeration,
+        params.initial_momentum,
+        params.step_size(n, params.early_exaggeration),
+        params.max_step_norm,
+    )
+    descent.advance(exaggerated, rule, active)
+    rule = StepRule(1.0, params.final_momentum, params.step_size(n, 1.0), params.max_step_norm)
+    if params.min_gradient_norm == 0:
+        descent.advance(plain, rule, active)
+        return
+    for start in range(0, plain, CHECK_EVERY):
+        descent.advance(min(CHECK_EVERY, plain - start), rule, active)
+        active &= descent.gradient_norm().cpu() >= params.min_gradient_norm
+        if not active.any():
+            return
 
 
 def _start(X: Float[Tensor, "layers n d"], params: TsneParams) -> Float[Tensor, "layers 2 n"]:

@@ -11,7 +11,15 @@ from torch import Tensor
 from fastcluster_lm.errors import EngineError
 from fastcluster_lm.scores.batches import scaling
 from fastcluster_lm.scores.engines.checks import check_kmeans, check_neighbors, check_tsne, forbidden
-from fastcluster_lm.scores.engines.params import Clustering, KMeansParams, Map, Neighbors, NeighborsParams, TsneParams
+from fastcluster_lm.scores.engines.params import (
+    CHECK_EVERY,
+    Clustering,
+    KMeansParams,
+    Map,
+    Neighbors,
+    NeighborsParams,
+    TsneParams,
+)
 
 
 class ReferenceEngine:
@@ -75,7 +83,8 @@ class ReferenceEngine:
         check_tsne(X, params)
         if X.shape[1] < 5:
             raise EngineError(f"engine 'reference' maps 5 points or more, X has {X.shape[1]} a layer; use 'fused'")
-        maps = [_map(x, init, params) for x, init in zip(X, _per_layer(params.init, X), strict=True)]
+        near = [None] * len(X) if params.neighbors is None else list(zip(*params.neighbors, strict=True))
+        maps = [_map(x, init, params, own) for x, init, own in zip(X, _per_layer(params.init, X), near, strict=True)]
         kl = torch.tensor([kl for _, kl in maps], dtype=torch.float64)
         return Map(torch.stack([points for points, _ in maps]), kl)
 
@@ -115,15 +124,24 @@ def _cluster(X: Tensor, init: Tensor | None, params: KMeansParams) -> tuple[Tens
     )
 
 
-def _map(X: Tensor, init: Tensor | None, params: TsneParams) -> tuple[Tensor, float]:
+def _map(
+    X: Tensor, init: Tensor | None, params: TsneParams, near: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, float]:
     from openTSNE import TSNEEmbedding
     from openTSNE.affinity import PerplexityBasedNN
     from openTSNE.initialization import jitter, pca, rescale
+    from openTSNE.nearest_neighbors import PrecomputedNeighbors
 
     points = X.double().numpy()
     n = len(points)
+    known = None if near is None else PrecomputedNeighbors(near[1].numpy(), near[0].double().numpy())
     affinities = PerplexityBasedNN(
-        points, perplexity=params.effective_perplexity(n), method="exact", n_jobs=1, random_state=params.seed
+        points if known is None else None,
+        perplexity=params.effective_perplexity(n),
+        method="exact",
+        n_jobs=1,
+        random_state=params.seed,
+        knn_index=known,
     )
     random = np.random.RandomState(params.seed)
     if init is not None:
@@ -138,8 +156,14 @@ def _map(X: Tensor, init: Tensor | None, params: TsneParams) -> tuple[Tensor, fl
     embedding = TSNEEmbedding(start, affinities, n_jobs=1, random_state=params.seed)
     exaggerated, plain = params.schedule()
     phases = ((exaggerated, params.early_exaggeration, params.initial_momentum), (plain, 1.0, params.final_momentum))
+    P = affinities.P.tocoo()
+
+    def gradient_has_gone(iteration: int, error: float, points: np.ndarray) -> bool:
+        return n * np.sqrt(np.square(_quarter_gradient(P, points)).sum(1).mean()) < params.min_gradient_norm
+
     for n_iter, exaggeration, momentum in phases:
         if n_iter:
+            watched = exaggeration == 1.0 and params.min_gradient_norm > 0
             embedding.optimize(
                 n_iter,
                 exaggeration=exaggeration,
@@ -147,9 +171,20 @@ def _map(X: Tensor, init: Tensor | None, params: TsneParams) -> tuple[Tensor, fl
                 learning_rate=params.step_size(n, exaggeration),
                 max_step_norm=params.max_step_norm,
                 inplace=True,
+                callbacks=gradient_has_gone if watched else None,
+                callbacks_every_iters=CHECK_EVERY,
             )
     final = np.asarray(embedding)
-    return torch.from_numpy(final.astype(np.float32)), _kl_divergence(affinities.P.tocoo(), final)
+    return torch.from_numpy(final.astype(np.float32)), _kl_divergence(P, final)
+
+
+def _quarter_gradient(P: coo_matrix, points: np.ndarray) -> np.ndarray:
+    """A quarter of the gradient of KL, exactly, whatever the approximation that openTSNE descends by."""
+    apart = points[:, None] - points[None]
+    kernel = 1 / (1 + np.square(apart).sum(-1))
+    np.fill_diagonal(kernel, 0)
+    dense = P.toarray()
+    return (((dense - kernel / kernel.sum()) * kernel)[..., None] * apart).sum(1)
 
 
 def _kl_divergence(P: coo_matrix, points: np.ndarray) -> float:

@@ -55,7 +55,7 @@ def check_kmeans(X: Float[Tensor, "layers n d"], params: KMeansParams) -> None:
 def check_tsne(X: Float[Tensor, "layers n d"], params: TsneParams) -> None:
     """Refuse points that are not finite or fewer than two, and a starting map that does not fit.
 
-    Errors: DataError for NaN, infinity, n < 2; ShapeError for init
+    Errors: DataError for NaN, infinity, n < 2; ShapeError for init or neighbors
     """
     check_finite(X, "X")
     n_layers, n, _ = X.shape
@@ -66,6 +66,10 @@ def check_tsne(X: Float[Tensor, "layers n d"], params: TsneParams) -> None:
         if tuple(params.init.shape) not in fits:
             raise ShapeError(f"init has shape {tuple(params.init.shape)}; expected {fits[0]} or {fits[1]}")
         check_finite(params.init.expand(fits[1]), "init")
+    if params.neighbors is not None:
+        shape, expected = tuple(params.neighbors.indices.shape), (n_layers, n, params.affinity_neighbors(n))
+        if shape != expected:
+            raise ShapeError(f"neighbors have shape {shape}; expected {expected}, three perplexities of each point")
 
 
 def forbidden(params: NeighborsParams, start: int, stop: int) -> Bool[Tensor, "*layers rows nb"] | None:

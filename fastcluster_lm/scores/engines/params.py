@@ -1,5 +1,6 @@
 """The parameters and results of the three verbs, the same for every engine; nothing is computed here."""
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -27,6 +28,13 @@ class NeighborsParams:
             raise DataError(f"n_neighbors is {self.n_neighbors}; it must be at least 1")
         if (self.query_ids is None) != (self.bank_ids is None):
             raise DataError("query_ids and bank_ids go together; give both or neither")
+
+
+class Neighbors(NamedTuple):
+    """Neighbours of each query, nearest first."""
+
+    distances: Float[Tensor, "layers nq k"]
+    indices: Int[Tensor, "layers nq k"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +66,10 @@ class KMeansParams:
             )
 
 
+# iterations of t-SNE between two looks at the gradient's norm
+CHECK_EVERY = 50
+
+
 @dataclass(frozen=True, eq=False)
 class TsneParams:
     """How a map is drawn.
@@ -68,6 +80,9 @@ class TsneParams:
     init: starting points (n, 2) or (layers, n, 2); a warm start, without exaggeration, at the final momentum
     early_exaggeration: factor on the attraction in the first exaggeration_iter iterations (at most a third of n_iter)
     learning_rate: a number, or "auto": n / exaggeration, as openTSNE 1.0.4 (tsne.py, lines 92-97)
+    min_gradient_norm: a layer ends early, but for its exaggerated iterations, once n times the root mean square of a
+        point's quarter gradient is below this; looked at every CHECK_EVERY iterations; 0: never
+    neighbors: of X in itself, affinity_neighbors(n) of them, where they are known already
     """
 
     perplexity: float = 30.0
@@ -80,12 +95,16 @@ class TsneParams:
     initial_momentum: float = 0.5
     final_momentum: float = 0.8
     max_step_norm: float = 5.0
+    min_gradient_norm: float = 0.0
+    neighbors: Neighbors | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.perplexity < float("inf"):
             raise DataError(f"perplexity is {self.perplexity}; it must be a finite number above 0")
         if self.n_iter < 0 or self.exaggeration_iter < 0:
             raise DataError(f"n_iter={self.n_iter}, exaggeration_iter={self.exaggeration_iter}; expected 0 or more")
+        if not 0 <= self.min_gradient_norm < float("inf"):
+            raise DataError(f"min_gradient_norm is {self.min_gradient_norm}; it must be a finite number, 0 or more")
         if isinstance(self.learning_rate, str) and self.learning_rate != "auto":
             raise DataError(f"learning_rate is {self.learning_rate!r}; expected a number or 'auto'")
 
@@ -98,16 +117,13 @@ class TsneParams:
         """Lower the perplexity to what n points allow: a third of a point's neighbours, 1 at least."""
         return min(self.perplexity, max((n - 1) / 3, 1.0))
 
+    def affinity_neighbors(self, n: int) -> int:
+        """Count the neighbours whose affinities are above 0: three perplexities, as all libraries take."""
+        return min(n - 1, max(1, math.floor(3 * self.effective_perplexity(n))))
+
     def step_size(self, n: int, exaggeration: float) -> float:
         """Give the learning rate of a phase; with n / exaggeration a step is free of n and of the data's units."""
         return n / exaggeration if isinstance(self.learning_rate, str) else self.learning_rate
-
-
-class Neighbors(NamedTuple):
-    """Neighbours of each query, nearest first."""
-
-    distances: Float[Tensor, "layers nq k"]
-    indices: Int[Tensor, "layers nq k"]
 
 
 class Clustering(NamedTuple):

@@ -1,11 +1,9 @@
 """The command line: parse, call the engine, print; it computes nothing."""
 
-import functools
 import signal
 import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,70 +11,12 @@ from typing import Any
 import click
 
 from fastcluster_lm import __version__
-from fastcluster_lm.errors import ConfigError, FclmError, UsageError, nearest_name
+from fastcluster_lm.cli.base import CommandGroup, listing, verbose
+from fastcluster_lm.cli.bench import bench
+from fastcluster_lm.errors import ConfigError
 
 
-class _Group(click.Group):
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            known = self.list_commands(ctx)
-            hint = nearest_name(args[0], known)
-            raise click.UsageError(f"expected one of {', '.join(known)}, got {args[0]!r}{hint}", ctx)
-        return super().resolve_command(ctx, args)
-
-    def main(
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = True,
-        **extra: Any,
-    ) -> Any:
-        if not standalone_mode:
-            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
-        try:
-            status = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
-        except click.Abort:
-            sys.exit(130)
-        except click.ClickException as error:
-            # one line, like our own errors; click would print the usage before it
-            click.echo(f"fclm: {error.format_message()}", err=True)
-            sys.exit(error.exit_code)
-        sys.exit(status if isinstance(status, int) else 0)
-
-
-def _verbose(command: Callable) -> Callable:
-    """Add -v, and turn our own errors into one line and an exit status."""
-
-    @click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
-    @functools.wraps(command)
-    def wrapped(verbose: bool, *args: Any, **options: Any) -> None:
-        try:
-            command(*args, **options)
-        except FclmError as error:
-            if verbose:
-                traceback.print_exc()
-            click.echo(f"fclm: {error}", err=True)
-            sys.exit(error.exit_code)
-
-    return wrapped
-
-
-def _listing(command: Callable) -> Callable:
-    """Add --json and --csv; the command gets `form`."""
-
-    @click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
-    @click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values with a header line.")
-    @functools.wraps(command)
-    def wrapped(as_json: bool, as_csv: bool, *args: Any, **options: Any) -> None:
-        if as_json and as_csv:
-            raise UsageError("expected one of --json and --csv, got both")
-        command(*args, form="json" if as_json else "csv" if as_csv else "table", **options)
-
-    return wrapped
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="fclm")
 def main() -> None:
     """Train a language model and score, inside the loop, how its hidden states gather into task clusters.
@@ -97,7 +37,7 @@ def main() -> None:
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of weights, batches and tasks.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="RUN", help="New run folder; dated under runs/.")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with a run that was stopped.")
-@_verbose
+@verbose
 def train(
     preset: str | None,
     config_file: Path | None,
@@ -182,8 +122,8 @@ def train(
     type=click.Choice(["task", "distribution", "input", "output", "task_input"]),
     help="Only scores against these labels.",
 )
-@_verbose
-@_listing
+@verbose
+@listing
 def scores(run: Path, form: str, **filters: Any) -> None:
     """Print the scores of a run: all rows as JSON or CSV, the chosen ones as a table.
 
@@ -200,10 +140,13 @@ def scores(run: Path, form: str, **filters: Any) -> None:
     print_rows(rows, short if form == "table" else SCORE_COLUMNS, format=form, stream=sys.stdout)
 
 
+main.add_command(bench)
+
+
 @main.command()
 @click.argument("root", type=click.Path(path_type=Path), required=False)
-@_verbose
-@_listing
+@verbose
+@listing
 def runs(root: Path | None, form: str) -> None:
     """List the run folders in ROOT; without it, those in `runs`, if there are any yet.
 
@@ -220,8 +163,8 @@ def runs(root: Path | None, form: str) -> None:
 
 
 @main.command()
-@_verbose
-@_listing
+@verbose
+@listing
 def doctor(form: str) -> None:
     """Say which scoring engines can run here, and why not the others.
 
@@ -246,8 +189,8 @@ def doctor(form: str) -> None:
 @click.option("--tasks", "tasks_file", type=click.Path(path_type=Path), help="A task set of your own, to check.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the task set.")
 @click.option("--settings", is_flag=True, help="List every configuration key instead.")
-@_verbose
-@_listing
+@verbose
+@listing
 def data(
     preset: str | None,
     config_file: Path | None,

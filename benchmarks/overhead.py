@@ -1,0 +1,52 @@
+"""`fclm bench overhead`: what probes cost a run, at several cadences, key frames apart."""
+
+import statistics
+from collections.abc import Iterator
+
+from fastcluster_lm.benchmarks.harness import Line, judged, peak_mib
+from fastcluster_lm.config import apply_settings, load_preset
+from fastcluster_lm.engine import build_run
+from fastcluster_lm.tasks import taskset_of
+
+# steps between probes: largest share of the time that warm probes may take, where there is a target
+TARGETS = {50: 0.05}
+
+
+def bench_overhead(preset: str, steps: int, warm_probes: int = 4) -> Iterator[Line]:
+    """Train with the probe off and on in one process, in turns, and time steps, warm probes and key frames apart.
+
+    Units:  medians in seconds; share is warm probe / (warm probe + the steps between two probes)
+    """
+    config = apply_settings(load_preset(preset), [f"training.steps={steps * 100}"])
+    run = build_run(config, taskset_of(config.tasks, config.seed))
+    assert run.probe is not None
+    for _ in range(5):
+        run.trainer.advance()
+    cold = [run.probe.score(0).seconds, run.probe.score(0).seconds]
+    gap = max(1, steps // warm_probes)
+    alone: list[float] = []
+    beside: list[float] = []
+    warm: list[float] = []
+    for turn in range(warm_probes):
+        alone += [run.trainer.advance().step_ms / 1e3 for _ in range(gap)]
+        # a step number that is neither the first nor the last, so that the map goes on from the one before
+        warm.append(run.probe.score(turn + 1).seconds)
+        beside += [run.trainer.advance().step_ms / 1e3 for _ in range(gap)]
+    step, probe = statistics.median([*alone, *beside]), statistics.median(warm)
+    common = {
+        "bench": "overhead",
+        "preset": preset,
+        "d": config.model.d_model,
+        "step_s": step,
+        "warm_probe_s": probe,
+        "warm_probe_low_s": min(warm),
+        "warm_probe_high_s": max(warm),
+        "first_probe_s": cold[0],
+        "key_frame_s": cold[1],
+        "peak_mib": peak_mib(),
+        "steps_timed": len(alone) + len(beside),
+    }
+    for every in (50, 10, 1):
+        share = probe / (probe + every * step)
+        line = {**common, "every": every, "kind": "share of a full warm probe", "share": share}
+        yield judged(line, TARGETS[every], share, at_least=False) if every in TARGETS else line

@@ -1,0 +1,59 @@
+"""Build the plain C++ loop and lay both repulsions out alike; it times nothing."""
+
+import ctypes
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fastcluster_lm.errors import EngineError
+from fastcluster_lm.kernels.edges import Edges
+from fastcluster_lm.kernels.native import address
+from fastcluster_lm.kernels.tsne_forces.op import NativeDescent, start_descent
+
+# -ffast-math lets the compiler use vectors for the sums; compiled and linked apart, so that denormals stay as they are
+FLAGS = ("-O3", "-mavx2", "-mfma", "-ffast-math", "-fopenmp", "-fPIC", "-c")
+
+
+def plain_repulsion(points: Tensor) -> Callable[[], Tensor]:
+    """Give a call that computes the repulsion of points (layers, 2, n) by the plain loop.
+
+    Errors: EngineError without a C++ compiler
+    """
+    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
+    if compiler is None:
+        raise EngineError("the plain loop needs a C++ compiler; install g++")
+    with tempfile.TemporaryDirectory() as folder:
+        source, built, linked = Path(__file__).with_name("plain.cpp"), Path(folder) / "p.o", Path(folder) / "p.so"
+        subprocess.run([compiler, *FLAGS, str(source), "-o", str(built)], check=True)
+        subprocess.run([compiler, "-shared", "-fopenmp", str(built), "-o", str(linked)], check=True)
+        library = ctypes.CDLL(str(linked))
+    points = points.contiguous()
+    n_layers, _, n = points.shape
+    forces, sums = torch.empty_like(points), torch.empty(n_layers, n, dtype=torch.float64)
+
+    def call() -> Tensor:
+        sizes = (ctypes.c_int64(n_layers), ctypes.c_int64(n))
+        threads = ctypes.c_int32(torch.get_num_threads())
+        library.plain_repulsion(address(points), *sizes, address(forces), address(sums), threads)
+        return forces
+
+    return call
+
+
+def repulsion(points: Tensor) -> Callable[[], Tensor]:
+    """Give a call that computes the same by the compiled kernel.
+
+    Errors: EngineError where it cannot be compiled
+    """
+    n_layers, _, n = points.shape
+    none = Edges(torch.zeros(n_layers * n + 1, dtype=torch.int64), torch.zeros(1, dtype=torch.int32), torch.zeros(1))
+    descent = start_descent(points, none)
+    if not isinstance(descent, NativeDescent):
+        raise EngineError("the compiled kernel cannot be built here; `fclm doctor` says why")
+    return descent.repulsion

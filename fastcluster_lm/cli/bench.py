@@ -1,0 +1,84 @@
+"""`fclm bench`: parse, call a benchmark, print its lines; it measures nothing itself."""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from fastcluster_lm.cli.base import verbose
+from fastcluster_lm.errors import UsageError
+
+KINDS = ("probe", "quality", "forces", "maps", "overhead", "scale", "train")
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(KINDS))
+@click.option(
+    "--shape", "shapes", metavar="N,D,K", multiple=True, help="Points, width, classes; each kind has its own."
+)
+@click.option(
+    "--data", "source", type=click.Choice(["blobs", "digits", "states"]), default="blobs", help="Points used."
+)
+@click.option("--repeats", type=click.IntRange(min=1), default=3, help="Rounds, one after the other over all things.")
+@click.option("--peer-layers", type=click.IntRange(1, 7), default=7, help="Layers that the libraries are timed on.")
+@click.option("--preset", default="tiny", help="Run that overhead, maps and train measure.")
+@click.option("--steps", type=click.IntRange(min=1), default=120, help="Training steps of overhead, maps and train.")
+@click.option(
+    "--threads", type=click.IntRange(min=0), default=0, help="CPU threads for both sides; 0 as torch chooses."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON for each measurement.")
+@click.option("--out", type=click.Path(path_type=Path), help="File that gets the lines of JSON too.")
+@verbose
+def bench(
+    kind: str,
+    shapes: tuple[str, ...],
+    source: str,
+    repeats: int,
+    peer_layers: int,
+    preset: str,
+    steps: int,
+    threads: int,
+    as_json: bool,
+    out: Path | None,
+) -> None:
+    """Measure KIND, ours beside the libraries in one run, with the target beside each figure.
+
+    probe: a cold and a warm probe of seven layers; quality: KL, inertia, recall; forces: exact repulsion against a
+    plain C++ loop; maps: warm maps against cold ones at equal steps of a run; overhead: what probes cost; scale:
+    growth with points and width; train: a training step against transformers.
+
+    \b
+    Example:
+      fclm bench forces --shape 300,2,1 --repeats 3
+    """
+    from fastcluster_lm.benchmarks.harness import surroundings, write_lines
+    from fastcluster_lm.benchmarks.run import run_benchmark, verdict
+
+    lines = []
+    found = run_benchmark(
+        kind,
+        shapes=[_shape(text) for text in shapes],
+        source=source,
+        repeats=repeats,
+        peer_layers=peer_layers,
+        preset=preset,
+        steps=steps,
+        threads=threads,
+    )
+    where = None
+    for line in found:
+        where = where or surroundings()
+        lines.append({**line, **where})
+        click.echo(json.dumps(lines[-1]) if as_json else verdict(line))
+        sys.stdout.flush()
+    if out is not None:
+        write_lines(out, lines)
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    try:
+        n, width, k = (int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--shape: expected N,D,K such as 1000,32,10, got {text!r}") from None
+    return n, width, k

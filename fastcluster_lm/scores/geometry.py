@@ -1,0 +1,92 @@
+"""How points lie, from neighbours that were found for other scores: spread, dimension, overlap, trustworthiness."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fastcluster_lm.errors import ShapeError
+
+# points with two different neighbour distances that an estimate of the dimension needs; floats of a block of ranks
+FEWEST_POINTS, BLOCK = 10, 2**22
+
+
+def class_distance_normalized_variance(
+    X: Float[Tensor, "layers n d"], labels: Int[Tensor, " n"]
+) -> Float[Tensor, " layers"]:
+    """Average (var_a + var_b) / (2 |mean_a - mean_b|^2) over pairs of classes: 0 is full collapse (CDNV).
+
+    Shapes: X (layers, n, d), labels (n,) -> (layers,) float64; NaN with one class, infinite where two means coincide
+    Errors: ShapeError if the labels do not fit
+    Source: Galanti, Gyorgy and Hutter 2021, definition 1; in language models Wu and Papyan 2024
+    """
+    if labels.shape != X.shape[1:2]:
+        raise ShapeError(f"labels has shape {tuple(labels.shape)}; expected ({X.shape[1]},), one label a point")
+    _, codes, counts = labels.unique(return_inverse=True, return_counts=True)
+    n_classes = len(counts)
+    if n_classes < 2:
+        return X.new_full((len(X),), torch.nan, dtype=torch.float64)
+    # a matmul with the classes' indicator sums each class in one pass and a fixed order
+    member = torch.nn.functional.one_hot(codes, n_classes).to(X.dtype) / counts.to(X.dtype)  # (n, classes)
+    centre = X.mean(1, keepdim=True)
+    means = member.T @ (X - centre)  # (layers, classes, d)
+    own = (X - centre) - means[:, codes]
+    variances = own.square().sum(-1).double() @ member.double()  # (layers, classes)
+    apart = torch.cdist(means.double(), means.double(), compute_mode="donot_use_mm_for_euclid_dist").square()
+    a, b = torch.triu_indices(n_classes, n_classes, offset=1, device=X.device)
+    return ((variances[:, a] + variances[:, b]) / (2 * apart[:, a, b])).mean(-1)
+
+
+def intrinsic_dimension(distances: Float[Tensor, "layers n k"]) -> Float[Tensor, " layers"]:
+    """Estimate the dimension from the ratio of each point's two nearest distances (TwoNN).
+
+    Shapes: distances (layers, n, k >= 2) ascending, without the point itself -> (layers,) float64
+    Units:  NaN where fewer than 10 points have a nearest distance above 0 and below the second
+    Errors: ShapeError for fewer than two neighbours
+    Source: Facco, d'Errico, Rodriguez and Laio 2017; the maximum-likelihood form, with its factor n - 1
+    """
+    if distances.shape[-1] < 2:
+        raise ShapeError(f"distances has shape {tuple(distances.shape)}; expected two neighbours or more")
+    first, second = distances[..., 0].double(), distances[..., 1].double()
+    usable = (first > 0) & (second > first)
+    logs = torch.where(usable, second / torch.where(usable, first, 1.0), 1.0).log()
+    count = usable.sum(-1)
+    estimate = (count - 1) / logs.sum(-1)
+    return torch.where(count >= FEWEST_POINTS, estimate, torch.nan)
+
+
+def neighbor_overlap(one: Int[Tensor, "layers n k"], other: Int[Tensor, "layers n k"]) -> Float[Tensor, " layers"]:
+    """Give the share of each point's neighbours in one list that the other has too, averaged over points.
+
+    Shapes: two lists (layers, n, k) of indices, distinct within a row -> (layers,) float64 in [0, 1]
+    Errors: ShapeError if the lists differ in shape
+    Source: Doimo, Glielmo, Ansuini and Laio 2020, with a point's neighbours for its class
+    """
+    if one.shape != other.shape:
+        raise ShapeError(f"neighbours have shapes {tuple(one.shape)} and {tuple(other.shape)}; expected the same")
+    return (one[..., :, None] == other[..., None, :]).any(-1).double().mean((1, 2))
+
+
+def trustworthiness(X: Float[Tensor, "layers n d"], map_indices: Int[Tensor, "layers n k"]) -> Float[Tensor, " layers"]:
+    """Say how far the neighbours on a map are neighbours in the points themselves: 1 if all are, 0.5 by chance.
+
+    Shapes: X (layers, n, d), map_indices (layers, n, k) without the point itself -> (layers,) float64
+    Units:  NaN unless 3 k + 1 < 2 n; equal distances rank alike, at the nearest rank
+    Source: Venna and Kaski 2001
+    """
+    n_layers, n, k = map_indices.shape
+    if 2 * n <= 3 * k + 1:
+        return X.new_full((n_layers,), torch.nan, dtype=torch.float64)
+    X = (X - X.mean(1, keepdim=True)).float()
+    sq = X.square().sum(-1)
+    excess = torch.zeros(n_layers, dtype=torch.float64, device=X.device)
+    rows = max(1, BLOCK // (n_layers * n))
+    for start in range(0, n, rows):
+        tile = slice(start, min(start + rows, n))
+        block = torch.baddbmm(sq[:, None, :], X[:, tile], X.mT, alpha=-2)  # (layers, rows, n), less |x|^2
+        own = torch.arange(tile.start, tile.stop, device=X.device)
+        block[:, own - tile.start, own] = torch.inf
+        reach = block.gather(2, map_indices[:, tile])
+        for place in range(k):
+            rank = (block < reach[..., place, None]).sum(-1) + 1
+            excess += (rank - k).clamp_(min=0).sum(-1)
+    return 1 - excess * 2 / (n * k * (2 * n - 3 * k - 1))
