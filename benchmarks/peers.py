@@ -59,7 +59,7 @@ def _torchdr(x: Layer) -> np.ndarray:
         warnings.simplefilter("ignore")
         found = torchdr.TSNE(random_state=0, device="cpu").fit_transform(torch.from_numpy(x))
     torch.set_rng_state(state)
-    return np.asarray(found)
+    return found.detach().numpy()
 
 
 def _sk_kmeans(x: Layer, k: int) -> np.ndarray:

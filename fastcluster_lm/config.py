@@ -95,6 +95,14 @@ class ProbeConfig:
     """When the hidden states are scored, and how many of them."""
 
     every: int = setting(50, "steps between probes; 0: off; step 0 and the last are always probed if on", low=0)
+    full_every: int = setting(
+        50, "with every below 10: steps between full probes; those between score task labels only", low=1
+    )
+    source: str = setting(
+        "fresh",
+        "training states scored: a fixed set run afresh, or those of the newest training batches as they come",
+        choices=("fresh", "batch"),
+    )
     n_points: int = setting(960, "instances a split whose states are scored", low=2)
     map_points: int = setting(480, "instances a split on the t-SNE map, a balanced part of n_points", low=2)
     position: str = setting(
@@ -113,6 +121,7 @@ class ScoresConfig:
     n_nulls: int = setting(20, "random reassignments behind each null", low=1)
     perplexity: float = setting(30.0, "t-SNE perplexity", low=1.0)
     n_iter: int = setting(750, "t-SNE iterations of a cold map", low=1)
+    step_iter: int = setting(10, "t-SNE iterations of a step probe's map; 0: no map in step probes", low=0)
     warm_iter: int = setting(100, "t-SNE iterations of a map that continues the last one", low=1)
     min_gradient_norm: float = setting(
         2.5e-4, "a layer's map is done once n times the RMS of a point's quarter gradient is below; 0: never", low=0.0
@@ -155,6 +164,11 @@ class RunConfig:
         if self.model.d_model % self.model.n_heads:
             raise ConfigError(
                 f"model.n_heads: expected a divisor of model.d_model={self.model.d_model}, got {self.model.n_heads}"
+            )
+        if self.probe.source == "batch" and self.model.dropout > 0:
+            raise ConfigError(
+                f"probe.source: expected fresh with model.dropout={self.model.dropout}, got batch: "
+                "states under dropout are not the model's; set model.dropout=0"
             )
         if self.probe.map_points > self.probe.n_points:
             raise ConfigError(

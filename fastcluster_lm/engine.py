@@ -117,8 +117,13 @@ class _Run:
         weights = generator(config.seed, torch.device("cpu"))
         model = GPT2(config.model, len(self.vocabulary), train.tokens.shape[1], weights).to(on)
         self.trainer = Trainer(model, train, val, config.training, self.device, config.seed)
-        self.cadence = Cadence(config.probe.every, config.training.steps, config.scores.key_frame_every)
+        self.cadence = Cadence(
+            config.probe.every, config.training.steps, config.scores.key_frame_every, config.probe.full_every
+        )
         self.probe: RunProbe | None = None
+        # rows that wait for the next write
+        self._pending_steps: list[Row] = []
+        self._pending_scores: list[Row] = []
         self.engine = choose_engine(config.scores.engine, on)
         named = config.scores.engine != "auto"
         self.engine_reason = "asked for by name" if named else f"auto on {on.type}: the first engine that can run"
@@ -143,6 +148,7 @@ class _Run:
                 n_layers=config.model.n_layers,
                 d_model=config.model.d_model,
                 seed=config.probe.seed,
+                train=train if config.probe.source == "batch" else None,
             )
 
     def resolved(self) -> Row:
@@ -166,26 +172,27 @@ class _Run:
     def train(self, folder: RunFolder, hooks: Hooks) -> bool:
         """Take every step that is left; say whether the last one was reached."""
         total = self.config.training.steps
-        pending: list[Row] = []
         flushed_at = time.monotonic()
         hooks.on_start(folder, self.trainer.step)
         if self.trainer.step == 0:
-            self._finish_step(folder, pending, {"step": 0}, hooks)
+            self._finish_step(folder, {"step": 0}, hooks)
         while self.trainer.step < total:
             if self.trainer.step > 0 and hooks.should_stop():
-                folder.append_steps(pending)
+                self._flush(folder)
                 if folder.latest_checkpoint() != self.trainer.step:
                     self._checkpoint(folder)
                 return False
             result = self.trainer.advance()
+            if self.probe:
+                self.probe.observe(result.batch, result.states, result.step)
             row = {key: getattr(result, key) for key in ("step", "loss", "lr", "grad_norm", "step_ms", "tokens_per_s")}
-            due = self._is_due(result.step) or time.monotonic() - flushed_at > 2.0
-            if due:
+            if self._is_due(result.step) or time.monotonic() - flushed_at > 2.0:
                 flushed_at = time.monotonic()
-                self._finish_step(folder, pending, row, hooks)
+                self._finish_step(folder, row, hooks)
             else:
-                pending.append(row)
-                hooks.on_step(row, None)
+                scores = self._probe(folder, row)
+                self._pending_steps.append(row)
+                hooks.on_step(row, scores)
         folder.mark_finished(self._summary(folder))
         return True
 
@@ -199,32 +206,45 @@ class _Run:
             self.probe.load_state(as_tensors["probe"])
 
     def _is_due(self, step: int) -> bool:
+        """Say whether this step's row is written at once, with all that wait; step probes can wait."""
         training = self.config.training
         last = step == training.steps
         return (
             last
             or step % training.eval_every == 0
             or step % training.checkpoint_every == 0
-            or self.cadence.is_due(step)
+            or (self.cadence.is_due(step) and self.cadence.is_full(step))
         )
 
-    def _finish_step(self, folder: RunFolder, pending: list[Row], row: Row, hooks: Hooks) -> None:
+    def _finish_step(self, folder: RunFolder, row: Row, hooks: Hooks) -> None:
         """Validate, probe, write and checkpoint, whatever of them is due after this step."""
         training, step = self.config.training, row["step"]
         if step % training.eval_every == 0 or step == training.steps:
             row["val_accuracy"] = self.trainer.validate()
-        scores: list[Row] | None = None
-        if self.probe and self.cadence.is_due(step):
-            result = self.probe.score(step)
-            scores = result.rows
-            row["probe_ms"] = result.seconds * 1e3
-            folder.write_map(step, result.maps, {"warm": str(result.warm).lower()})
-            folder.append_scores(scores)
-        folder.append_steps([*pending, row])
-        pending.clear()
+        scores = self._probe(folder, row)
+        self._pending_steps.append(row)
+        self._flush(folder)
         if step > 0 and (step % training.checkpoint_every == 0 or step == training.steps):
             self._checkpoint(folder)
         hooks.on_step(row, scores)
+
+    def _probe(self, folder: RunFolder, row: Row) -> list[Row] | None:
+        """Probe if it is due, and note in the step's row what it took."""
+        step = row["step"]
+        if self.probe is None or not self.cadence.is_due(step):
+            return None
+        result = self.probe.score(step)
+        row["probe_ms"] = result.seconds * 1e3
+        if result.maps:
+            folder.write_map(step, result.maps, {"warm": str(result.warm).lower()})
+        self._pending_scores += result.rows
+        return result.rows
+
+    def _flush(self, folder: RunFolder) -> None:
+        if self._pending_scores:
+            folder.append_scores(self._pending_scores)
+        folder.append_steps(self._pending_steps)
+        self._pending_scores, self._pending_steps = [], []
 
     def _checkpoint(self, folder: RunFolder) -> None:
         weights, moments, values = self.trainer.state()

@@ -34,6 +34,9 @@ def main() -> None:
 @click.option("--probe-every", type=click.IntRange(min=0), metavar="N", help="Steps between probes; 0 is off.")
 @click.option("--engine", type=click.Choice(["auto", "fused", "rapids", "reference"]), help="Scoring engine.")
 @click.option("--probe-points", type=click.IntRange(min=2), metavar="N", help="Instances a split that are scored.")
+@click.option(
+    "--probe-source", type=click.Choice(["fresh", "batch"]), help="Training states scored: run afresh or as they come."
+)
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of weights, batches and tasks.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="RUN", help="New run folder; dated under runs/.")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with a run that was stopped.")
@@ -45,6 +48,7 @@ def train(
     probe_every: int | None,
     engine: str | None,
     probe_points: int | None,
+    probe_source: str | None,
     seed: int | None,
     out: Path | None,
     resume: Path | None,
@@ -62,7 +66,13 @@ def train(
     from fastcluster_lm.config import RunConfig, apply_settings, load_config, load_preset
     from fastcluster_lm.views import Progress, print_closing
 
-    options = {"probe.every": probe_every, "scores.engine": engine, "probe.n_points": probe_points, "seed": seed}
+    options = {
+        "probe.every": probe_every,
+        "scores.engine": engine,
+        "probe.n_points": probe_points,
+        "probe.source": probe_source,
+        "seed": seed,
+    }
     typed = [*assignments, *(f"{key}={value}" for key, value in options.items() if value is not None)]
 
     def lay_over(stored: RunConfig | None = None) -> RunConfig:

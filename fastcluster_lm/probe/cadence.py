@@ -1,26 +1,42 @@
-"""At which steps a probe runs, and whether its map starts cold; it runs nothing."""
+"""At which steps a probe runs, whether it is a full one, and whether its map starts cold; it runs nothing."""
 
 from dataclasses import dataclass
+
+# below this cadence the probes between full ones are step probes
+STEP_TIER_BELOW = 10
 
 
 @dataclass(frozen=True)
 class Cadence:
-    """Step 0 and the last step are always probed unless probing is off; so is every `every`-th step between."""
+    """Step 0 and the last step are always probed, in full, unless probing is off; so is every `every`-th step between.
+
+    With a cadence below 10 one in about `full_every` steps is a full probe; the others are step probes.
+    """
 
     every: int
     steps: int
     key_frame_every: int
+    full_every: int = 50
+
+    @property
+    def period(self) -> int:
+        """Steps between full probes, a multiple of `every`."""
+        return self.every if self.every >= STEP_TIER_BELOW else self.every * -(-self.full_every // self.every)
 
     def is_due(self, step: int) -> bool:
-        """Say whether the probe runs after this step."""
+        """Say whether a probe runs after this step."""
         return self.every > 0 and (step % self.every == 0 or step == self.steps)
 
+    def is_full(self, step: int) -> bool:
+        """Say whether the probe of this step is a full one."""
+        return step in (0, self.steps) or step % self.period == 0
+
     def is_key_frame(self, step: int) -> bool:
-        """Say whether this probe's map starts cold: the first, the last, and every `key_frame_every`-th between."""
+        """Say whether this full probe's map starts cold: the first, the last, every `key_frame_every`-th between."""
         if step in (0, self.steps):
             return True
-        return self.key_frame_every > 0 and step % (self.every * self.key_frame_every) == 0
+        return self.key_frame_every > 0 and step % (self.period * self.key_frame_every) == 0
 
     def count(self) -> int:
-        """Count the probes of a whole run."""
+        """Count the probes of a whole run, both tiers."""
         return sum(self.is_due(step) for step in range(self.steps + 1))

@@ -13,21 +13,26 @@ from fastcluster_lm.errors import ConfigError
 
 @dataclass(frozen=True)
 class ProbeSet:
-    """The probed instances of one split, and which of them are on the map."""
+    """The probed instances of one split, their numbers within it, and which of them are on the map."""
 
     instances: Instances
     on_map: Bool[Tensor, " n"]
+    index: Int[Tensor, " n"]
 
     def labels(self, n_inputs: int) -> dict[str, Int[Tensor, " n"]]:
         """Give each instance's label of every kind that is scored."""
-        chosen = self.instances
-        return {
-            "task": chosen.task,
-            "distribution": chosen.distribution,
-            "input": chosen.input,
-            "output": chosen.output,
-            "task_input": chosen.task * n_inputs + chosen.input,
-        }
+        return label_kinds(self.instances, n_inputs)
+
+
+def label_kinds(instances: Instances, n_inputs: int) -> dict[str, Int[Tensor, " n"]]:
+    """Give each instance's label of every kind that is scored."""
+    return {
+        "task": instances.task,
+        "distribution": instances.distribution,
+        "input": instances.input,
+        "output": instances.output,
+        "task_input": instances.task * n_inputs + instances.input,
+    }
 
 
 def choose_probe_set(instances: Instances, *, n_points: int, map_points: int, seed: int, split: str) -> ProbeSet:
@@ -58,4 +63,5 @@ def choose_probe_set(instances: Instances, *, n_points: int, map_points: int, se
         chosen.append(picked)
         on_map.append(torch.arange(per_cell) < per_cell_map)
     device = instances.tokens.device
-    return ProbeSet(instances.select(torch.cat(chosen).to(device)), torch.cat(on_map).to(device))
+    index = torch.cat(chosen).to(device)
+    return ProbeSet(instances.select(index), torch.cat(on_map).to(device), index)

@@ -2,33 +2,37 @@
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fastcluster_lm.config import ScoresConfig
+from fastcluster_lm.data import Instances
 from fastcluster_lm.errors import ConfigError
 from fastcluster_lm.model import Evaluator
 from fastcluster_lm.probe.cadence import Cadence
 from fastcluster_lm.probe.probe_set import ProbeSet
-from fastcluster_lm.scores.clusters import PLANS, Scoring, Split, score_space
-from fastcluster_lm.scores.engines.params import Engine, Neighbors, NeighborsParams, TsneParams
-from fastcluster_lm.scores.geometry import (
-    class_distance_normalized_variance,
-    intrinsic_dimension,
-    neighbor_overlap,
-    trustworthiness,
-)
+from fastcluster_lm.probe.samples import FreshSource, RingSource, Sample
+from fastcluster_lm.probe.warm_map import WarmMap
+from fastcluster_lm.scores.clusters import PLANS, Scoring, score_space
+from fastcluster_lm.scores.engines.params import Engine
+from fastcluster_lm.scores.geometry import class_distance_normalized_variance
+
+# what a step probe scores
+STEP_PLAN = (("all", "task"),)
 
 
 @dataclass(frozen=True)
 class ProbeResult:
     """What one probe gave.
 
-    Shapes: maps: points (layers, n_train + n_val, 2) float32, and (n_train + n_val,) int64 labels beside them
+    Shapes: maps: points (layers, n_train + n_val, 2) float32, and (n_train + n_val,) int64 labels beside them; empty
+            for a step probe
     Units:  seconds of wall clock for the whole probe, the states' forward passes included
     """
 
@@ -39,7 +43,10 @@ class ProbeResult:
 
 
 class RunProbe:
-    """Score a model's states on a fixed probe set; the model, the batches and every generator are left alone."""
+    """Score a model's states; the model, the batches and every generator are left alone.
+
+    train is all training instances where states of training batches are to be scored, None for the probe set's alone
+    """
 
     def __init__(
         self,
@@ -53,140 +60,179 @@ class RunProbe:
         n_layers: int,
         d_model: int,
         seed: int,
+        train: Instances | None = None,
     ) -> None:
-        self._built_with = (evaluator, sets, n_inputs, config, engine)
+        self._n_inputs, self._n_layers, self._d_model = n_inputs, n_layers, d_model
         self.evaluator = evaluator
         self.sets = sets
         self.config = config
         self.engine = engine
         self.cadence = cadence
-        self.seed = seed
-        device = sets["train"].instances.tokens.device
-        self._states = {
-            name: torch.zeros(n_layers + 1, len(chosen.instances), d_model, device=device)
+        # numbers of validation instances begin beyond all that training could have
+        first_id = {"train": 0, "val": 2**40}
+        self._sources = {
+            name: FreshSource(name, chosen, n_inputs, n_layers + 1, d_model, first_id[name])
             for name, chosen in sets.items()
         }
-        self._on_map = {name: chosen.on_map.nonzero()[:, 0] for name, chosen in sets.items()}
-        self._labels = {
-            name: {key: values.cpu().numpy() for key, values in chosen.labels(n_inputs).items()}
-            for name, chosen in sets.items()
-        }
-        # the two splits number their instructions apart, and share none
-        self._instances = {name: chosen.instances.instruction.cpu().numpy() for name, chosen in sets.items()}
+        self._ring: RingSource | None = None
+        if train is not None:
+            shown = len(self._sources["train"].on_map)
+            slots = min(len(sets["train"].instances), len(train))
+            self._ring = RingSource(train, n_inputs, n_layers + 1, slots, shown, d_model)
         self._scoring = Scoring(n_neighbors=config.n_neighbors, n_init=config.n_init, n_nulls=config.n_nulls, seed=seed)
-        self._labels_on_device = {name: chosen.labels(n_inputs) for name, chosen in sets.items()}
-        self._map: Tensor | None = None
-        # neighbours of the last probe, how many of them the last cold map preserved, whether the next must be cold
-        self._neighbors: Tensor | None = None
-        self._preserved: Tensor | None = None
-        self._restart = False
+        self._map = WarmMap(config, engine, seed)
+        # centroids that the next step probe's KMeans goes on from, by space, split, group and number
+        self._centroids: dict[str, Tensor] = {}
         self._check_reachable()
 
     def again(self, *, cadence: Cadence, seed: int) -> "RunProbe":
         """Give a probe of the same model and instances that has seen nothing yet, with its own cadence and seed."""
-        n_layers, _, d_model = self._states["train"].shape
-        return RunProbe(*self._built_with, cadence, n_layers=n_layers - 1, d_model=d_model, seed=seed)
+        return RunProbe(
+            self.evaluator,
+            self.sets,
+            self._n_inputs,
+            self.config,
+            self.engine,
+            cadence,
+            n_layers=self._n_layers,
+            d_model=self._d_model,
+            seed=seed,
+        )
 
     def resolved(self) -> dict[str, Any]:
         """Say how many points are scored, once the asked numbers were made to fit the cells."""
         return {
-            "probe_points": {name: len(chosen.instances) for name, chosen in self.sets.items()},
-            "map_points": {name: len(index) for name, index in self._on_map.items()},
+            "probe_points": {name: len(source.instances) for name, source in self._sources.items()},
+            "map_points": {name: len(source.on_map) for name, source in self._sources.items()},
             "probes": self.cadence.count(),
         }
 
+    def observe(self, batch: Int[Tensor, " B"], states: Float[Tensor, "B layers d"], step: int) -> None:
+        """Take the states that a training step's forward gave, of the weights before its update.
+
+        Shapes: batch (B,) numbers of training instances, states (B, layers, d)
+        """
+        if self._ring is not None:
+            self._ring.ring.push(batch, states, step - 1)
+
     def score(self, step: int) -> ProbeResult:
-        """Score every layer, in the hidden space and on its map."""
+        """Score every layer, in the hidden space and on its map; a step probe scores less, and has no row too early."""
         started = time.perf_counter()
-        for name, chosen in self.sets.items():
-            self.evaluator.states_into(chosen.instances, self._states[name])
-        rows = self._score_space("hidden", self._splits(self._states, None))
-        warm = self._map is not None and not self._restart and not self.cadence.is_key_frame(step)
-        points, columns = self._draw_map(warm)
-        n_train = len(self._on_map["train"])
-        on_map = {"train": points[:, :n_train], "val": points[:, n_train:]}
-        rows += self._score_space("map", self._splits(on_map, self._on_map))
-        self._add_geometry(rows, on_map, columns)
+        full = self.cadence.is_full(step)
+        train, source, age = self._take_train(step, shown=not full)
+        rows: list[dict[str, Any]] = []
+        maps: dict[str, np.ndarray] = {}
+        warm = True
+        if train is not None and full:
+            rows, maps, warm = self._score_full(step, train)
+        elif train is not None:
+            rows = self._score_step(train)
         for row in rows:
-            row.update(step=step, tier="full", source="fresh", age_steps=0)
-            row["warm"] = warm if row["space"] == "map" else False
-        return ProbeResult(rows, self._stored_map(points), warm, time.perf_counter() - started)
+            own = source if row["split"] == "train" else "fresh"
+            row.update(step=step, tier="full" if full else "step", source=own, age_steps=age if own == "batch" else 0)
+        return ProbeResult(rows, maps, warm, time.perf_counter() - started)
 
     def state(self) -> dict[str, Tensor]:
-        """Give all that the next probe depends on: last map, last neighbours, the last key frame's measure."""
-        if self._map is None or self._neighbors is None or self._preserved is None:
-            return {}
-        return {
-            "map": self._map,
-            "neighbors": self._neighbors.int(),
-            "preserved": self._preserved,
-            "restart": torch.tensor([self._restart], dtype=torch.uint8),
-        }
+        """Give all that the next probe depends on: the map and what measures it, centroids, the ring."""
+        state = dict(self._map.state())
+        state |= {f"centroids/{name}": value for name, value in self._centroids.items()}
+        if self._ring is not None:
+            state |= {f"ring/{name}": value for name, value in self._ring.ring.state().items()}
+        return state
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Go on from a saved state."""
-        if not state:
-            return
-        device = self._states["train"].device
-        self._map, self._preserved = state["map"].to(device), state["preserved"].to(device)
-        self._neighbors = state["neighbors"].to(device).long()
-        self._restart = bool(state["restart"][0])
+        device = self.sets["train"].instances.tokens.device
+        self._map.load_state(state, device)
+        self._centroids = {
+            name.removeprefix("centroids/"): value.to(device)
+            for name, value in state.items()
+            if name.startswith("centroids/")
+        }
+        ring = {name.removeprefix("ring/"): value for name, value in state.items() if name.startswith("ring/")}
+        if self._ring is not None and ring:
+            self._ring.ring.load_state(ring)
 
-    def _splits(self, points: dict[str, Tensor], index: dict[str, Tensor] | None) -> dict[str, Split]:
-        splits = {}
-        for name, X in points.items():
-            keep = slice(None) if index is None else index[name].cpu().numpy()
-            labels = {key: values[keep] for key, values in self._labels[name].items()}
-            splits[name] = Split(name, X, labels, self._instances[name][keep])
-        return splits
+    def _take_train(self, step: int, *, shown: bool) -> tuple[Sample | None, str, float]:
+        """Give the training points, where they come from, and the mean age of their weights in steps.
 
-    def _score_space(self, space: str, splits: dict[str, Split]) -> list[dict[str, Any]]:
+        The ring serves once it is full; until then full probes run the probe set, and step probes wait.
+        """
+        fresh = self._sources["train"]
+        if self._ring is None or not self._ring.ring.full:
+            if shown and self._ring is not None:
+                return None, "batch", 0.0
+            return (fresh.take_shown if shown else fresh.take)(self.evaluator), "fresh", 0.0
+        sample = self._ring.take()
+        return sample.shown() if shown else sample, "batch", self._ring.ring.mean_age(step)
+
+    def _score_full(self, step: int, train: Sample) -> tuple[list[dict[str, Any]], dict[str, np.ndarray], bool]:
+        samples = {"train": train, "val": self._sources["val"].take(self.evaluator)}
+        rows = self._score_space("hidden", {name: sample.split() for name, sample in samples.items()})
+        joint = torch.cat([sample.states[:, sample.on_map] for sample in samples.values()], 1)
+        ids = torch.cat([sample.ids[sample.on_map] for sample in samples.values()])
+        points, columns, warm = self._map.draw(joint, ids, key_frame=self.cadence.is_key_frame(step))
+        placed = dict(zip(samples, points.split([len(s.on_map) for s in samples.values()], dim=1), strict=True))
+        rows += self._score_space("map", {name: s.map_split(placed[name]) for name, s in samples.items()})
+        self._add_geometry(rows, samples, placed, columns)
+        for row in rows:
+            row["warm"] = warm and row["space"] == "map"
+        return rows, _stored_map(points, samples), warm
+
+    def _score_step(self, train: Sample) -> list[dict[str, Any]]:
+        """Score task labels on the map's training points: warm centroids, few steps of the map, no nulls."""
+        spaces = {"hidden": train.split("task")}
+        moved = self._map.move(train.states, train.ids)
+        if moved is not None:
+            spaces["map"] = train.map_split(moved[0], "task")
+        rows = []
+        for space, split in spaces.items():
+            own = {name: value for name, value in self._centroids.items() if name.startswith(f"{space}/")}
+            scoring = replace(self._scoring, n_init=0 if own else 1, n_nulls=0)
+            scored = score_space(
+                {"train": split},
+                split,
+                space=space,
+                plan=STEP_PLAN,
+                scoring=scoring,
+                engine=self.engine,
+                kmeans_init=own,
+            )
+            self._centroids.update(scored.centroids)
+            rows += scored.rows
+        for row in rows:
+            row["warm"] = True
+            if row["space"] == "map" and moved is not None:
+                row["kl"] = float(moved[1][row["layer"]])
+        return rows
+
+    def _score_space(self, space: str, splits: dict[str, Any]) -> list[dict[str, Any]]:
         scored = score_space(
             splits, splits["train"], space=space, plan=PLANS[space], scoring=self._scoring, engine=self.engine
         )
+        # step probes go on from the task clusters of all training points
+        wanted = f"{space}/train/all/{len(np.unique(splits['train'].labels['task']))}"
+        self._centroids = {name: value for name, value in self._centroids.items() if not name.startswith(f"{space}/")}
+        self._centroids |= {name: value for name, value in scored.centroids.items() if name == wanted}
         return scored.rows
 
-    def _draw_map(self, warm: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        """Draw the joint map of both splits, and measure it: columns (layers,) by (space, name)."""
-        # a warm map goes on from the last probe's
-        joint = torch.cat([self._states[name][:, self._on_map[name]] for name in ("train", "val")], 1)
-        n, k = joint.shape[1], self.config.n_neighbors
-        params = TsneParams(
-            perplexity=self.config.perplexity,
-            n_iter=self.config.warm_iter if warm else self.config.n_iter,
-            seed=self.seed,
-            init=self._map if warm else None,
-            min_gradient_norm=self.config.min_gradient_norm,
-        )
-        ids = torch.arange(n, device=joint.device)
-        near = self.engine.neighbors(joint, joint, NeighborsParams(max(params.affinity_neighbors(n), k), ids, ids))
-        used = params.affinity_neighbors(n)
-        known = Neighbors(near.distances[..., :used], near.indices[..., :used])
-        points, kl = self.engine.tsne(joint, replace(params, neighbors=known))
-        on_map = self.engine.neighbors(points, points, NeighborsParams(k, ids, ids)).indices
-        own = near.indices[..., :k]
-        preserved = neighbor_overlap(own, on_map)
-        columns = {
-            "kl": kl,
-            "trustworthiness": trustworthiness(joint, on_map),
-            "intrinsic_dimension": intrinsic_dimension(near.distances),
-        }
-        if self._neighbors is not None:
-            columns["neighbor_overlap"] = neighbor_overlap(own, self._neighbors)
-        if not warm or self._preserved is None:
-            self._preserved = preserved
-        self._restart = bool((self._preserved - preserved).mean() > self.config.key_frame_margin)
-        self._map, self._neighbors = points, own
-        return points, columns
-
-    def _add_geometry(self, rows: list[dict[str, Any]], on_map: dict[str, Tensor], columns: dict[str, Tensor]) -> None:
+    def _add_geometry(
+        self,
+        rows: list[dict[str, Any]],
+        samples: Mapping[str, Sample],
+        placed: Mapping[str, Tensor],
+        columns: dict[str, Tensor],
+    ) -> None:
         """Fill the columns of group "all" that come from neighbours and class means; None where they are undefined."""
         values = {name: tensor.tolist() for name, tensor in columns.items()}
-        spread = {}
-        for name, labels in self._labels_on_device.items():
-            for kind, codes in labels.items():
-                places = (("hidden", self._states[name], codes), ("map", on_map[name], codes[self._on_map[name]]))
-                for space, X, own in places:
+        spread: dict[tuple[str, str, str], list[float]] = {}
+        for name, sample in samples.items():
+            for space, X, split in (
+                ("hidden", sample.states, sample.split()),
+                ("map", placed[name], sample.map_split(placed[name])),
+            ):
+                for kind, codes in split.labels.items():
+                    own = torch.as_tensor(codes, device=X.device)
                     spread[name, kind, space] = class_distance_normalized_variance(X, own).tolist()
         by_space = {"hidden": ("intrinsic_dimension", "neighbor_overlap"), "map": ("kl", "trustworthiness")}
         for row in rows:
@@ -196,25 +242,15 @@ class RunProbe:
             found["cdnv"] = spread[row["split"], row["labels"], row["space"]][row["layer"]]
             row.update({name: value if math.isfinite(value) else None for name, value in found.items()})
 
-    def _stored_map(self, points: Tensor) -> dict[str, np.ndarray]:
-        keys = ("task", "distribution", "input", "output")
-        kept = {
-            key: np.concatenate(
-                [self._labels[name][key][self._on_map[name].cpu().numpy()] for name in ("train", "val")]
-            )
-            for key in keys
-        }
-        is_val = np.repeat([0, 1], [len(self._on_map["train"]), len(self._on_map["val"])])
-        return {"points": points.cpu().numpy(), "is_val": is_val, **kept}
-
     def _check_reachable(self) -> None:
         """Refuse a k for which even perfect clusters could not fill every neighbour list with the query's own task."""
-        labels, k = self._labels["train"], self.config.n_neighbors
+        fresh, k = self._sources["train"], self.config.n_neighbors
+        labels = fresh.labels
         groups = {
             "input": labels["input"],
             "input and output": labels["input"] * (labels["output"].max() + 1) + labels["output"],
         }
-        apart = {"other instructions": self._instances["train"]}
+        apart = {"other instructions": fresh.instructions}
         if len(np.unique(labels["distribution"])) > len(np.unique(labels["task"])):
             apart["other distributions"] = labels["distribution"]
         for group_name, group in groups.items():
@@ -225,6 +261,16 @@ class RunProbe:
                         f"scores.n_neighbors: expected at most {fewest}, the fewest points of one task and "
                         f"{group_name} under {apart_name} in the probe set, got {k}; raise probe.n_points or lower it"
                     )
+
+
+def _stored_map(points: Tensor, samples: Mapping[str, Sample]) -> dict[str, np.ndarray]:
+    shown = [sample.shown() for sample in samples.values()]
+    kept = {
+        kind: np.concatenate([sample.labels[kind] for sample in shown])
+        for kind in ("task", "distribution", "input", "output")
+    }
+    is_val = np.repeat([0, 1], [len(sample.on_map) for sample in samples.values()])
+    return {"points": points.cpu().numpy(), "is_val": is_val, **kept}
 
 
 def _fewest_partners(task: np.ndarray, group: np.ndarray, identity: np.ndarray) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fastcluster_lm.config import TrainingConfig
@@ -34,7 +34,8 @@ class StepResult:
     grad_norm: float
     step_ms: float
     tokens_per_s: float
-    states: Float[Tensor, "B layers D"]  # detached, of this step's batch, before the update
+    batch: Int[Tensor, " B"]  # numbers of the training instances
+    states: Float[Tensor, "B layers D"]  # theirs, detached, before the update
 
 
 class Trainer:
@@ -88,7 +89,7 @@ class Trainer:
         self.step = step
         seconds = time.perf_counter() - started
         n_tokens = len(batch) * self.train.tokens.shape[1]
-        return StepResult(step, value, rate, grad_norm, seconds * 1e3, n_tokens / seconds, states)
+        return StepResult(step, value, rate, grad_norm, seconds * 1e3, n_tokens / seconds, batch, states)
 
     def validate(self) -> float:
         """Give the accuracy on all validation instances, and let the early-stopping mark see it."""

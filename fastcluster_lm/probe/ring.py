@@ -1,0 +1,74 @@
+"""The newest training instances' states, kept from the training forward itself; it scores nothing."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class StateRing:
+    """States of the newest n distinct instances, each in a slot of its own that it keeps until it is the oldest.
+
+    Shapes: states (layers, n, d), instances (n,) i64, -1 where a slot is empty, seen_at (n,) i64: the step of the
+            weights that gave a slot's states
+    """
+
+    def __init__(self, n_layers: int, n_slots: int, d_model: int, n_instances: int, device: torch.device) -> None:
+        self.states = torch.zeros(n_layers, n_slots, d_model, device=device)
+        self.instances = torch.full((n_slots,), -1, device=device)
+        self.seen_at = torch.full((n_slots,), -1, device=device)
+        self._slot_of = torch.full((n_instances,), -1, device=device)
+        self._filled = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether every slot has an instance."""
+        return self._filled == len(self.instances)
+
+    def push(self, batch: Int[Tensor, " B"], states: Float[Tensor, "B layers d"], step: int) -> None:
+        """Take a batch's states: instances that have a slot renew it, the others take the oldest slots.
+
+        Shapes: batch (B,) numbers of instances, states (B, layers, d) of weights as they were after `step` steps
+        """
+        n_slots = len(self.instances)
+        # of an instance that comes twice the last one counts, and of too many the last ones
+        last = torch.full_like(self._slot_of, -1).scatter_reduce(
+            0, batch, torch.arange(len(batch), device=batch.device), "amax"
+        )
+        rows = last[batch.unique()].sort().values[-n_slots:]
+        batch, states = batch[rows], states[rows]
+        slots = self._slot_of[batch]
+        known = slots >= 0
+        age = self.seen_at.clone()
+        age[slots[known]] = step
+        fresh = int((~known).sum())
+        taken = age.argsort(stable=True)[:fresh]
+        self._slot_of[self.instances[taken][self.instances[taken] >= 0]] = -1
+        slots = slots.clone()
+        slots[~known] = taken
+        self._slot_of[batch] = slots
+        self.instances[slots] = batch
+        self.seen_at[slots] = step
+        self.states[:, slots] = states.transpose(0, 1)
+        self._filled = min(n_slots, self._filled + fresh)
+
+    def mean_age(self, step: int) -> float:
+        """Average over slots the steps that the weights have taken since."""
+        return float((step - self.seen_at).double().mean())
+
+    def state(self) -> dict[str, Tensor]:
+        """Give all that it holds."""
+        return {
+            "states": self.states,
+            "instances": self.instances,
+            "seen_at": self.seen_at,
+        }
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take over a saved state."""
+        self.states.copy_(state["states"])
+        self.instances.copy_(state["instances"])
+        self.seen_at.copy_(state["seen_at"])
+        held = self.instances >= 0
+        self._slot_of.fill_(-1)
+        self._slot_of[self.instances[held]] = held.nonzero()[:, 0]
+        self._filled = int(held.sum())

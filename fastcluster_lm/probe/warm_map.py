@@ -1,0 +1,120 @@
+"""The map that goes on from probe to probe: where points start, when it starts anew, how good it is."""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fastcluster_lm.config import ScoresConfig
+from fastcluster_lm.scores.engines.params import Engine, Neighbors, NeighborsParams, TsneParams
+from fastcluster_lm.scores.geometry import intrinsic_dimension, neighbor_overlap, trustworthiness
+
+# retained points whose mean place a new point starts from, and the least share of them that a warm map needs
+START_FROM, RETAINED = 3, 0.5
+
+
+class WarmMap:
+    """Draw maps of the same points again and again; what the next one depends on can be saved."""
+
+    def __init__(self, config: ScoresConfig, engine: Engine, seed: int) -> None:
+        self.config, self.engine, self.seed = config, engine, seed
+        self.points: Tensor | None = None
+        self._ids: Tensor | None = None
+        # neighbours at the last full probe, the share that the last cold map preserved, whether the next must be cold
+        self._neighbors: Tensor | None = None
+        self._preserved: Tensor | None = None
+        self._restart = False
+
+    def draw(
+        self, X: Float[Tensor, "layers n d"], ids: Int[Tensor, " n"], *, key_frame: bool
+    ) -> tuple[Float[Tensor, "layers n 2"], dict[str, Tensor], bool]:
+        """Draw all points, cold at a key frame or after the map lost its neighbours, else from where they were.
+
+        Shapes: X (layers, n, d), ids (n,) of the instances -> points (layers, n, 2), columns (layers,) float64, warm
+        """
+        init = None if key_frame or self._restart else self._start(X, ids)
+        warm = init is not None
+        k, n = self.config.n_neighbors, X.shape[1]
+        params = self._params(self.config.warm_iter if warm else self.config.n_iter, init)
+        order = torch.arange(n, device=X.device)
+        used = params.affinity_neighbors(n)
+        near = self.engine.neighbors(X, X, NeighborsParams(max(used, k), order, order))
+        known = Neighbors(near.distances[..., :used], near.indices[..., :used])
+        points, kl = self.engine.tsne(X, replace(params, neighbors=known))
+        on_map = self.engine.neighbors(points, points, NeighborsParams(k, order, order)).indices
+        own = near.indices[..., :k]
+        columns = {
+            "kl": kl,
+            "trustworthiness": trustworthiness(X, on_map),
+            "intrinsic_dimension": intrinsic_dimension(near.distances),
+        }
+        if self._neighbors is not None and self._ids is not None and torch.equal(ids, self._ids):
+            columns["neighbor_overlap"] = neighbor_overlap(own, self._neighbors)
+        preserved = neighbor_overlap(own, on_map)
+        if not warm or self._preserved is None:
+            self._preserved = preserved
+        self._restart = bool((self._preserved - preserved).mean() > self.config.key_frame_margin)
+        self.points, self._ids, self._neighbors = points, ids.clone(), own
+        return points, columns, warm
+
+    def move(self, X: Float[Tensor, "layers m d"], ids: Int[Tensor, " m"]) -> tuple[Tensor, Tensor] | None:
+        """Let the first m points take a few steps; None where too few of them are on the map, or none is asked for.
+
+        Shapes: X (layers, m, d), ids (m,) -> points (layers, m, 2), kl (layers,)
+        """
+        init = self._start(X, ids)
+        if init is None or self.points is None or self._ids is None or self.config.step_iter == 0:
+            return None
+        points, kl = self.engine.tsne(X, self._params(self.config.step_iter, init))
+        m = X.shape[1]
+        self.points, self._ids = self.points.clone(), self._ids.clone()
+        self.points[:, :m], self._ids[:m] = points, ids
+        return points, kl
+
+    def state(self) -> dict[str, Tensor]:
+        """Give all that the next map depends on."""
+        if self.points is None or self._ids is None or self._neighbors is None or self._preserved is None:
+            return {}
+        return {
+            "map": self.points,
+            "ids": self._ids,
+            "neighbors": self._neighbors.int(),
+            "preserved": self._preserved,
+            "restart": torch.tensor([self._restart], dtype=torch.uint8),
+        }
+
+    def load_state(self, state: dict[str, Tensor], device: torch.device) -> None:
+        """Go on from a saved state."""
+        if "map" not in state:
+            return
+        self.points, self._ids = state["map"].to(device), state["ids"].to(device)
+        self._preserved, self._neighbors = state["preserved"].to(device), state["neighbors"].to(device).long()
+        self._restart = bool(state["restart"][0])
+
+    def _params(self, n_iter: int, init: Tensor | None) -> TsneParams:
+        return TsneParams(
+            perplexity=self.config.perplexity,
+            n_iter=n_iter,
+            seed=self.seed,
+            init=init,
+            min_gradient_norm=self.config.min_gradient_norm,
+        )
+
+    def _start(self, X: Tensor, ids: Tensor) -> Tensor | None:
+        """Place points where they were, and new ones at the mean of their nearest retained points."""
+        if self.points is None or self._ids is None or len(self._ids) < len(ids):
+            return None
+        n = len(ids)
+        points, kept = self.points[:, :n], ids == self._ids[:n]
+        if bool(kept.all()):
+            return points
+        retained, new = kept.nonzero()[:, 0], (~kept).nonzero()[:, 0]
+        if len(retained) < max(START_FROM, RETAINED * n):
+            return None
+        near = self.engine.neighbors(X[:, new], X[:, retained], NeighborsParams(START_FROM)).indices
+        places = points[:, retained]  # (layers, retained, 2)
+        layer = torch.arange(len(places), device=places.device)[:, None, None]
+        start = points.clone()
+        start[:, new] = places[layer, near].mean(2)
+        return start
