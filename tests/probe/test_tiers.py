@@ -1,0 +1,146 @@
+"""Step probes and the batch source: what they score, whose states, how old, and what they refuse."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fastcluster_lm.config import config_from_dict
+from fastcluster_lm.engine import _Run, start_run
+from fastcluster_lm.errors import ConfigError
+from fastcluster_lm.probe import Cadence
+from fastcluster_lm.probe.warm_map import WarmMap
+from fastcluster_lm.scores.engines import choose_engine
+from fastcluster_lm.tasks import taskset_of
+from tests.laws.conftest import SMALL, fingerprint
+
+
+def every_step(source: str, **scores):
+    probe = {**SMALL["probe"], "every": 1, "full_every": 6, "source": source}
+    # one batch is a sixth of the ring, so that it is full after a few steps
+    return config_from_dict({**SMALL, "probe": probe, "scores": {**SMALL["scores"], **scores}})
+
+
+def test_a_cadence_below_ten_has_step_probes_between_full_ones():
+    cadence = Cadence(4, steps=30, key_frame_every=2, full_every=10)
+    assert cadence.period == 12
+    assert [step for step in range(31) if cadence.is_due(step)] == [0, 4, 8, 12, 16, 20, 24, 28, 30]
+    assert [step for step in range(31) if cadence.is_full(step)] == [0, 12, 24, 30]
+    assert [step for step in range(31) if cadence.is_key_frame(step)] == [0, 24, 30]
+    assert Cadence(10, steps=30, key_frame_every=2, full_every=50).period == 10
+
+
+@pytest.mark.parametrize("source", ["fresh", "batch"])
+def test_rows_say_their_tier_source_and_age(tmp_path, source):
+    folder = start_run(every_step(source), tmp_path / "run").folder
+    rows = folder.scores()
+    tiers = {step: {row["tier"] for row in rows if row["step"] == step} for step in range(13)}
+    assert all(tiers[step] == {"full"} for step in (0, 6, 12))
+    by_step = [step for step, found in tiers.items() if found == {"step"}]
+    # the ring of 96 is full after six batches of 16
+    assert by_step == ([1, 2, 3, 4, 5, 7, 8, 9, 10, 11] if source == "fresh" else [7, 8, 9, 10, 11])
+    for row in rows:
+        if row["tier"] == "step":
+            assert (row["split"], row["group"], row["labels"], row["warm"]) == ("train", "all", "task", True)
+            assert row["n_points"] == 48 and row["null_ari"] is None and row["ari"] is not None
+        from_ring = source == "batch" and row["split"] == "train" and row["step"] >= 6
+        assert row["source"] == ("batch" if from_ring else "fresh")
+        assert (row["age_steps"] > 0) == (row["source"] == "batch")
+        assert row["split"] == "train" or row["source"] == "fresh"
+    assert {row["space"] for row in rows if row["tier"] == "step"} == {"hidden", "map"}
+    assert sorted(folder.map_steps()) == [0, 6, 12]
+
+
+def test_the_ring_holds_the_states_that_the_training_forward_gave():
+    run = _Run(every_step("batch"), taskset_of(every_step("batch").tasks, 0))
+    seen = {}
+    for step in range(1, 9):
+        result = run.trainer.advance()
+        run.probe.observe(result.batch, result.states, step)
+        seen.update({int(i): result.states[row] for row, i in enumerate(result.batch)})
+    ring = run.probe._ring.ring
+    assert ring.full
+    for slot, instance in enumerate(ring.instances.tolist()):
+        assert torch.equal(ring.states[:, slot], seen[instance])
+    sample = run.probe._ring.take()
+    train = run.trainer.train
+    assert (sample.labels["task"] == train.task[ring.instances].numpy()).all()
+    assert (sample.instructions == train.instruction[ring.instances].numpy()).all()
+    # the newest 96 distinct instances of 8 batches of 16, of weights before their step
+    assert ring.seen_at.min() >= 1 and ring.seen_at.max() == 7
+    assert ring.mean_age(8) == pytest.approx(float((8 - ring.seen_at).double().mean()))
+
+
+def test_a_new_point_starts_at_the_mean_of_its_three_nearest_retained_points(monkeypatch):
+    config = config_from_dict(SMALL).scores
+    engine = choose_engine("fused", "cpu")
+    keeper = WarmMap(replace(config, n_iter=30), engine, 0)
+    X = torch.randn(2, 40, 5, generator=torch.Generator().manual_seed(0))
+    ids = torch.arange(40)
+    points, columns, warm = keeper.draw(X, ids, key_frame=False)
+    assert not warm and "neighbor_overlap" not in columns
+    other, moved = X.clone(), ids.clone()
+    other[:, [3, 17]] += 1.0
+    moved[[3, 17]] = torch.tensor([100, 101])
+    start = keeper._start(other, moved)
+    retained = [i for i in range(40) if i not in (3, 17)]
+    for layer in range(2):
+        for new in (3, 17):
+            away = (other[layer, retained] - other[layer, new]).square().sum(1)
+            nearest = torch.tensor(retained)[away.argsort()[:3]]
+            torch.testing.assert_close(start[layer, new], points[layer, nearest].mean(0))
+    assert torch.equal(start[:, retained], points[:, retained])
+    # with most points new there is nothing to go on from
+    assert keeper._start(other, ids + 500) is None
+    _, columns, warm = keeper.draw(other, moved, key_frame=False)
+    assert warm and "neighbor_overlap" not in columns
+    _, columns, warm = keeper.draw(other, moved, key_frame=False)
+    assert warm and columns["neighbor_overlap"].eq(1).all()
+
+
+def test_a_map_that_loses_its_neighbours_starts_cold_at_the_next_probe():
+    config = replace(config_from_dict(SMALL).scores, n_iter=200, warm_iter=1, key_frame_margin=0.05)
+    keeper = WarmMap(config, choose_engine("fused", "cpu"), 0)
+    draw = torch.Generator().manual_seed(0)
+    X, ids = torch.randn(1, 80, 4, generator=draw), torch.arange(80)
+    keeper.draw(X, ids, key_frame=True)
+    assert keeper.draw(X, ids, key_frame=False)[2]
+    assert not keeper._restart
+    # other points under the same names: one step of the old map cannot follow
+    other = torch.randn(1, 80, 4, generator=draw)
+    assert keeper.draw(other, ids, key_frame=False)[2]
+    assert keeper._restart
+    assert not keeper.draw(other, ids, key_frame=False)[2]
+    assert not keeper._restart
+
+
+@pytest.mark.parametrize("source", ["fresh", "batch"])
+def test_training_is_left_alone_by_step_probes_of_either_source(tmp_path, source):
+    off = replace(every_step(source), probe=replace(every_step(source).probe, every=0))
+    one = start_run(off, tmp_path / "off").folder
+    other = start_run(every_step(source), tmp_path / "on").folder
+    assert fingerprint(one) == fingerprint(other)
+
+
+@pytest.mark.parametrize("source", ["fresh", "batch"])
+def test_a_stopped_run_goes_on_with_the_same_rows(tmp_path, source):
+    from fastcluster_lm.engine import Hooks, resume_run
+
+    whole = start_run(every_step(source), tmp_path / "whole").folder
+    steps = []
+    hooks = Hooks(on_step=lambda row, scores: steps.append(row["step"]), should_stop=lambda: 9 in steps)
+    assert not start_run(every_step(source), tmp_path / "stopped", hooks).finished
+    resumed = resume_run(tmp_path / "stopped")
+    assert resumed.resumed_from == 9
+    assert (whole.path / "scores.jsonl").read_bytes() == (resumed.folder.path / "scores.jsonl").read_bytes()
+    assert fingerprint(whole) == fingerprint(resumed.folder)
+
+
+def test_no_map_in_step_probes_where_none_is_asked_for(tmp_path):
+    rows = start_run(every_step("fresh", step_iter=0), tmp_path / "run").folder.scores()
+    assert {row["space"] for row in rows if row["tier"] == "step"} == {"hidden"}
+
+
+def test_states_under_dropout_are_refused():
+    with pytest.raises(ConfigError, match="probe.source: expected fresh with model.dropout=0.1"):
+        config_from_dict({**SMALL, "model": {**SMALL["model"], "dropout": 0.1}, "probe": {"source": "batch"}})
