@@ -116,6 +116,7 @@ class ScoresConfig:
     """How states are scored."""
 
     engine: str = setting("auto", "scoring engine", choices=("auto", "fused", "rapids", "reference"))
+    memory_mib: int = setting(256, "most MiB of one block of distances in the fused engine", low=1, high=2**20)
     n_neighbors: int = setting(5, "k of the KNN scores", low=1)
     n_init: int = setting(10, "KMeans restarts", low=1)
     n_nulls: int = setting(20, "random reassignments behind each null", low=1)

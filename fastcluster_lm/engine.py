@@ -14,6 +14,7 @@ from fastcluster_lm.config import RunConfig, config_from_dict, config_to_dict, d
 from fastcluster_lm.data import Vocabulary, build_instances, split_instructions
 from fastcluster_lm.device import Device, choose_device, describe_environment, generator
 from fastcluster_lm.errors import ConfigError, RunFolderError
+from fastcluster_lm.kernels import native
 from fastcluster_lm.model import GPT2
 from fastcluster_lm.probe import Cadence, RunProbe, choose_probe_set
 from fastcluster_lm.scores.engines import choose_engine
@@ -124,7 +125,7 @@ class _Run:
         # rows that wait for the next write
         self._pending_steps: list[Row] = []
         self._pending_scores: list[Row] = []
-        self.engine = choose_engine(config.scores.engine, on)
+        self.engine = choose_engine(config.scores.engine, on, config.scores.memory_mib)
         named = config.scores.engine != "auto"
         self.engine_reason = "asked for by name" if named else f"auto on {on.type}: the first engine that can run"
         if config.probe.every > 0:
@@ -162,6 +163,7 @@ class _Run:
             "compile_reason": self.trainer.compile_reason,
             "engine": self.engine.name,
             "engine_reason": self.engine_reason,
+            "cpu_kernels": native.status()[1],
             "n_parameters": sum(weight.numel() for weight in self.trainer.model.parameters()),
             "vocab_size": len(self.vocabulary),
             "n_train_instances": len(self.trainer.train),

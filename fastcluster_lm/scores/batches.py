@@ -37,6 +37,10 @@ def check_finite(X: Float[Tensor, "layers n d"], name: str) -> None:
 
     Errors: DataError naming the layers
     """
+    # a sum reads the points once and writes nothing; it is finite unless a value is not, or all of them are huge
+    suspect = ~X.sum((1, 2)).isfinite()
+    if not bool(suspect.any()):
+        return
     broken = (~X.isfinite()).flatten(1).any(1)
     if bool(broken.any()):
         layers = broken.nonzero().flatten().tolist()
@@ -49,15 +53,29 @@ def scaling(X: Float[Tensor, "layers n d"]) -> tuple[Float[Tensor, "layers 1 d"]
     Shapes: X (layers, n, d) -> offset (layers, 1, d), scale (layers, 1, 1), in the dtype of X, float32 at least
     """
     X = X if X.dtype == torch.float64 else X.float()
-    # divided before it is summed, so that the sum cannot overflow
-    offset = (X / max(X.shape[1], 1)).sum(1, keepdim=True)
-    return offset, power_of_two(X - offset)
+    if X.shape[1] == 0:
+        return X.sum(1, keepdim=True), X.new_ones(X.shape[0], 1, 1)
+    # where a sum of huge values overflows, the middle of the extremes is as good an offset as the mean
+    low, high = X.amin(1, keepdim=True), X.amax(1, keepdim=True)
+    offset = X.mean(1, keepdim=True)
+    offset = torch.where(offset.isfinite(), offset, low / 2 + high / 2)
+    return offset, _power_of_two(torch.maximum(high - offset, offset - low))
 
 
 def power_of_two(deviations: Float[Tensor, "layers n d"]) -> Float[Tensor, "layers 1 1"]:
     """Round each layer's largest deviation down to a power of two, 1 where all are 0; dividing by it rounds nothing."""
     if deviations.shape[1] == 0:
         return deviations.new_ones(deviations.shape[0], 1, 1)
-    largest = deviations.abs().amax((1, 2), keepdim=True)
+    return _power_of_two(deviations.abs())
+
+
+def _power_of_two(sizes: Tensor) -> Tensor:
+    largest = sizes.amax((1, 2), keepdim=True)
     powers = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - 1)
     return torch.where(largest > 0, powers, torch.ones_like(largest))
+
+
+def scaled(X: Float[Tensor, "layers n d"], offset: Tensor, scale: Tensor) -> Float[Tensor, "layers n d"]:
+    """Bring points into a frame, as float32, with one copy."""
+    moved = (X - offset).div_(scale)
+    return moved.float()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastcluster_lm.kernels.edges import Edges
 from fastcluster_lm.kernels.native import address, library
+from fastcluster_lm.kernels.tsne_forces.grid import grid_repulsion
 from fastcluster_lm.kernels.tsne_forces.tiled import TiledDescent
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
@@ -46,21 +47,21 @@ class Descent(Protocol):
         """KL divergence in nats, float64, over the affinities given, unexaggerated."""
 
 
-def start_descent(start: Float[Tensor, "layers 2 n"], edges: Edges) -> Descent:
-    """Begin a descent at these points.
+def start_descent(start: Float[Tensor, "layers 2 n"], edges: Edges, *, grid: bool = False) -> Descent:
+    """Begin a descent at these points, with exact repulsion or one interpolated on a grid.
 
     Shapes: start (layers, 2, n) f32, n >= 2
     Source: van der Maaten and Hinton 2008; gains and step rule of openTSNE 1.0.4
     """
     native = library(SOURCE) if start.device.type == "cpu" else None
-    return TiledDescent(start, edges) if native is None else NativeDescent(native, start, edges)
+    return TiledDescent(start, edges, grid) if native is None else NativeDescent(native, start, edges, grid)
 
 
 class NativeDescent:
     """The descent by cpu.cpp, its buffers padded to whole vectors and laid out once."""
 
-    def __init__(self, native: ctypes.CDLL, start: Tensor, edges: Edges) -> None:
-        self.native, self.edges = native, edges
+    def __init__(self, native: ctypes.CDLL, start: Tensor, edges: Edges, grid: bool = False) -> None:
+        self.native, self.edges, self.grid = native, edges, grid
         n_layers, _, n = start.shape
         padded = -(-n // VECTOR) * VECTOR
         self.chunks = max(1, min(CHUNKS, n // CHUNK_POINTS))
@@ -78,7 +79,7 @@ class NativeDescent:
     def advance(self, iterations: int, rule: StepRule, active: Tensor) -> None:
         flags = active.to(torch.uint8).contiguous()
         threads = ctypes.c_int32(torch.get_num_threads())
-        chunks = ctypes.c_int64(self.chunks)
+        chunks = ctypes.c_int64(1 if self.grid else self.chunks)
         moving = [address(part) for part in (self._points, self.update, self.gains)]
         forces = [address(self.scratch), address(self.sums)]
         numbers = [
@@ -86,8 +87,17 @@ class NativeDescent:
         ]
         last = [address(self.gradient_sq), address(flags), threads]
         for _ in range(iterations):
-            self.native.tsne_repulsion(moving[0], *self.sizes, chunks, *forces, address(flags), threads)
+            if self.grid:
+                forces = self._interpolate()
+            else:
+                self.native.tsne_repulsion(moving[0], *self.sizes, chunks, *forces, address(flags), threads)
             self.native.tsne_step(*moving, *self.sizes, chunks, *forces, *self.flow, *numbers, *last)
+
+    def _interpolate(self) -> list[ctypes.c_void_p]:
+        # one chunk, in buffers of its own that live until the next step
+        repulsion, sums = grid_repulsion(self._points[..., : self.n])
+        self._gridded = torch.nn.functional.pad(repulsion, (0, self._points.shape[-1] - self.n)), sums.double()
+        return [address(part) for part in self._gridded]
 
     def gradient_norm(self) -> Tensor:
         return self.gradient_sq.mean(1).sqrt() * self.n

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fastcluster_lm.kernels.edges import Edges
+from fastcluster_lm.kernels.tsne_forces.grid import grid_repulsion
 
 if TYPE_CHECKING:
     from fastcluster_lm.kernels.tsne_forces.op import StepRule
@@ -19,9 +20,9 @@ CPU_PAIRS, GPU_PAIRS = 2**20, 2**26
 class TiledDescent:
     """Momentum descent with gains, its blocks of forces and all its buffers laid out once."""
 
-    def __init__(self, start: Float[Tensor, "layers 2 n"], edges: Edges) -> None:
+    def __init__(self, start: Float[Tensor, "layers 2 n"], edges: Edges, grid: bool = False) -> None:
         n_layers, _, n = start.shape
-        self.edges, self.n = edges, n
+        self.edges, self.n, self.grid = edges, n, grid
         self.rows, self.lengths = edges.rows(), edges.starts.diff()
         self.columns = edges.columns + self.rows // n * n
         self._points = start.clone()
@@ -39,7 +40,7 @@ class TiledDescent:
     def advance(self, iterations: int, rule: "StepRule", active: Tensor) -> None:
         moves = active[:, None, None]
         for _ in range(iterations):
-            repulsion, normaliser = self._repulsion()
+            repulsion, normaliser = grid_repulsion(self._points) if self.grid else self._repulsion()
             gradient = self._attraction().mul_(rule.exaggeration).sub_(repulsion / normaliser[:, None, None])
             turned = self.update * gradient <= 0
             gains = torch.where(turned, self.gains + 0.2, self.gains * 0.8 + 0.01)

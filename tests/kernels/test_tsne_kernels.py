@@ -187,3 +187,44 @@ def test_denormals_live_on_after_loading():
 def test_unfit_neighbours_are_refused():
     with pytest.raises(ShapeError, match=r"distances have shape \(3, 2\)"):
         tsne_affinities(torch.zeros(3, 2), torch.zeros(3, 2, dtype=torch.int64), 1.0)
+
+
+def test_repulsion_on_a_grid_comes_near_the_exact_one_and_nearer_with_more_intervals(monkeypatch):
+    from fastcluster_lm.kernels.tsne_forces import grid
+
+    points = torch.randn(2, 2, 700, generator=torch.Generator().manual_seed(0)) * torch.tensor([2.0, 9])[:, None, None]
+    points[1, 0] += 50
+    y = points.double()
+    apart = y[:, :, :, None] - y[:, :, None, :]
+    kernel = 1 / (1 + apart.square().sum(1))
+    exact = (kernel.square()[:, None] * apart).sum(-1)
+    sums = kernel.sum((1, 2)) - 700
+    errors = []
+    for fewest in (50, 150):
+        monkeypatch.setattr(grid, "FEWEST", fewest)
+        forces, found = grid.grid_repulsion(points)
+        errors.append(float((forces - exact).square().mean().sqrt() / exact.square().mean().sqrt()))
+        assert (found / sums - 1).abs().max() < 0.02
+    assert errors[0] < 0.03 and errors[1] < 0.25 * errors[0]
+
+
+@pytest.mark.parametrize("native_code", [pytest.param(True, marks=needs_compiler), False])
+def test_a_map_by_the_grid_is_as_good_as_an_exact_one(native_code):
+    found = near(300, 30)
+    edges = tsne_affinities(found.distances, found.indices, 10.0)
+    start = torch.randn(2, 2, 300, generator=torch.Generator().manual_seed(4)) * 1e-4
+    kl = {}
+    for grid in (False, True):
+        descent = start_descent(start, edges, grid=grid) if native_code else TiledDescent(start, edges, grid)
+        for rule, steps in ((StepRule(12.0, 0.5, 25.0, 5.0), 40), (StepRule(1.0, 0.8, 300.0, 5.0), 80)):
+            descent.advance(steps, rule, torch.ones(2, dtype=torch.bool))
+        kl[grid] = descent.kl_divergence()
+    # both are still on their way down; random maps of these points have a divergence above 2
+    assert (kl[True] / kl[False] - 1).abs().max() < 0.05
+    assert kl[True].max() < 1.6
+
+
+def test_sides_of_grids_have_small_primes_alone():
+    from fastcluster_lm.kernels.tsne_forces.grid import _fft_friendly
+
+    assert [_fft_friendly(n) for n in (50, 51, 61, 97, 101)] == [50, 54, 64, 100, 108]

@@ -254,3 +254,18 @@ def test_agrees_with_float64_on_any_small_grid(seed: int, n: int, width: int, sp
     found = nearest_neighbors(X, X, k)
     assert_nearest(X, X, found.indices)
     assert_ties_to_lower(found.indices, found.distances)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_large_inputs_taken_a_layer_at_a_time_give_the_same(shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = torch.Generator().manual_seed(0)
+    bank = torch.randn(3, 40, 70, generator=draw)
+    queries = bank if shared else torch.randn(3, 40, 70, generator=draw)
+    ids = torch.randint(30, (3, 40), generator=draw)
+    for params in (NeighborsParams(4), NeighborsParams(4, ids, ids), NeighborsParams(4, ids[0], ids[0])):
+        whole = fused.find_neighbors(queries, bank, params)
+        monkeypatch.setattr(fused, "WHOLE_BYTES", 100)
+        layered = fused.find_neighbors(queries, bank, params, memory_budget=2000)
+        monkeypatch.undo()
+        assert torch.equal(whole.indices, layered.indices)
+        torch.testing.assert_close(whole.distances, layered.distances, rtol=1e-6, atol=0)

@@ -7,6 +7,7 @@ from typing import TypedDict
 import torch
 
 from fastcluster_lm.errors import EngineError, nearest_name
+from fastcluster_lm.kernels import native
 from fastcluster_lm.scores.engines import _rapids
 from fastcluster_lm.scores.engines._fused import FusedEngine
 from fastcluster_lm.scores.engines.params import (
@@ -46,7 +47,7 @@ class EngineReport(TypedDict):
     versions: dict[str, str]
 
 
-def choose_engine(name: str, device: torch.device | str) -> Engine:
+def choose_engine(name: str, device: torch.device | str, memory_mib: int = 256) -> Engine:
     """Give the engine of that name; auto is rapids on a CUDA device where it can run, and fused everywhere else.
 
     Errors: EngineError for an unknown name, a missing package or the wrong device, saying what to do
@@ -54,9 +55,9 @@ def choose_engine(name: str, device: torch.device | str) -> Engine:
     kind = torch.device(device).type
     if name == "auto":
         # rapids is not built yet, so auto is fused on CUDA too
-        return FusedEngine()
+        return FusedEngine(memory_mib)
     if name == "fused":
-        return FusedEngine()
+        return FusedEngine(memory_mib)
     if name == "reference":
         absent = _absent_packages()
         if absent:
@@ -80,10 +81,15 @@ def engine_report() -> list[EngineReport]:
     reason = f"missing: {', '.join(absent)}" if absent else "scikit-learn, openTSNE and faiss-cpu are installed"
     names = [name for name in REFERENCE_PACKAGES.values() if name not in absent]
     return [
-        EngineReport(name="fused", available=True, reason="needs torch alone", versions=_versions(["torch"])),
+        EngineReport(name="fused", available=True, reason=_native(), versions=_versions(["torch"])),
         EngineReport(name="reference", available=not absent, reason=reason, versions=_versions(names)),
         EngineReport(name="rapids", available=False, reason=_rapids.missing(), versions={}),
     ]
+
+
+def _native() -> str:
+    compiled, by = native.status()
+    return f"needs torch alone; CPU kernels compiled by {by}" if compiled else f"eager, so slower on a CPU: {by}"
 
 
 def _absent_packages() -> list[str]:

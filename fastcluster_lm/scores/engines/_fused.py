@@ -10,17 +10,23 @@ from fastcluster_lm.scores.engines.params import Clustering, KMeansParams, Map, 
 
 
 class FusedEngine:
-    """Exact neighbours, batched KMeans and exact t-SNE; honours every parameter."""
+    """Exact neighbours, batched KMeans, t-SNE; honours every parameter.
+
+    memory_mib: most MiB of one block of distances between queries and bank
+    """
 
     name = "fused"
+
+    def __init__(self, memory_mib: int = 256) -> None:
+        self.memory_budget = memory_mib * 2**20
 
     def neighbors(
         self, queries: Float[Tensor, "layers nq d"], bank: Float[Tensor, "layers nb d"], params: NeighborsParams
     ) -> Neighbors:
-        return find_neighbors(queries, bank, params)
+        return find_neighbors(queries, bank, params, self.memory_budget)
 
     def kmeans(self, X: Float[Tensor, "layers n d"], params: KMeansParams) -> Clustering:
         return find_clusters(X, params)
 
     def tsne(self, X: Float[Tensor, "layers n d"], params: TsneParams) -> Map:
-        return draw_maps(X, params)
+        return draw_maps(X, params, self.memory_budget)

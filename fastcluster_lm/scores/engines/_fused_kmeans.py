@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fastcluster_lm.kernels.kmeans_runs import Runs, kmeans_runs_native
-from fastcluster_lm.scores.batches import scaling
+from fastcluster_lm.scores.batches import scaled, scaling
 from fastcluster_lm.scores.engines._fused_neighbors import full_precision
 from fastcluster_lm.scores.engines.checks import check_kmeans
 from fastcluster_lm.scores.engines.params import Clustering, KMeansParams
@@ -30,17 +30,18 @@ def find_clusters(X: Float[Tensor, "layers n d"], params: KMeansParams, memory_b
     check_kmeans(X, params)
     n_layers, n, width = X.shape
     offset, scale = scaling(X)
-    scaled = ((X - offset) / scale).float()
+    points = scaled(X, offset, scale)
     init = None
     if params.init is not None:
         init = params.init.expand(n_layers, -1, -1).to(X.device, offset.dtype)
         init = ((init - offset) / scale).float()
     draws = _draw(n, params, X.device)
     runs = params.n_init + (init is not None)
-    tol = params.tol * scaled.var(1, correction=0).mean(-1)
-    native = kmeans_runs_native(scaled, params.n_clusters, draws, init, params.max_iter, tol)
+    # scikit-learn's rule: tol is relative to the mean variance of the coordinates; the points are centred
+    tol = params.tol * torch.linalg.vector_norm(points, dim=(1, 2)).square() / (n * width)
+    native = kmeans_runs_native(points, params.n_clusters, draws, init, params.max_iter, tol)
     if native is not None:
-        labels, centroids, inertia, n_iter = _best_of(native, scaled)
+        labels, centroids, inertia, n_iter = _best_of(native, points)
         centroids = (centroids * scale + offset).float()
         return Clustering(labels, centroids, inertia * scale.double().flatten().square(), n_iter)
     if memory_budget is None:
@@ -50,13 +51,13 @@ def find_clusters(X: Float[Tensor, "layers n d"], params: KMeansParams, memory_b
         parts = []
         for start in range(0, n_layers, layers):
             stop = start + layers
-            points = scaled[start:stop]
-            centroids = _seed(points, draws) if params.n_init else points.new_empty(len(points), 0, 0, width)
+            part = points[start:stop]
+            centroids = _seed(part, draws) if params.n_init else part.new_empty(len(part), 0, 0, width)
             if init is not None:
                 warm = init[start:stop, None]
                 centroids = torch.cat([warm, centroids], 1) if params.n_init else warm
-            parts.append(_Lloyd(points, centroids, params, memory_budget).best())
-    labels, centroids, inertia, n_iter = (torch.cat(part) for part in zip(*parts, strict=True))
+            parts.append(_Lloyd(part, centroids, params, memory_budget).best())
+    labels, centroids, inertia, n_iter = (torch.cat(column) for column in zip(*parts, strict=True))
     centroids = (centroids * scale + offset).float()
     return Clustering(labels, centroids, inertia * scale.double().flatten().square(), n_iter)
 

@@ -12,8 +12,10 @@ from fastcluster_lm.scores.batches import power_of_two, scaling
 from fastcluster_lm.scores.engines.checks import check_neighbors, forbidden
 from fastcluster_lm.scores.engines.params import Neighbors, NeighborsParams
 
-# most bytes of one block of distances or of gathered candidates
+# most bytes of one block of distances or of gathered candidates, where the caller names none
 MEMORY_BUDGET = 256 * 2**20
+# inputs beyond this many bytes are taken a layer at a time, so that their copies stay small
+WHOLE_BYTES = 64 * 2**20
 # candidates beyond k that the matmul proposes; they absorb its rounding, what they cannot absorb is computed in full
 SPARE = 8
 DIRECT = "donot_use_mm_for_euclid_dist"
@@ -44,6 +46,25 @@ def find_neighbors(
     Errors: ShapeError, DataError as in check_neighbors
     """
     check_neighbors(queries, bank, params)
+    if len(bank) > 1 and bank.numel() * bank.element_size() > WHOLE_BYTES:
+        own = queries is bank
+        parts = []
+        for layer in range(len(bank)):
+            part = bank[layer : layer + 1]
+            parts.append(
+                _find(part if own else queries[layer : layer + 1], part, _of_layer(params, layer), memory_budget)
+            )
+        return Neighbors(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    return _find(queries, bank, params, memory_budget)
+
+
+def _of_layer(params: NeighborsParams, layer: int) -> NeighborsParams:
+    """Give the parameters of one layer of those of all."""
+    ids = [x if x is None or x.ndim == 1 else x[layer : layer + 1] for x in (params.query_ids, params.bank_ids)]
+    return NeighborsParams(params.n_neighbors, *ids)
+
+
+def _find(queries: Tensor, bank: Tensor, params: NeighborsParams, memory_budget: int) -> Neighbors:
     n_layers, n_queries, width = queries.shape
     n_bank, k = bank.shape[1], params.n_neighbors
     own = queries is bank
@@ -75,7 +96,7 @@ def find_neighbors(
                 found = _search_full(queries[:, tile], bank, mask, k)
             else:
                 proposed = _propose(centred_queries[:, tile], centred_bank, mask, n_candidates)
-                found = _search_candidates(queries[:, tile], bank, mask, k, *proposed)
+                found = _search_candidates(queries[:, tile], bank, mask, k, *proposed, memory_budget)
             distances[:, tile], indices[:, tile] = (found[0] * scale).float(), found[1]
     return Neighbors(distances, indices)
 
@@ -120,7 +141,14 @@ def _propose(queries: Tensor, bank: Tensor, mask: Tensor | None, n_candidates: i
 
 
 def _search_candidates(
-    queries: Tensor, bank: Tensor, mask: Tensor | None, k: int, candidates: Tensor, admissible: Tensor, floor: Tensor
+    queries: Tensor,
+    bank: Tensor,
+    mask: Tensor | None,
+    k: int,
+    candidates: Tensor,
+    admissible: Tensor,
+    floor: Tensor,
+    memory_budget: int,
 ) -> tuple[Tensor, Tensor]:
     """Rank the candidates by direct differences; a row whose k-th may tie with a point left out is searched in full."""
     exact = _gather_points(bank, candidates)  # (layers, rows, c, d)
@@ -129,7 +157,7 @@ def _search_candidates(
     distances, order = exact.sort(dim=-1, stable=True)
     distances, indices = distances[..., :k].contiguous(), candidates.gather(-1, order)[..., :k]
     doubtful = distances[..., -1].square() >= floor
-    for layer, row in _rows_by_layer(doubtful, bank.element_size() * bank.shape[1]):
+    for layer, row in _rows_by_layer(doubtful, max(1, memory_budget // (bank.element_size() * bank.shape[1]))):
         layer_mask = None if mask is None else (mask if mask.ndim == 2 else mask[layer])[row]
         distances[layer, row], indices[layer, row] = _search_full(queries[layer, row], bank[layer], layer_mask, k)
     return distances, indices
@@ -141,11 +169,10 @@ def _gather_points(bank: Tensor, indices: Tensor) -> Tensor:
     return bank.reshape(-1, width).index_select(0, (indices + start).flatten()).view(*indices.shape, width)
 
 
-def _rows_by_layer(doubtful: Tensor, row_bytes: int) -> Iterator[tuple[int, Tensor]]:
+def _rows_by_layer(doubtful: Tensor, rows: int) -> Iterator[tuple[int, Tensor]]:
     """Yield (layer, rows) of the doubtful queries in blocks within the memory budget; one wait on the device."""
     if not bool(doubtful.any()):
         return
-    rows = max(1, MEMORY_BUDGET // row_bytes)
     for layer in doubtful.any(-1).nonzero().flatten().tolist():
         for row in doubtful[layer].nonzero().flatten().split(rows):
             yield layer, row

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from fastcluster_lm.kernels.tsne_affinities import tsne_affinities
 from fastcluster_lm.kernels.tsne_forces import Descent, StepRule, start_descent
-from fastcluster_lm.scores.batches import scaling
-from fastcluster_lm.scores.engines._fused_neighbors import find_neighbors, full_precision
+from fastcluster_lm.scores.batches import power_of_two, scaled, scaling
+from fastcluster_lm.scores.engines._fused_neighbors import MEMORY_BUDGET, find_neighbors, full_precision
 from fastcluster_lm.scores.engines.checks import check_tsne
 from fastcluster_lm.scores.engines.params import CHECK_EVERY, Map, NeighborsParams, TsneParams
 
@@ -17,12 +17,14 @@ log = logging.getLogger(__name__)
 
 # standard deviation of the first coordinate at the start, and of the noise on top: openTSNE 1.0.4, initialization.py
 START_STD, NOISE_STD = 1e-4, 1e-6
+# up to this many points exact forces are quicker than those on a grid: benchmarks/README.md has the figures
+GRID_POINTS = 20_000
 # beyond this many coordinates the start's components are found by a few subspace iterations with spare directions
 EXACT_WIDTH, SUBSPACE_ITER, SPARE_AXES = 128, 6, 8
 
 
 @torch.no_grad()
-def draw_maps(X: Float[Tensor, "layers n d"], params: TsneParams) -> Map:
+def draw_maps(X: Float[Tensor, "layers n d"], params: TsneParams, memory_budget: int = MEMORY_BUDGET) -> Map:
     """Lay each layer's points out in the plane.
 
     Shapes: X (layers, n, d) -> points (layers, n, 2), kl_divergence (layers,)
@@ -35,15 +37,15 @@ def draw_maps(X: Float[Tensor, "layers n d"], params: TsneParams) -> Map:
     perplexity = params.effective_perplexity(n)
     if perplexity < params.perplexity:
         log.warning("perplexity %g is too large for %d points; %g is used", params.perplexity, n, perplexity)
-    offset, scale = scaling(X)
-    scaled = ((X - offset) / scale).float()
     near = params.neighbors
     if near is None:
         ids = torch.arange(n, device=X.device)
-        near = find_neighbors(X, X, NeighborsParams(params.affinity_neighbors(n), ids, ids))
-    edges = tsne_affinities(near.distances / scale.float(), near.indices, perplexity)
+        near = find_neighbors(X, X, NeighborsParams(params.affinity_neighbors(n), ids, ids), memory_budget)
+    # the unit of the distances does not matter to the affinities, but float32 must hold their squares
+    unit = power_of_two(near.distances)
+    edges = tsne_affinities(near.distances / unit, near.indices, perplexity)
     with full_precision():
-        descent = start_descent(_start(scaled, params), edges)
+        descent = start_descent(_start(X, params), edges, grid=n > GRID_POINTS)
         _descend(descent, params, n_layers, n)
         kl = descent.kl_divergence()
     return Map(descent.points().mT.contiguous(), kl)
@@ -79,6 +81,7 @@ def _start(X: Float[Tensor, "layers n d"], params: TsneParams) -> Float[Tensor, 
         return points.sub_(points.mean(-1, keepdim=True))
     generator = torch.Generator().manual_seed(params.seed)
     noise = torch.randn(2, n, generator=generator).to(X.device)
+    X = scaled(X, *scaling(X))
     points = X.new_zeros(n_layers, 2, n)
     axes = min(2, width, n)
     scores = _principal_components(X, axes)  # (layers, axes, n)
