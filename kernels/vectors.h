@@ -32,6 +32,15 @@ static inline vec inverse(vec d) {
 #endif
 }
 
+static inline vec square_root(vec v) {
+#if defined(__AVX__)
+  return (vec)_mm256_sqrt_ps((__m256)v);
+#else
+  for (int64_t lane = 0; lane < WIDTH; ++lane) v[lane] = __builtin_sqrtf(v[lane]);
+  return v;
+#endif
+}
+
 // exp(x) for x <= 0: 2^n times a polynomial of degree 6 on |r| <= log(2) / 2; below -87 it is that of -87
 static inline vec exp_of_negative(vec x) {
   x = x < all(-87.0f) ? all(-87.0f) : x;

@@ -105,8 +105,7 @@ void distances_to_all(const float* query, const float* columns, int64_t n, int64
           sum[part] += apart * apart;
         }
     }
-    for (int64_t part = 0; part < parts; ++part)
-      for (int64_t lane = 0; lane < WIDTH; ++lane) out[start + part * WIDTH + lane] = std::sqrt(sum[part][lane]);
+    for (int64_t part = 0; part < parts; ++part) store(out + start + part * WIDTH, square_root(sum[part]));
   }
   for (int64_t j = n; j < padded; ++j) out[j] = INF;
 }
