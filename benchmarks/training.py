@@ -30,7 +30,7 @@ def bench_train(preset: str, steps: int) -> Iterator[Line]:
         run = build_run(apply_settings(config, [f"training.compile={compiled}"]), taskset_of(config.tasks, config.seed))
         tokens = config.training.batch_size * run.trainer.train.tokens.shape[1]
         calls[f"ours {name}"] = run.trainer.advance
-        calls[f"transformers {name}"] = _transformers_step(run, config, compiled == "on")
+        calls[f"transformers {name}"] = transformers_step(run, config, compiled == "on")
     found = time_side_by_side(calls, steps, warm_up=True)
     best = min(found["ours eager"].median, found["ours compiled"].median)
     for name, target in zip(("eager", "compiled"), TARGETS.get(config.model.d_model, (1.0, 1.0)), strict=True):
@@ -47,7 +47,7 @@ def bench_train(preset: str, steps: int) -> Iterator[Line]:
         yield judged(line, target, found[f"transformers {name}"].median / mine, at_least=True)
 
 
-def _transformers_step(run: Any, config: RunConfig, compiled: bool) -> Callable[[], None]:
+def transformers_step(run: Any, config: RunConfig, compiled: bool) -> Callable[[], float]:
     """Build the same step around transformers' model: same weights, batches, loss, AdamW and clipping."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -74,15 +74,16 @@ def _transformers_step(run: Any, config: RunConfig, compiled: bool) -> Callable[
     sampler = BatchSampler(len(train), training.batch_size, config.seed, torch.device("cpu"))
     forward = torch.compile(theirs) if compiled else theirs
 
-    def step() -> None:
+    def step() -> float:
         batch = sampler.draw()
         tokens, output_position, _ = train.inputs(batch)
         logits = forward(tokens).logits
         loss = cross_entropy(logits[torch.arange(len(batch)), output_position], train.targets[batch])
-        loss.item()
+        value = loss.item()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(theirs.parameters(), training.grad_clip).item()
         optimizer.step()
+        return value
 
     return step

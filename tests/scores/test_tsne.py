@@ -1,6 +1,7 @@
 """tsne against openTSNE and the definition of KL: blobs, warm starts, tiny and degenerate data, dense and sparse."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from fastcluster_lm.errors import DataError, ShapeError
 from fastcluster_lm.scores.engines import choose_engine
-from fastcluster_lm.scores.engines.params import TsneParams
+from fastcluster_lm.scores.engines.params import Neighbors, NeighborsParams, TsneParams
 from fastcluster_lm.scores.neighbors import nearest_neighbors
 from fastcluster_lm.scores.tsne import tsne
 
@@ -207,3 +208,50 @@ def test_unfit_arguments_are_refused() -> None:
     X[0, 0, 0] = torch.nan
     with pytest.raises(DataError, match="X holds NaN or infinity in layer 0"):
         tsne(X)
+
+
+@pytest.mark.parametrize("engine", ["fused", "reference"])
+def test_neighbours_that_are_known_already_give_the_same_map(engine: str) -> None:
+    X, _ = make_blobs(2, 90, 6, 4)
+    params = TsneParams(perplexity=10, n_iter=20)
+    order, chosen = torch.arange(90), choose_engine(engine, "cpu")
+    known = choose_engine("fused", "cpu").neighbors(X, X, NeighborsParams(params.affinity_neighbors(90), order, order))
+    plain, given = chosen.tsne(X, params), chosen.tsne(X, replace(params, neighbors=known))
+    torch.testing.assert_close(plain.points, given.points, rtol=1e-3, atol=1e-5 * float(plain.points.abs().max()))
+    short = Neighbors(known.distances[..., :5], known.indices[..., :5])
+    with pytest.raises(ShapeError, match=r"neighbors have shape \(2, 90, 5\); expected \(2, 90, 30\)"):
+        chosen.tsne(X, replace(params, neighbors=short))
+
+
+@pytest.mark.parametrize("engine", ["fused", "reference"])
+def test_a_map_ends_once_its_gradient_has_gone(engine: str) -> None:
+    X, _ = make_blobs(2, 90, 6, 4)
+    chosen = choose_engine(engine, "cpu")
+    # exaggeration is not cut short, and the first look is 50 iterations after it
+    params = TsneParams(perplexity=10, n_iter=450, exaggeration_iter=25)
+    loose, short = (chosen.tsne(X, p) for p in (replace(params, min_gradient_norm=1e9), replace(params, n_iter=75)))
+    assert torch.equal(loose.points, short.points) or engine == "reference"
+    torch.testing.assert_close(loose.kl_divergence, short.kl_divergence, rtol=0.05, atol=0)
+    full, tight = chosen.tsne(X, params), chosen.tsne(X, replace(params, min_gradient_norm=1e-12))
+    assert torch.equal(full.points, tight.points)
+    assert (full.kl_divergence < loose.kl_divergence).all()
+
+
+def test_a_layer_that_is_done_stands_still_while_the_others_go_on() -> None:
+    X, _ = make_blobs(2, 90, 6, 4)
+    X[1] = torch.randn(90, 6, generator=torch.Generator().manual_seed(1))
+    chosen, params = choose_engine("fused", "cpu"), TsneParams(perplexity=10, n_iter=450)
+    norms = []
+    for layer in range(2):
+        alone = [chosen.tsne(X[layer : layer + 1], replace(params, n_iter=n)).kl_divergence for n in (200, 450)]
+        norms.append(alone)
+    assert all(a > b for a, b in norms)
+    for threshold in (3e-3, 1e-3, 3e-4):
+        both = chosen.tsne(X, replace(params, min_gradient_norm=threshold))
+        apart = [chosen.tsne(X[i : i + 1], replace(params, min_gradient_norm=threshold)).points for i in range(2)]
+        assert all(torch.equal(both.points[i], apart[i][0]) for i in range(2))
+
+
+def test_a_gradient_norm_below_zero_is_refused() -> None:
+    with pytest.raises(DataError, match="min_gradient_norm is -1"):
+        TsneParams(min_gradient_norm=-1)

@@ -1,0 +1,133 @@
+"""The benchmarks at their smallest: that they time what they say, judge by the target, and compare the same work."""
+
+import json
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from fastcluster_lm.benchmarks import harness
+from fastcluster_lm.benchmarks.data import make_points
+from fastcluster_lm.benchmarks.run import run_benchmark, verdict
+from fastcluster_lm.cli import main
+from fastcluster_lm.errors import UsageError
+from fastcluster_lm.kernels import native
+
+needs_compiler = pytest.mark.skipif(not native.status()[0], reason=native.status()[1])
+
+
+def bench(kind: str, **changes):
+    settings = dict(shapes=[], source="blobs", repeats=1, peer_layers=1, preset="tiny", steps=2, threads=0)
+    return list(run_benchmark(kind, **{**settings, **changes}))
+
+
+def test_things_are_timed_in_turns_after_a_round_that_does_not_count():
+    order = []
+    found = harness.time_side_by_side({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3)
+    assert order == ["a", "b"] * 4
+    assert len(found["a"].seconds) == 3 and found["b"].as_dict()["repeats"] == 3
+    assert harness.Timing((3.0, 1.0, 2.0)).as_dict() == {"median_s": 2.0, "low_s": 1.0, "high_s": 3.0, "repeats": 3}
+
+
+@pytest.mark.parametrize(
+    ("found", "at_least", "met"), [(2.0, True, True), (1.9, True, False), (2.0, False, True), (2.1, False, False)]
+)
+def test_a_figure_is_judged_by_its_target(found, at_least, met):
+    line = harness.judged({"bench": "x", "n": 5}, 2.0, found, at_least=at_least)
+    assert line["pass"] is met
+    assert verdict(line).endswith("PASS" if met else "SHORT OF TARGET")
+
+
+@needs_compiler
+def test_the_kernel_and_the_plain_loop_compute_the_same_sum():
+    (line,) = bench("forces", shapes=[(203, 2, 1)])
+    assert line["largest_relative_difference"] < 1e-5
+    assert line["found"] == pytest.approx(line["ours"]["median_s"] / line["plain"]["median_s"])
+
+
+@needs_compiler
+def test_a_wrong_sum_would_be_seen(monkeypatch):
+    from fastcluster_lm.benchmarks import plain
+
+    right = plain.repulsion
+    monkeypatch.setattr(plain, "repulsion", lambda points: lambda: right(points)() * 1.01)
+    (line,) = bench("forces", shapes=[(203, 2, 1)])
+    assert line["largest_relative_difference"] > 5e-3
+
+
+def test_a_probe_is_set_beside_the_best_library_at_each_stage(monkeypatch):
+    pytest.importorskip("openTSNE")
+    from fastcluster_lm.benchmarks import peers
+
+    called = []
+    fake = {"openTSNE": lambda x: called.append("slow") or torch.zeros(1).sum().item(), "scikit-learn": lambda x: None}
+    monkeypatch.setattr(peers, "tsne_peers", lambda threads: fake)
+    cold, warm = bench("probe", shapes=[(120, 8, 4)])
+    assert called and (cold["kind"], warm["kind"]) == ("cold", "warm")
+    for line in (cold, warm):
+        assert set(line["ours_by_stage_s"]) == {"knn", "tsne", "kmeans", "scores"}
+        assert line["found"] == pytest.approx(line["library_s"] / line["ours"]["median_s"])
+        best = line["library_best_by_stage"]
+        assert set(best) == {"tsne", "kmeans", "knn", "scores"}
+        for stage, chosen in best.items():
+            rivals = [t["median_s"] for name, t in line["library"].items() if name.startswith(stage)]
+            assert chosen["median_s"] == min(rivals)
+    assert cold["target"] == 10 and warm["target"] == 60
+
+
+def test_quality_is_measured_on_the_same_points():
+    pytest.importorskip("openTSNE")
+    kl, inertia, recall = bench("quality", shapes=[(100, 6, 4)])
+    assert 0.5 < kl["found"] < 1.5 and kl["target"] == 1.02
+    assert 0.9 < inertia["found"] < 1.1 and inertia["target"] == 1.005
+    assert recall["found"] == 1.0 and recall["pass"]
+
+
+def test_the_transformers_step_has_our_weights_batches_and_loss():
+    pytest.importorskip("transformers")
+    from fastcluster_lm.benchmarks.training import transformers_step
+    from fastcluster_lm.config import apply_settings, load_preset
+    from fastcluster_lm.engine import build_run
+    from fastcluster_lm.tasks import taskset_of
+
+    config = apply_settings(
+        load_preset("tiny"), ["probe.every=0", "model.n_layers=2", "training.batch_size=8", "report.layer=1"]
+    )
+    run = build_run(config, taskset_of(config.tasks, config.seed))
+    step = transformers_step(run, config, compiled=False)
+    theirs, ours = [step() for _ in range(3)], [run.trainer.advance().loss for _ in range(3)]
+    assert theirs[0] == pytest.approx(ours[0], abs=1e-5)
+    # the first update is the same but for weight decay on norms and biases and the schedule's first rate
+    assert len(set(theirs)) == 3
+
+
+def test_overhead_and_scale_and_maps_say_what_they_measured():
+    lines = bench("overhead", steps=8)
+    assert [line["every"] for line in lines] == [50, 10, 1] and lines[0]["target"] == 0.05
+    for line in lines:
+        probe, step = line["warm_probe_s"], line["step_s"]
+        assert line["share"] == pytest.approx(probe / (probe + line["every"] * step))
+    (scale,) = bench("scale", shapes=[(100, 4, 5)])
+    assert scale["total_s"] == pytest.approx(sum(scale["seconds_by_stage"].values()))
+
+
+def test_points_of_every_source():
+    X, labels = make_points("blobs", 3, 50, 4, 5)
+    assert X.shape == (3, 50, 4) and labels.shape == (50,)
+    if pytest.importorskip("sklearn"):
+        X, labels = make_points("digits", 2, 0, 0, 0)
+        assert X.shape == (2, 1797, 64) and labels.unique().numel() == 10
+    with pytest.raises(UsageError, match="data: expected one of"):
+        make_points("noise", 1, 1, 1, 1)
+
+
+def test_the_command_prints_json_writes_it_and_refuses_nonsense(tmp_path):
+    out = tmp_path / "lines.jsonl"
+    arguments = ["bench", "scale", "--shape", "60,3,4", "--repeats", "1", "--json", "--out", str(out)]
+    done = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    line = json.loads(done.output.splitlines()[0])
+    assert line == json.loads(out.read_text().splitlines()[0])
+    assert {"threads", "commit", "cpu", "packages", "omp_wait_policy"} <= set(line)
+    assert CliRunner().invoke(main, ["bench", "scale", "--shape", "60,3"]).exit_code == 2
+    assert CliRunner().invoke(main, ["bench", "speed"]).exit_code == 2
