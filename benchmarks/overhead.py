@@ -1,6 +1,7 @@
 """`fclm bench overhead`: what probes cost a run, at several cadences, key frames apart."""
 
 import statistics
+import time
 from collections.abc import Iterator
 
 from fastcluster_lm.benchmarks.harness import Line, judged, peak_mib
@@ -10,6 +11,8 @@ from fastcluster_lm.tasks import taskset_of
 
 # steps between probes: largest share of the time that warm probes may take, where there is a target
 TARGETS = {50: 0.05}
+# (step + probe) / step with a step probe of the batch source at every step
+STEP_TARGET, FIRST_COUNTED = 1.5, 20
 
 
 def bench_overhead(preset: str, steps: int, warm_probes: int = 4) -> Iterator[Line]:
@@ -50,3 +53,37 @@ def bench_overhead(preset: str, steps: int, warm_probes: int = 4) -> Iterator[Li
         share = probe / (probe + every * step)
         line = {**common, "every": every, "kind": "share of a full warm probe", "share": share}
         yield judged(line, TARGETS[every], share, at_least=False) if every in TARGETS else line
+    for name, values in (("with its map", []), ("without a map", ["scores.step_iter=0"])):
+        line = _step_probes(preset, steps, values)
+        line["kind"] = f"step probe of the batch source, {name}"
+        yield judged(line, STEP_TARGET, line["ratio"], at_least=False)
+
+
+def _step_probes(preset: str, steps: int, values: list[str]) -> Line:
+    """Probe after every step, in the step tier, and compare with the step it follows."""
+    config = apply_settings(
+        load_preset(preset), ["probe.every=1", "probe.source=batch", f"training.steps={steps * 100}", *values]
+    )
+    run = build_run(config, taskset_of(config.tasks, config.seed))
+    assert run.probe is not None
+    run.probe.score(0)
+    step_s, probe_s = [], []
+    for step in range(1, FIRST_COUNTED + steps):
+        result = run.trainer.advance()
+        started = time.perf_counter()
+        run.probe.observe(result.batch, result.states, step)
+        found = run.probe.score(step)
+        if step > FIRST_COUNTED and found.rows and not found.maps:
+            step_s.append(result.step_ms / 1e3)
+            probe_s.append(time.perf_counter() - started)
+    step_median, probe_median = statistics.median(step_s), statistics.median(probe_s)
+    return {
+        "bench": "overhead",
+        "preset": preset,
+        "d": config.model.d_model,
+        "every": 1,
+        "step_s": step_median,
+        "step_probe_s": probe_median,
+        "ratio": statistics.median((a + b) / a for a, b in zip(step_s, probe_s, strict=True)),
+        "steps_timed": len(step_s),
+    }

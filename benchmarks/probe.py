@@ -12,6 +12,7 @@ from torch import Tensor
 from fastcluster_lm.benchmarks import peers
 from fastcluster_lm.benchmarks.data import make_points
 from fastcluster_lm.benchmarks.harness import Line, Timing, judged, peak_mib, time_side_by_side
+from fastcluster_lm.config import ScoresConfig
 from fastcluster_lm.scores.agreement import AGREEMENTS
 from fastcluster_lm.scores.contingency import contingency_tables
 from fastcluster_lm.scores.engines import choose_engine
@@ -22,10 +23,13 @@ LAYERS, K = 7, 5
 TARGETS = {(1000, 32, 10): 10.0, (2000, 768, 20): 10.0, (5000, 768, 50): 5.0, (10000, 2048, 100): 4.0}
 WARM_TARGET = 60.0
 # TorchDR took 28 s for one layer of 1000 points on two cores: it is timed on one layer, and not beyond
-TORCHDR_POINTS = 2000
-COLD = TsneParams()
-# as a run's warm probes: config.py, [scores]
-WARM = TsneParams(n_iter=100, min_gradient_norm=2.5e-4)
+TORCHDR_POINTS = 1000
+# as a run's maps by default
+DEFAULTS = ScoresConfig()
+COLD = TsneParams(perplexity=DEFAULTS.perplexity, n_iter=DEFAULTS.n_iter, min_gradient_norm=DEFAULTS.min_gradient_norm)
+# openTSNE 1.0.4's own defaults
+LIBRARY = TsneParams(n_iter=750, exaggeration_iter=250, initial_momentum=0.8)
+WARM = replace(COLD, n_iter=DEFAULTS.warm_iter)
 
 
 class OurProbe:
@@ -164,7 +168,7 @@ def bench_quality(shape: tuple[int, int, int], seeds: int, source: str) -> Itera
         used = slice(1 if source == "states" else 0, None)
         part = replace(params, neighbors=Neighbors(known.distances[used], known.indices[used]))
         ours = fused.tsne(X[used], part).kl_divergence
-        theirs = reference.tsne(X[used], part).kl_divergence
+        theirs = reference.tsne(X[used], replace(LIBRARY, seed=seed, neighbors=part.neighbors)).kl_divergence
         ratios["kl"] += (ours / theirs).tolist()
         kmeans = KMeansParams(int(labels.max()) + 1, n_init=10, seed=seed)
         ratios["inertia"] += (fused.kmeans(X, kmeans).inertia / reference.kmeans(X, kmeans).inertia).tolist()

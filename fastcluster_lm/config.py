@@ -121,7 +121,7 @@ class ScoresConfig:
     n_init: int = setting(10, "KMeans restarts", low=1)
     n_nulls: int = setting(20, "random reassignments behind each null", low=1)
     perplexity: float = setting(30.0, "t-SNE perplexity", low=1.0)
-    n_iter: int = setting(750, "t-SNE iterations of a cold map", low=1)
+    n_iter: int = setting(500, "t-SNE iterations of a cold map", low=1)
     step_iter: int = setting(10, "t-SNE iterations of a step probe's map; 0: no map in step probes", low=0)
     warm_iter: int = setting(100, "t-SNE iterations of a map that continues the last one", low=1)
     min_gradient_norm: float = setting(

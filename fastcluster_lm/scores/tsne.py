@@ -21,7 +21,7 @@ def tsne(
     X: Float[Array, "*layers n d"],
     *,
     perplexity: float = 30.0,
-    n_iter: int = 750,
+    n_iter: int = 500,
     seed: int = 0,
     init: Float[Array, "*layers n 2"] | None = None,
     engine: str = "auto",

@@ -103,8 +103,8 @@ struct Problem {
   int64_t n, width, k;
 };
 
-// Choose starting centroids among the points: each next one with odds by squared distance, the best of the trials.
-void seed(const Problem& problem, const double* draws, int64_t draw_stride, int64_t trials, float* centroids) {
+// Choose k of the points to start from: each next one with odds by squared distance, the best of the trials.
+void seed(const Problem& problem, const double* draws, int64_t draw_stride, int64_t trials, int64_t* chosen) {
   const int64_t n = problem.n, width = problem.width;
   std::vector<float> closest(n, INF), reached(trials * n);
   std::vector<double> mass(n);
@@ -145,7 +145,7 @@ void seed(const Problem& problem, const double* draws, int64_t draw_stride, int6
         winner = t;
       }
     std::copy(reached.begin() + winner * n, reached.begin() + (winner + 1) * n, closest.begin());
-    std::copy_n(problem.X + candidates[winner] * width, width, centroids + c * width);
+    chosen[c] = candidates[winner];
   }
 }
 
@@ -366,11 +366,12 @@ double inertia(const Problem& problem, const float* centroids, const int32_t* la
 
 }  // namespace
 
-// X (layers, n, width), x_sq (layers, n), order (n): 0 .. n - 1, tol (layers): absolute, on the squared shift
+// X (layers, n, width), x_sq (layers, n), sketch (layers, n, sketch_width) and its squares: the points, or fewer
+// coordinates that keep their distances well enough for the odds of seeding, order (n): 0 .. n - 1, tol (layers): absolute, on the squared shift
 // draws (k, fresh, trials), init (layers, k, width) or nullptr: the first run's centroids
 // -> labels (layers, runs, n), centroids (layers, runs, k, width), sums, iterations, settled (layers, runs)
-extern "C" void kmeans_runs(const float* X, const float* x_sq, const int64_t* order, int64_t layers, int64_t n,
-                            int64_t width, int64_t k, int64_t fresh, int64_t trials, const double* draws,
+extern "C" void kmeans_runs(const float* X, const float* x_sq, const float* sketch, const float* sketch_sq,
+                            const int64_t* order, int64_t layers, int64_t n, int64_t width, int64_t sketch_width, int64_t k, int64_t fresh, int64_t trials, const double* draws,
                             const float* init, int64_t max_iter, const float* tol, int32_t* labels, float* centroids,
                             double* sums, int64_t* iterations, uint8_t* settled, int32_t threads) {
   const int64_t warm = init ? 1 : 0, runs = fresh + warm;
@@ -379,8 +380,14 @@ extern "C" void kmeans_runs(const float* X, const float* x_sq, const int64_t* or
     const int64_t layer = task / runs, run = task % runs;
     const Problem problem{X + layer * n * width, x_sq + layer * n, order, n, width, k};
     float* own = centroids + task * k * width;
-    if (run < warm) std::copy_n(init + layer * k * width, k * width, own);
-    else seed(problem, draws + (run - warm) * trials, fresh * trials, trials, own);
+    if (run < warm) {
+      std::copy_n(init + layer * k * width, k * width, own);
+    } else {
+      const Problem sketched{sketch + layer * n * sketch_width, sketch_sq + layer * n, order, n, sketch_width, k};
+      std::vector<int64_t> chosen(k);
+      seed(sketched, draws + (run - warm) * trials, fresh * trials, trials, chosen.data());
+      for (int64_t c = 0; c < k; ++c) std::copy_n(problem.X + chosen[c] * width, width, own + c * width);
+    }
     Run at_work(problem, own, labels + task * n);
     iterations[task] = at_work.iterate(max_iter, tol[layer]);
     settled[task] = at_work.finish();

@@ -11,6 +11,8 @@ from torch import Tensor
 from fastcluster_lm.kernels.native import address, library
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
+# beyond this many coordinates seeding sees a sketch of the points: it took three quarters of the time at 768
+SKETCH_FROM, SKETCH_WIDTH = 512, 256
 
 
 class Runs(NamedTuple):
@@ -43,7 +45,13 @@ def kmeans_runs_native(
     fresh, trials = draws.shape[1:]
     runs = fresh + (init is not None)
     X, draws, tol = X.contiguous(), draws.double().contiguous(), tol.float().contiguous()
-    x_sq, order = X.square().sum(-1), torch.arange(n)
+    x_sq, order = _squares(X), torch.arange(n)
+    sketch, sketch_sq = X, x_sq
+    if width > SKETCH_FROM and fresh:
+        # a random projection keeps distances within a tenth or so, which is enough for odds (Johnson, Lindenstrauss 1984)
+        generator = torch.Generator().manual_seed(0)
+        sketch = X @ (torch.randn(width, SKETCH_WIDTH, generator=generator) / SKETCH_WIDTH**0.5)
+        sketch_sq = _squares(sketch)
     init = None if init is None else init.float().contiguous()
     labels = torch.empty(n_layers, runs, n, dtype=torch.int32)
     centroids = torch.empty(n_layers, runs, n_clusters, width)
@@ -51,10 +59,14 @@ def kmeans_runs_native(
     n_iter = torch.empty(n_layers, runs, dtype=torch.int64)
     settled = torch.empty(n_layers, runs, dtype=torch.uint8)
     native.kmeans_runs(
-        *(address(part) for part in (X, x_sq, order)),
-        *(ctypes.c_int64(size) for size in (n_layers, n, width, n_clusters, fresh, trials)),
+        *(address(part) for part in (X, x_sq, sketch, sketch_sq, order)),
+        *(ctypes.c_int64(size) for size in (n_layers, n, width, sketch.shape[-1], n_clusters, fresh, trials)),
         address(draws), None if init is None else address(init), ctypes.c_int64(max_iter),
         *(address(part) for part in (tol, labels, centroids, inertia, n_iter, settled)),
         ctypes.c_int32(torch.get_num_threads()),
     )  # fmt: skip
     return Runs(labels, centroids, inertia, n_iter, settled.bool())
+
+
+def _squares(X: Float[Tensor, "layers n d"]) -> Float[Tensor, "layers n"]:
+    return torch.linalg.vector_norm(X, dim=-1).square_()

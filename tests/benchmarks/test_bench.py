@@ -103,8 +103,12 @@ def test_the_transformers_step_has_our_weights_batches_and_loss():
 
 def test_overhead_and_scale_and_maps_say_what_they_measured():
     lines = bench("overhead", steps=8)
-    assert [line["every"] for line in lines] == [50, 10, 1] and lines[0]["target"] == 0.05
-    for line in lines:
+    assert [line["every"] for line in lines] == [50, 10, 1, 1, 1] and lines[0]["target"] == 0.05
+    for line in lines[3:]:
+        # a median of ratios lies near the ratio of medians
+        assert line["ratio"] == pytest.approx(1 + line["step_probe_s"] / line["step_s"], rel=0.5)
+        assert line["target"] == 1.5 and line["steps_timed"] > 4
+    for line in lines[:3]:
         probe, step = line["warm_probe_s"], line["step_s"]
         assert line["share"] == pytest.approx(probe / (probe + line["every"] * step))
     (scale,) = bench("scale", shapes=[(100, 4, 5)])

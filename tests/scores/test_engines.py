@@ -97,7 +97,7 @@ def test_reference_hands_both_phases_of_a_map_on(monkeypatch: pytest.MonkeyPatch
     asked = []
     monkeypatch.setattr(openTSNE.TSNEEmbedding, "optimize", lambda self, n, **options: asked.append((n, options)))
     X, engine = torch.randn(1, 30, 4, generator=torch.Generator().manual_seed(0)), choose_engine("reference", "cpu")
-    engine.tsne(X, TsneParams(perplexity=5, n_iter=60, max_step_norm=2.0))
+    engine.tsne(X, TsneParams(perplexity=5, n_iter=60, max_step_norm=2.0, initial_momentum=0.5))
     engine.tsne(X, TsneParams(perplexity=5, n_iter=60, init=torch.zeros(30, 2), learning_rate=7.0))
     keys = ("exaggeration", "momentum", "learning_rate", "max_step_norm", "inplace")
     assert [(n, *(options[key] for key in keys)) for n, options in asked] == [
@@ -119,8 +119,8 @@ def test_parameters_are_checked_where_they_are_made() -> None:
     with pytest.raises(DataError, match="'auto'"):
         TsneParams(learning_rate="fast")
     assert TsneParams(n_iter=300).schedule() == (100, 200)
-    assert TsneParams().schedule() == (250, 500)
-    assert TsneParams(init=torch.zeros(3, 2)).schedule() == (0, 750)
+    assert TsneParams().schedule() == (100, 400)
+    assert TsneParams(init=torch.zeros(3, 2)).schedule() == (0, 500)
 
 
 def test_scores_need_neither_triton_nor_the_libraries() -> None:

@@ -20,7 +20,7 @@ START_STD, NOISE_STD = 1e-4, 1e-6
 # up to this many points exact forces are quicker than those on a grid: benchmarks/README.md has the figures
 GRID_POINTS = 20_000
 # beyond this many coordinates the start's components are found by a few subspace iterations with spare directions
-EXACT_WIDTH, SUBSPACE_ITER, SPARE_AXES = 128, 6, 8
+EXACT_WIDTH, SUBSPACE_ITER, SPARE_AXES = 128, 4, 6
 
 
 @torch.no_grad()
@@ -30,7 +30,7 @@ def draw_maps(X: Float[Tensor, "layers n d"], params: TsneParams, memory_budget:
     Shapes: X (layers, n, d) -> points (layers, n, 2), kl_divergence (layers,)
     Units:  KL in nats, float64, over the symmetrised affinities of the floor(3 perplexity) nearest neighbours
     Errors: ShapeError, DataError as in check_tsne
-    Source: van der Maaten and Hinton 2008; constants and step rule of openTSNE 1.0.4, but momentum 0.5 at first
+    Source: van der Maaten and Hinton 2008; constants and step rule of openTSNE 1.0.4
     """
     check_tsne(X, params)
     n_layers, n, _ = X.shape

@@ -83,8 +83,12 @@ class ReferenceEngine:
         check_tsne(X, params)
         if X.shape[1] < 5:
             raise EngineError(f"engine 'reference' maps 5 points or more, X has {X.shape[1]} a layer; use 'fused'")
-        near = [None] * len(X) if params.neighbors is None else list(zip(*params.neighbors, strict=True))
-        maps = [_map(x, init, params, own) for x, init, own in zip(X, _per_layer(params.init, X), near, strict=True)]
+        near = params.neighbors
+        if near is None:
+            order = torch.arange(X.shape[1])
+            near = self.neighbors(X, X, NeighborsParams(params.affinity_neighbors(X.shape[1]), order, order))
+        layers = zip(X, _per_layer(params.init, X), *near, strict=True)
+        maps = [_map(x, init, params, distances, indices) for x, init, distances, indices in layers]
         kl = torch.tensor([kl for _, kl in maps], dtype=torch.float64)
         return Map(torch.stack([points for points, _ in maps]), kl)
 
@@ -125,7 +129,7 @@ def _cluster(X: Tensor, init: Tensor | None, params: KMeansParams) -> tuple[Tens
 
 
 def _map(
-    X: Tensor, init: Tensor | None, params: TsneParams, near: tuple[Tensor, Tensor] | None
+    X: Tensor, init: Tensor | None, params: TsneParams, distances: Tensor, indices: Tensor
 ) -> tuple[Tensor, float]:
     from openTSNE import TSNEEmbedding
     from openTSNE.affinity import PerplexityBasedNN
@@ -134,14 +138,18 @@ def _map(
 
     points = X.double().numpy()
     n = len(points)
-    known = None if near is None else PrecomputedNeighbors(near[1].numpy(), near[0].double().numpy())
+    # a row's weights stay the same where one number is taken from its squared distances and all are scaled; without it
+    # openTSNE's search underflows at large distances: perplexity 37 for 30, with points of 768 coordinates
+    sq_dist = distances.double().square()
+    sq_dist = sq_dist - sq_dist[:, :1]
+    typical = sq_dist.mean(1, keepdim=True)
+    shifted = (sq_dist / torch.where(typical > 0, typical, 1.0)).clamp(min=0).sqrt()
     affinities = PerplexityBasedNN(
-        points if known is None else None,
         perplexity=params.effective_perplexity(n),
         method="exact",
         n_jobs=1,
         random_state=params.seed,
-        knn_index=known,
+        knn_index=PrecomputedNeighbors(indices.numpy(), shifted.numpy()),
     )
     random = np.random.RandomState(params.seed)
     if init is not None:
