@@ -48,7 +48,7 @@ def kmeans_runs_native(
     x_sq, order = _squares(X), torch.arange(n)
     sketch, sketch_sq = X, x_sq
     if width > SKETCH_FROM and fresh:
-        # a random projection keeps distances within a tenth or so, which is enough for odds (Johnson, Lindenstrauss 1984)
+        # a random projection keeps distances within a tenth, enough for odds (Johnson and Lindenstrauss 1984)
         generator = torch.Generator().manual_seed(0)
         sketch = X @ (torch.randn(width, SKETCH_WIDTH, generator=generator) / SKETCH_WIDTH**0.5)
         sketch_sq = _squares(sketch)
