@@ -74,6 +74,7 @@ def surroundings() -> Line:
         "cpu": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "kernel_threads": native.thread_count(),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
         "compiler": compiler if compiled else None,
         "python": platform.python_version(),

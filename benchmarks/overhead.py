@@ -53,7 +53,7 @@ def bench_overhead(preset: str, steps: int, warm_probes: int = 4) -> Iterator[Li
     }
     for every in (50, 10, 1):
         share = probe / (probe + every * step)
-        line = {**common, "every": every, "kind": "share of a full warm probe", "share": share}
+        line: Line = {**common, "every": every, "kind": "share of a full warm probe", "share": share}
         yield judged(line, TARGETS[every], share, at_least=False) if every in TARGETS else line
     for name, values in (("with its map", []), ("without a map", ["scores.step_iter=0"])):
         line = _step_probes(preset, steps, values)

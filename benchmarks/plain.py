@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastcluster_lm.errors import EngineError
 from fastcluster_lm.kernels.edges import Edges
-from fastcluster_lm.kernels.native import address
+from fastcluster_lm.kernels.native import address, thread_count
 from fastcluster_lm.kernels.tsne_forces.op import NativeDescent, start_descent
 
 # -ffast-math lets the compiler use vectors for the sums; compiled and linked apart, so that denormals stay as they are
@@ -39,7 +39,7 @@ def plain_repulsion(points: Tensor) -> Callable[[], Tensor]:
 
     def call() -> Tensor:
         sizes = (ctypes.c_int64(n_layers), ctypes.c_int64(n))
-        threads = ctypes.c_int32(torch.get_num_threads())
+        threads = ctypes.c_int32(thread_count())
         library.plain_repulsion(address(points), *sizes, address(forces), address(sums), threads)
         return forces
 

@@ -6,6 +6,7 @@ import torch
 
 from fastcluster_lm.benchmarks.harness import Line
 from fastcluster_lm.errors import UsageError
+from fastcluster_lm.kernels import native
 
 Shape = tuple[int, int, int]
 
@@ -27,6 +28,7 @@ def run_benchmark(
     """
     if threads:
         torch.set_num_threads(threads)
+        native.use_threads(threads)
     if kind in ("probe", "quality", "forces"):
         from fastcluster_lm.benchmarks import probe
 

@@ -116,6 +116,9 @@ class ScoresConfig:
     """How states are scored."""
 
     engine: str = setting("auto", "scoring engine", choices=("auto", "fused", "rapids", "reference"))
+    threads: int = setting(
+        0, "threads of compiled CPU kernels; 0: OMP_NUM_THREADS, or all cores; no score depends on it", low=0, high=1024
+    )
     memory_mib: int = setting(256, "most MiB of one block of distances in the fused engine", low=1, high=2**20)
     n_neighbors: int = setting(5, "k of the KNN scores", low=1)
     n_init: int = setting(10, "KMeans restarts", low=1)

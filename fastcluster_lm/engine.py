@@ -125,6 +125,7 @@ class _Run:
         # rows that wait for the next write
         self._pending_steps: list[Row] = []
         self._pending_scores: list[Row] = []
+        native.use_threads(config.scores.threads)
         self.engine = choose_engine(config.scores.engine, on, config.scores.memory_mib)
         named = config.scores.engine != "auto"
         self.engine_reason = "asked for by name" if named else f"auto on {on.type}: the first engine that can run"

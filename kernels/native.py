@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 OFF = "FCLM_NATIVE"
 CACHE = "FCLM_CACHE_DIR"
+_threads = 0
 
 
 class NativeError(Exception):
@@ -46,6 +47,25 @@ def status() -> tuple[bool, str]:
     except NativeError as error:
         return False, str(error)
     return True, _version(compiler)
+
+
+def use_threads(count: int) -> None:
+    """Set how many threads compiled kernels take; 0: OMP_NUM_THREADS, or all cores this process may use.
+
+    Their results do not depend on it, so it need not be that of torch, on which training's bits depend
+    """
+    global _threads
+    _threads = count
+
+
+def thread_count() -> int:
+    """Give the number of threads that compiled kernels take."""
+    if _threads:
+        return _threads
+    named = os.environ.get("OMP_NUM_THREADS", "")
+    if named.isdigit() and int(named):
+        return int(named)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def address(tensor: Tensor) -> ctypes.c_void_p:

@@ -171,8 +171,16 @@ class Run {
     return max_iter;
   }
 
-  // Labels by the final centroids; true if they are those that the centroids were averaged over.
-  bool finish() { return !assign(); }
+  // Label the points by the final centroids and give those out: where the labels stayed, as the float64 means of their
+  // points, which have lost the rounding to float32.
+  void finish(double* centroids) {
+    const bool settled = !assign();
+    for (int64_t c = 0; c < p_.k; ++c)
+      for (int64_t t = 0; t < p_.width; ++t) {
+        const int64_t at = c * p_.width + t;
+        centroids[at] = settled && sizes_[c] > 0 ? sums_[at] / sizes_[c] : centroids_[at];
+      }
+  }
 
  private:
   // Give each point its nearest centroid; those whose bounds leave no doubt are not looked at.
@@ -350,16 +358,21 @@ class Run {
   double shift_ = 0;
 };
 
-double inertia(const Problem& problem, const float* centroids, const int32_t* labels) {
+double inertia(const Problem& problem, const double* centroids, const int32_t* labels) {
   double sum = 0;
   for (int64_t i = 0; i < problem.n; ++i) {
-    const float *x = problem.X + i * problem.width, *c = centroids + labels[i] * problem.width;
-    double row = 0;
-    for (int64_t t = 0; t < problem.width; ++t) {
-      const double apart = static_cast<double>(x[t]) - c[t];
-      row += apart * apart;
-    }
-    sum += row;
+    const float* x = problem.X + i * problem.width;
+    const double* c = centroids + labels[i] * problem.width;
+    // four sums side by side, in an order that no compiler changes
+    double part[4] = {};
+    int64_t t = 0;
+    for (; t + 4 <= problem.width; t += 4)
+      for (int64_t lane = 0; lane < 4; ++lane) {
+        const double apart = x[t + lane] - c[t + lane];
+        part[lane] += apart * apart;
+      }
+    for (; t < problem.width; ++t) part[0] += (x[t] - c[t]) * (x[t] - c[t]);
+    sum += (part[0] + part[1]) + (part[2] + part[3]);
   }
   return sum;
 }
@@ -369,28 +382,29 @@ double inertia(const Problem& problem, const float* centroids, const int32_t* la
 // X (layers, n, width), x_sq (layers, n), sketch (layers, n, sketch_width) and its squares: the points, or fewer
 // coordinates that keep their distances well enough for the odds of seeding, order (n): 0 .. n - 1, tol (layers): absolute, on the squared shift
 // draws (k, fresh, trials), init (layers, k, width) or nullptr: the first run's centroids
-// -> labels (layers, runs, n), centroids (layers, runs, k, width), sums, iterations, settled (layers, runs)
+// -> labels (layers, runs, n), centroids (layers, runs, k, width), sums, iterations (layers, runs)
 extern "C" void kmeans_runs(const float* X, const float* x_sq, const float* sketch, const float* sketch_sq,
                             const int64_t* order, int64_t layers, int64_t n, int64_t width, int64_t sketch_width, int64_t k, int64_t fresh, int64_t trials, const double* draws,
-                            const float* init, int64_t max_iter, const float* tol, int32_t* labels, float* centroids,
-                            double* sums, int64_t* iterations, uint8_t* settled, int32_t threads) {
+                            const float* init, int64_t max_iter, const float* tol, int32_t* labels, double* centroids,
+                            double* sums, int64_t* iterations, int32_t threads) {
   const int64_t warm = init ? 1 : 0, runs = fresh + warm;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
   for (int64_t task = 0; task < layers * runs; ++task) {
     const int64_t layer = task / runs, run = task % runs;
     const Problem problem{X + layer * n * width, x_sq + layer * n, order, n, width, k};
-    float* own = centroids + task * k * width;
+    std::vector<float> own(k * width);
     if (run < warm) {
-      std::copy_n(init + layer * k * width, k * width, own);
+      std::copy_n(init + layer * k * width, k * width, own.data());
     } else {
       const Problem sketched{sketch + layer * n * sketch_width, sketch_sq + layer * n, order, n, sketch_width, k};
       std::vector<int64_t> chosen(k);
       seed(sketched, draws + (run - warm) * trials, fresh * trials, trials, chosen.data());
-      for (int64_t c = 0; c < k; ++c) std::copy_n(problem.X + chosen[c] * width, width, own + c * width);
+      for (int64_t c = 0; c < k; ++c) std::copy_n(problem.X + chosen[c] * width, width, own.data() + c * width);
     }
-    Run at_work(problem, own, labels + task * n);
+    Run at_work(problem, own.data(), labels + task * n);
     iterations[task] = at_work.iterate(max_iter, tol[layer]);
-    settled[task] = at_work.finish();
-    sums[task] = inertia(problem, own, labels + task * n);
+    double* last = centroids + task * k * width;
+    at_work.finish(last);
+    sums[task] = inertia(problem, last, labels + task * n);
   }
 }

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from fastcluster_lm.kernels.native import address, library
+from fastcluster_lm.kernels.native import address, library, thread_count
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
 # beyond this many coordinates seeding sees a sketch of the points: it took three quarters of the time at 768
@@ -16,13 +16,12 @@ SKETCH_FROM, SKETCH_WIDTH = 512, 256
 
 
 class Runs(NamedTuple):
-    """What every run of every layer came to; settled: its labels are those its centroids are the means of."""
+    """What every run of every layer came to; centroids and inertia are float64."""
 
     labels: Int[Tensor, "layers runs n"]
     centroids: Float[Tensor, "layers runs k d"]
     inertia: Float[Tensor, "layers runs"]
     n_iter: Int[Tensor, "layers runs"]
-    settled: Bool[Tensor, "layers runs"]
 
 
 def kmeans_runs_native(
@@ -54,18 +53,17 @@ def kmeans_runs_native(
         sketch_sq = _squares(sketch)
     init = None if init is None else init.float().contiguous()
     labels = torch.empty(n_layers, runs, n, dtype=torch.int32)
-    centroids = torch.empty(n_layers, runs, n_clusters, width)
+    centroids = torch.empty(n_layers, runs, n_clusters, width, dtype=torch.float64)
     inertia = torch.empty(n_layers, runs, dtype=torch.float64)
     n_iter = torch.empty(n_layers, runs, dtype=torch.int64)
-    settled = torch.empty(n_layers, runs, dtype=torch.uint8)
     native.kmeans_runs(
         *(address(part) for part in (X, x_sq, sketch, sketch_sq, order)),
         *(ctypes.c_int64(size) for size in (n_layers, n, width, sketch.shape[-1], n_clusters, fresh, trials)),
         address(draws), None if init is None else address(init), ctypes.c_int64(max_iter),
-        *(address(part) for part in (tol, labels, centroids, inertia, n_iter, settled)),
-        ctypes.c_int32(torch.get_num_threads()),
+        *(address(part) for part in (tol, labels, centroids, inertia, n_iter)),
+        ctypes.c_int32(thread_count()),
     )  # fmt: skip
-    return Runs(labels, centroids, inertia, n_iter, settled.bool())
+    return Runs(labels, centroids, inertia, n_iter)
 
 
 def _squares(X: Float[Tensor, "layers n d"]) -> Float[Tensor, "layers n"]:

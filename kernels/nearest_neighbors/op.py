@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fastcluster_lm.kernels.native import address, library
+from fastcluster_lm.kernels.native import address, library, thread_count
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
 VECTOR = 8
@@ -52,7 +52,7 @@ def nearest_neighbors_native(
         own = query_ids.expand(rows, n_queries).long().contiguous()
         others = bank_ids.expand(rows, n_bank).long().contiguous()
         ids = [address(own), address(others), ctypes.c_int64(rows)]
-    out = (address(distances), address(indices), ctypes.c_int32(torch.get_num_threads()))
+    out = (address(distances), address(indices), ctypes.c_int32(thread_count()))
     sizes = [ctypes.c_int64(size) for size in (n_layers, n_queries, n_bank)]
     if width <= DIRECT_WIDTH:
         padded = -(-n_bank // VECTOR) * VECTOR

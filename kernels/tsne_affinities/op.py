@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastcluster_lm.errors import ShapeError
 from fastcluster_lm.kernels.edges import Edges
-from fastcluster_lm.kernels.native import address, library
+from fastcluster_lm.kernels.native import address, library, thread_count
 from fastcluster_lm.kernels.tsne_affinities.reference import symmetrise, weights_of
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
@@ -33,7 +33,7 @@ def tsne_affinities(
         return symmetrise(weights_of(distances, perplexity), indices)
     n_layers, n, k = distances.shape
     distances, indices = distances.float().contiguous(), indices.long().contiguous()
-    threads = ctypes.c_int32(torch.get_num_threads())
+    threads = ctypes.c_int32(thread_count())
     sizes = [ctypes.c_int64(size) for size in (n_layers, n, k)]
     weights = torch.empty_like(distances)
     rows = ctypes.c_int64(n_layers * n)

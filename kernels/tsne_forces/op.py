@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fastcluster_lm.kernels.edges import Edges
-from fastcluster_lm.kernels.native import address, library
+from fastcluster_lm.kernels.native import address, library, thread_count
 from fastcluster_lm.kernels.tsne_forces.grid import grid_repulsion
 from fastcluster_lm.kernels.tsne_forces.tiled import TiledDescent
 
@@ -78,7 +78,7 @@ class NativeDescent:
 
     def advance(self, iterations: int, rule: StepRule, active: Tensor) -> None:
         flags = active.to(torch.uint8).contiguous()
-        threads = ctypes.c_int32(torch.get_num_threads())
+        threads = ctypes.c_int32(thread_count())
         chunks = ctypes.c_int64(1 if self.grid else self.chunks)
         moving = [address(part) for part in (self._points, self.update, self.gains)]
         forces = [address(self.scratch), address(self.sums)]
@@ -108,7 +108,7 @@ class NativeDescent:
     def repulsion(self) -> Tensor:
         """Sum the repulsion of all pairs, (layers, 2, n), not yet divided by the normaliser; sums holds that."""
         everywhere = torch.ones(len(self._points), dtype=torch.uint8)
-        threads = ctypes.c_int32(torch.get_num_threads())
+        threads = ctypes.c_int32(thread_count())
         self.native.tsne_repulsion(
             address(self._points), *self.sizes, ctypes.c_int64(self.chunks), address(self.scratch),
             address(self.sums), address(everywhere), threads,
@@ -117,7 +117,7 @@ class NativeDescent:
 
     def kl_divergence(self) -> Tensor:
         self.repulsion()
-        threads = ctypes.c_int32(torch.get_num_threads())
+        threads = ctypes.c_int32(thread_count())
         rows = torch.empty(len(self._points), self.n, dtype=torch.float64)
         self.native.tsne_cross_entropy(address(self._points), *self.sizes, *self.flow, address(rows), threads)
         return rows.sum(1) + self.sums.sum(1).log()

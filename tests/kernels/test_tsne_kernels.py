@@ -1,6 +1,7 @@
 """The t-SNE kernels, compiled and in torch, against float64 references: weights, edges, forces, KL, steps."""
 
 import logging
+import os
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from fastcluster_lm.kernels.tsne_affinities.reference import symmetrise, weights
 from fastcluster_lm.kernels.tsne_forces import StepRule, op, start_descent
 from fastcluster_lm.kernels.tsne_forces.reference import dense_affinities, gradient, kl_divergence
 from fastcluster_lm.kernels.tsne_forces.tiled import TiledDescent
+from fastcluster_lm.scores.kmeans import kmeans
 from fastcluster_lm.scores.neighbors import nearest_neighbors
 
 needs_compiler = pytest.mark.skipif(not native.status()[0], reason=native.status()[1])
@@ -121,21 +123,37 @@ def test_the_longest_step_is_held():
         assert 0.2 < step.max() <= 0.5
 
 
+@pytest.fixture
+def threads():
+    """Give a way to set the kernels' threads that is undone."""
+    before = native._threads
+    yield native.use_threads
+    native.use_threads(before)
+
+
 @needs_compiler
-def test_threads_do_not_change_a_bit():
-    found = near(520, 30)
-    threads = torch.get_num_threads()
+def test_threads_do_not_change_a_bit(threads):
+    X = torch.randn(2, 520, 90, generator=torch.Generator().manual_seed(0))
     drawn = []
-    try:
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
-            edges = tsne_affinities(found.distances, found.indices, 10.0)
-            descent = start_descent(torch.randn(2, 2, 520, generator=torch.Generator().manual_seed(0)), edges)
-            descent.advance(20, StepRule(1.0, 0.8, 520.0, 5.0), torch.ones(2, dtype=torch.bool))
-            drawn.append((descent.points(), descent.kl_divergence()))
-    finally:
-        torch.set_num_threads(threads)
+    for count in (1, 2, 3):
+        threads(count)
+        assert native.thread_count() == count
+        found = nearest_neighbors(X[..., :8], X[..., :8], 30, exclude_self=True)
+        wide = nearest_neighbors(X, X, 30, exclude_self=True)
+        edges = tsne_affinities(found.distances, found.indices, 10.0)
+        descent = start_descent(torch.randn(2, 2, 520, generator=torch.Generator().manual_seed(0)), edges)
+        descent.advance(20, StepRule(1.0, 0.8, 520.0, 5.0), torch.ones(2, dtype=torch.bool))
+        clusters = kmeans(X, 7, seed=1)
+        drawn.append([*found, *wide, *edges, descent.points(), descent.kl_divergence(), *clusters])
     assert all(torch.equal(a, b) for other in drawn[1:] for a, b in zip(drawn[0], other, strict=True))
+
+
+def test_threads_are_those_asked_for_or_the_environments(threads, monkeypatch):
+    threads(0)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert native.thread_count() == 3
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert native.thread_count() == len(os.sched_getaffinity(0))
 
 
 def test_without_a_compiler_torch_takes_over_and_says_so(monkeypatch, caplog):

@@ -41,7 +41,7 @@ def find_clusters(X: Float[Tensor, "layers n d"], params: KMeansParams, memory_b
     tol = params.tol * torch.linalg.vector_norm(points, dim=(1, 2)).square() / (n * width)
     native = kmeans_runs_native(points, params.n_clusters, draws, init, params.max_iter, tol)
     if native is not None:
-        labels, centroids, inertia, n_iter = _best_of(native, points)
+        labels, centroids, inertia, n_iter = _best_of(native)
         centroids = (centroids * scale + offset).float()
         return Clustering(labels, centroids, inertia * scale.double().flatten().square(), n_iter)
     if memory_budget is None:
@@ -100,19 +100,16 @@ def _sq_dist(X: Tensor, x_sq: Tensor, points: Tensor) -> Float[Tensor, "layers m
     return torch.bmm(left, right.mT).clamp_(min=0)
 
 
-def _best_of(runs: Runs, X: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Take each layer's run of lowest inertia; a settled one's centroids become its clusters' float64 means."""
-    layer = torch.arange(len(X))
+def _best_of(runs: Runs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Take each layer's run of lowest inertia, the first of equal ones."""
+    layer = torch.arange(len(runs.inertia))
     best = (runs.inertia == runs.inertia.amin(1, keepdim=True)).to(torch.uint8).argmax(1)
-    labels, inertia = runs.labels[layer, best].long(), runs.inertia[layer, best].clone()
-    centroids = runs.centroids[layer, best].double()
-    # few layers at a time, so that few are held in float64
-    settled = runs.settled[layer, best].nonzero().flatten()
-    for some in settled.split(max(1, CPU_BUDGET // (8 * X[0].numel()))):
-        exact = X[some].double()
-        means, _ = _means(exact, labels[some, None], centroids[some, None])
-        centroids[some], inertia[some] = means[:, 0], _inertia(exact, means[:, 0], labels[some])
-    return labels, centroids, inertia, runs.n_iter[layer, best]
+    return (
+        runs.labels[layer, best].long(),
+        runs.centroids[layer, best],
+        runs.inertia[layer, best],
+        runs.n_iter[layer, best],
+    )
 
 
 class _Lloyd:
