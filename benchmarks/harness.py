@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -83,8 +84,23 @@ def surroundings() -> Line:
 
 
 def peak_mib() -> float:
-    """Give the largest memory that this process ever held, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Give the largest memory that this process held, in MiB, since the last `resident_mib` where Linux can tell."""
+    return _status_mib("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def resident_mib() -> float:
+    """Give the memory that this process holds now, in MiB, and let the peak begin anew from here."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return _status_mib("VmRSS") or peak_mib()
+
+
+def _status_mib(key: str) -> float:
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0.0
+    return next((float(line.split()[1]) / 1024 for line in lines if line.startswith(f"{key}:")), 0.0)
 
 
 def write_lines(path: Path, lines: Iterable[Line]) -> None:

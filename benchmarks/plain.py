@@ -40,7 +40,13 @@ def plain_repulsion(points: Tensor) -> Callable[[], Tensor]:
     def call() -> Tensor:
         sizes = (ctypes.c_int64(n_layers), ctypes.c_int64(n))
         threads = ctypes.c_int32(thread_count())
-        library.plain_repulsion(address(points), *sizes, address(forces), address(sums), threads)
+        library.plain_repulsion(
+            address(points, torch.float32),
+            *sizes,
+            address(forces, torch.float32),
+            address(sums, torch.float64),
+            threads,
+        )
         return forces
 
     return call

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from fastcluster_lm.benchmarks.data import make_points
-from fastcluster_lm.benchmarks.harness import Line, peak_mib
+from fastcluster_lm.benchmarks.harness import Line, peak_mib, resident_mib
 from fastcluster_lm.benchmarks.probe import LAYERS, OurProbe
 
 CLASSES = 20
@@ -16,14 +16,14 @@ FIXED_N, FIXED_WIDTH = 2000, 32
 def bench_scale(shapes: list[tuple[int, int, int]], repeats: int) -> Iterator[Line]:
     """Time cold probes along both axes, or at the shapes given, and fit seconds ~ size ** exponent to each stage.
 
-    Units:  seconds, medians of the repeats; peak memory of the process so far in MiB, so run it alone
+    Units:  seconds, medians of the repeats; peak memory above the points in MiB, a cold probe's
     """
     lines: list[Line] = []
     along = [(n, FIXED_WIDTH, CLASSES) for n in POINTS] + [(FIXED_N, width, CLASSES) for width in WIDTHS]
     for n, width, k in shapes or along:
         X, labels = make_points("blobs", LAYERS, n, width, k)
         probe = OurProbe(X, labels, k)
-        before = peak_mib()
+        before = resident_mib()
         for _ in range(repeats):
             probe.cold()
         stages = {stage: float(np.median(seconds)) for stage, seconds in probe.stages.items()}

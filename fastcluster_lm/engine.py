@@ -13,7 +13,7 @@ import torch
 from fastcluster_lm.config import RunConfig, config_from_dict, config_to_dict, differing_keys
 from fastcluster_lm.data import Vocabulary, build_instances, split_instructions
 from fastcluster_lm.device import Device, choose_device, describe_environment, generator
-from fastcluster_lm.errors import ConfigError, RunFolderError
+from fastcluster_lm.errors import ConfigError, RunFolderError, TrainingError
 from fastcluster_lm.kernels import native
 from fastcluster_lm.model import GPT2
 from fastcluster_lm.probe import Cadence, RunProbe, choose_probe_set
@@ -81,8 +81,13 @@ def resume_run(
         folder.clean()
         step = folder.latest_checkpoint()
         folder.drop_after(-1 if step is None else step)
-        # the engine was decided when the run began, and is kept
-        config = replace(config, scores=replace(config.scores, engine=stored["resolved"]["engine"]))
+        # engine and threads were decided when the run began, and are kept: the bits of a run depend on both
+        decided = stored["resolved"]
+        config = replace(
+            config,
+            scores=replace(config.scores, engine=decided["engine"]),
+            training=replace(config.training, threads=decided["threads"]),
+        )
         run = _Run(config, taskset_from_dict(stored["taskset"]))
         if step is not None:
             run.load(*folder.read_checkpoint(step))
@@ -125,7 +130,8 @@ class _Run:
         # rows that wait for the next write
         self._pending_steps: list[Row] = []
         self._pending_scores: list[Row] = []
-        native.use_threads(config.scores.threads)
+        if config.scores.threads:
+            native.use_threads(config.scores.threads)
         self.engine = choose_engine(config.scores.engine, on, config.scores.memory_mib)
         named = config.scores.engine != "auto"
         self.engine_reason = "asked for by name" if named else f"auto on {on.type}: the first engine that can run"
@@ -185,7 +191,12 @@ class _Run:
                 if folder.latest_checkpoint() != self.trainer.step:
                     self._checkpoint(folder)
                 return False
-            result = self.trainer.advance()
+            try:
+                result = self.trainer.advance()
+            except TrainingError:
+                # the rows that wait say how it came to this
+                self._flush(folder)
+                raise
             if self.probe:
                 self.probe.observe(result.batch, result.states, result.step)
             row = {key: getattr(result, key) for key in ("step", "loss", "lr", "grad_norm", "step_ms", "tokens_per_s")}
@@ -246,7 +257,8 @@ class _Run:
     def _flush(self, folder: RunFolder) -> None:
         if self._pending_scores:
             folder.append_scores(self._pending_scores)
-        folder.append_steps(self._pending_steps)
+        if self._pending_steps:
+            folder.append_steps(self._pending_steps)
         self._pending_scores, self._pending_steps = [], []
 
     def _checkpoint(self, folder: RunFolder) -> None:

@@ -11,6 +11,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 log = logging.getLogger(__name__)
@@ -21,6 +22,8 @@ FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping
 OFF = "FCLM_NATIVE"
 CACHE = "FCLM_CACHE_DIR"
 _threads = 0
+# why kernels could not be compiled in this process
+_failures: list[str] = []
 
 
 class NativeError(Exception):
@@ -36,12 +39,15 @@ def library(source: Path) -> ctypes.CDLL | None:
     try:
         return _load(source)
     except NativeError as error:
+        _failures.append(str(error))
         log.warning("%s is not compiled, slower torch code runs in its place: %s", source.parent.name, error)
         return None
 
 
 def status() -> tuple[bool, str]:
     """Say whether C++ kernels can be compiled here, and by what or why not."""
+    if _failures:
+        return False, _failures[0]
     try:
         compiler = _compiler()
     except NativeError as error:
@@ -68,10 +74,11 @@ def thread_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def address(tensor: Tensor) -> ctypes.c_void_p:
-    """Give a contiguous CPU tensor's address."""
-    if not tensor.is_contiguous() or tensor.device.type != "cpu":
-        raise ValueError(f"expected a contiguous CPU tensor, got strides {tensor.stride()} on {tensor.device}")
+def address(tensor: Tensor, dtype: torch.dtype) -> ctypes.c_void_p:
+    """Give the address of a contiguous CPU tensor of this dtype; anything else would be read as what it is not."""
+    if not tensor.is_contiguous() or tensor.device.type != "cpu" or tensor.dtype != dtype:
+        found = f"{tensor.dtype} with strides {tensor.stride()} on {tensor.device}"
+        raise ValueError(f"expected a contiguous {dtype} CPU tensor, got {found}")
     return ctypes.c_void_p(tensor.data_ptr())
 
 
@@ -112,6 +119,10 @@ def _compile(compiler: str, source: Path, target: Path) -> None:
                 # renamed into place, so that two processes may compile at once
                 os.replace(built, target)
                 return
+            # only a compiler without OpenMP gets a second try; one that was stopped must not leave a slow kernel behind
+            if "openmp" not in done.stderr.lower():
+                break
+            log.warning("%s knows no OpenMP, so %s runs on one thread", compiler, source.parent.name)
     raise NativeError(f"{compiler} failed on {source.name}: {done.stderr.strip().splitlines()[:1]}")
 
 

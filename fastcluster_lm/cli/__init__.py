@@ -79,7 +79,7 @@ def train(
         config = stored if stored is not None and preset is None else load_preset(preset or "tiny")
         if config_file is not None:
             config = load_config(config_file, config)
-        if probe_points is not None:
+        if probe_points is not None and not any(text.startswith("probe.map_points=") for text in assignments):
             # a smaller probe set takes its map along
             typed.append(f"probe.map_points={min(config.probe.map_points, probe_points)}")
         return apply_settings(config, typed)

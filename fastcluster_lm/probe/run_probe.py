@@ -187,7 +187,9 @@ class RunProbe:
             spaces["map"] = train.map_split(moved[0], "task")
         rows = []
         for space, split in spaces.items():
-            own = {name: value for name, value in self._centroids.items() if name.startswith(f"{space}/")}
+            # the points at hand may lack a task, and then have fewer clusters than there are centroids for
+            name = _task_clusters(space, split.labels["task"])
+            own = {name: self._centroids[name]} if name in self._centroids else {}
             scoring = replace(self._scoring, n_init=0 if own else 1, n_nulls=0)
             scored = score_space(
                 {"train": split},
@@ -211,7 +213,7 @@ class RunProbe:
             splits, splits["train"], space=space, plan=PLANS[space], scoring=self._scoring, engine=self.engine
         )
         # step probes go on from the task clusters of all training points
-        wanted = f"{space}/train/all/{len(np.unique(splits['train'].labels['task']))}"
+        wanted = _task_clusters(space, splits["train"].labels["task"])
         self._centroids = {name: value for name, value in self._centroids.items() if not name.startswith(f"{space}/")}
         self._centroids |= {name: value for name, value in scored.centroids.items() if name == wanted}
         return scored.rows
@@ -261,6 +263,11 @@ class RunProbe:
                         f"scores.n_neighbors: expected at most {fewest}, the fewest points of one task and "
                         f"{group_name} under {apart_name} in the probe set, got {k}; raise probe.n_points or lower it"
                     )
+
+
+def _task_clusters(space: str, task: Any) -> str:
+    """Name the centroids of the training points' task clusters, as score_space does."""
+    return f"{space}/train/all/{len(np.unique(np.asarray(task)))}"
 
 
 def _stored_map(points: Tensor, samples: Mapping[str, Sample]) -> dict[str, np.ndarray]:

@@ -23,6 +23,7 @@ class WarmMap:
         self._ids: Tensor | None = None
         # neighbours at the last full probe, the share that the last cold map preserved, whether the next must be cold
         self._neighbors: Tensor | None = None
+        self._neighbor_ids = torch.empty(0, dtype=torch.int64)
         self._preserved: Tensor | None = None
         self._restart = False
 
@@ -49,13 +50,14 @@ class WarmMap:
             "trustworthiness": trustworthiness(X, on_map),
             "intrinsic_dimension": intrinsic_dimension(near.distances),
         }
-        if self._neighbors is not None and self._ids is not None and torch.equal(ids, self._ids):
+        if self._neighbors is not None and torch.equal(ids, self._neighbor_ids):
             columns["neighbor_overlap"] = neighbor_overlap(own, self._neighbors)
         preserved = neighbor_overlap(own, on_map)
         if not warm or self._preserved is None:
             self._preserved = preserved
         self._restart = bool((self._preserved - preserved).mean() > self.config.key_frame_margin)
-        self.points, self._ids, self._neighbors = points, ids.clone(), own
+        self.points, self._ids = points, ids.clone()
+        self._neighbors, self._neighbor_ids = own, ids.clone()
         return points, columns, warm
 
     def move(self, X: Float[Tensor, "layers m d"], ids: Int[Tensor, " m"]) -> tuple[Tensor, Tensor] | None:
@@ -80,6 +82,7 @@ class WarmMap:
             "map": self.points,
             "ids": self._ids,
             "neighbors": self._neighbors.int(),
+            "neighbor_ids": self._neighbor_ids,
             "preserved": self._preserved,
             "restart": torch.tensor([self._restart], dtype=torch.uint8),
         }
@@ -90,6 +93,7 @@ class WarmMap:
             return
         self.points, self._ids = state["map"].to(device), state["ids"].to(device)
         self._preserved, self._neighbors = state["preserved"].to(device), state["neighbors"].to(device).long()
+        self._neighbor_ids = state["neighbor_ids"].to(device)
         self._restart = bool(state["restart"][0])
 
     def _params(self, n_iter: int, init: Tensor | None) -> TsneParams:

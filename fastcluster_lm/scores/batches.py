@@ -1,5 +1,8 @@
 """Turns a caller's arrays into one batch (layers, n, d) and results back into the caller's kind; it scores nothing."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -10,17 +13,34 @@ from fastcluster_lm.errors import DataError, ShapeError
 Array = Tensor | np.ndarray
 
 
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Run float32 matmuls in float32 even where the caller allows TF32 or autocasts, and put the setting back."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with ExitStack() as stack:
+            for kind in ("cpu", "cuda"):
+                if torch.is_autocast_enabled(kind):
+                    stack.enter_context(torch.autocast(kind, enabled=False))
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def as_batch(X: Array, name: str) -> Float[Tensor, "layers n d"]:
     """View the caller's points as one floating-point batch over layers.
 
     Shapes: X (n, d) or (layers, n, d) -> (layers, n, d)
-    Errors: ShapeError for any other number of axes, or an axis d of length 0
+    Errors: ShapeError for any other number of axes, no layers, or an axis d of length 0
     """
     tensor = X.detach() if isinstance(X, Tensor) else torch.from_numpy(np.ascontiguousarray(X))
     if tensor.ndim not in (2, 3):
         raise ShapeError(f"{name} has shape {tuple(tensor.shape)}; expected (n, d) or (layers, n, d)")
     if tensor.shape[-1] == 0:
         raise ShapeError(f"{name} has shape {tuple(tensor.shape)}; d must be at least 1")
+    if tensor.ndim == 3 and tensor.shape[0] == 0:
+        raise ShapeError(f"{name} has shape {tuple(tensor.shape)}; expected at least one layer")
     if not tensor.is_floating_point():
         tensor = tensor.float()
     return tensor if tensor.ndim == 3 else tensor[None]

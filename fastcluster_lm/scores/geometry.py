@@ -5,6 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fastcluster_lm.errors import ShapeError
+from fastcluster_lm.scores.batches import full_precision
 
 # points with two different neighbour distances that an estimate of the dimension needs; floats of a block of ranks
 FEWEST_POINTS, BLOCK = 10, 2**22
@@ -28,10 +29,14 @@ def class_distance_normalized_variance(
     # a matmul with the classes' indicator sums each class in one pass and a fixed order
     member = torch.nn.functional.one_hot(codes, n_classes).to(X.dtype) / counts.to(X.dtype)  # (n, classes)
     centre = X.mean(1, keepdim=True)
-    means = member.T @ (X - centre)  # (layers, classes, d)
+    with full_precision():
+        means = member.T @ (X - centre)  # (layers, classes, d)
     own = (X - centre) - means[:, codes]
     variances = own.square().sum(-1).double() @ member.double()  # (layers, classes)
     apart = torch.cdist(means.double(), means.double(), compute_mode="donot_use_mm_for_euclid_dist").square()
+    # what rounding alone makes of equal means counts as 0
+    size = (X - centre).square().sum(-1).mean(-1).double()  # (layers,)
+    apart = torch.where(apart > (8 * torch.finfo(X.dtype).eps) ** 2 * size[:, None, None], apart, 0.0)
     a, b = torch.triu_indices(n_classes, n_classes, offset=1, device=X.device)
     return ((variances[:, a] + variances[:, b]) / (2 * apart[:, a, b])).mean(-1)
 
@@ -82,7 +87,8 @@ def trustworthiness(X: Float[Tensor, "layers n d"], map_indices: Int[Tensor, "la
     rows = max(1, BLOCK // (n_layers * n))
     for start in range(0, n, rows):
         tile = slice(start, min(start + rows, n))
-        block = torch.baddbmm(sq[:, None, :], X[:, tile], X.mT, alpha=-2)  # (layers, rows, n), less |x|^2
+        with full_precision():
+            block = torch.baddbmm(sq[:, None, :], X[:, tile], X.mT, alpha=-2)  # (layers, rows, n), less |x|^2
         own = torch.arange(tile.start, tile.stop, device=X.device)
         block[:, own - tile.start, own] = torch.inf
         reach = block.gather(2, map_indices[:, tile])

@@ -49,7 +49,7 @@ def kmeans_runs_native(
     if width > SKETCH_FROM and fresh:
         # a random projection keeps distances within a tenth, enough for odds (Johnson and Lindenstrauss 1984)
         generator = torch.Generator().manual_seed(0)
-        sketch = X @ (torch.randn(width, SKETCH_WIDTH, generator=generator) / SKETCH_WIDTH**0.5)
+        sketch = X @ (torch.randn(width, SKETCH_WIDTH, generator=generator, dtype=torch.float32) / SKETCH_WIDTH**0.5)
         sketch_sq = _squares(sketch)
     init = None if init is None else init.float().contiguous()
     labels = torch.empty(n_layers, runs, n, dtype=torch.int32)
@@ -57,10 +57,11 @@ def kmeans_runs_native(
     inertia = torch.empty(n_layers, runs, dtype=torch.float64)
     n_iter = torch.empty(n_layers, runs, dtype=torch.int64)
     native.kmeans_runs(
-        *(address(part) for part in (X, x_sq, sketch, sketch_sq, order)),
+        *(address(part, torch.float32) for part in (X, x_sq, sketch, sketch_sq)), address(order, torch.int64),
         *(ctypes.c_int64(size) for size in (n_layers, n, width, sketch.shape[-1], n_clusters, fresh, trials)),
-        address(draws), None if init is None else address(init), ctypes.c_int64(max_iter),
-        *(address(part) for part in (tol, labels, centroids, inertia, n_iter)),
+        address(draws, torch.float64), None if init is None else address(init, torch.float32), ctypes.c_int64(max_iter),
+        address(tol, torch.float32), address(labels, torch.int32), address(centroids, torch.float64),
+        address(inertia, torch.float64), address(n_iter, torch.int64),
         ctypes.c_int32(thread_count()),
     )  # fmt: skip
     return Runs(labels, centroids, inertia, n_iter)

@@ -43,7 +43,7 @@ def nearest_neighbors_native(
     queries = bank if own_bank else queries.contiguous()
     n_layers, n_queries, width = queries.shape
     n_bank = bank.shape[1]
-    distances = torch.empty(n_layers, n_queries, k)
+    distances = torch.empty(n_layers, n_queries, k, dtype=torch.float32)
     indices = torch.empty(n_layers, n_queries, k, dtype=torch.int64)
     ids: list[Any] = [None, None, ctypes.c_int64(1)]
     if query_ids is not None and bank_ids is not None:
@@ -51,15 +51,17 @@ def nearest_neighbors_native(
         # kept by name until the call is over
         own = query_ids.expand(rows, n_queries).long().contiguous()
         others = bank_ids.expand(rows, n_bank).long().contiguous()
-        ids = [address(own), address(others), ctypes.c_int64(rows)]
-    out = (address(distances), address(indices), ctypes.c_int32(thread_count()))
+        ids = [address(own, torch.int64), address(others, torch.int64), ctypes.c_int64(rows)]
+    out = (address(distances, torch.float32), address(indices, torch.int64), ctypes.c_int32(thread_count()))
     sizes = [ctypes.c_int64(size) for size in (n_layers, n_queries, n_bank)]
     if width <= DIRECT_WIDTH:
         padded = -(-n_bank // VECTOR) * VECTOR
-        columns = torch.zeros(n_layers, width, padded)
+        columns = torch.zeros(n_layers, width, padded, dtype=torch.float32)
         columns[..., :n_bank] = bank.mT
         lengths = [ctypes.c_int64(size) for size in (padded, width, k)]
-        native.neighbors_direct(address(queries), address(columns), *ids, *sizes, *lengths, *out)
+        native.neighbors_direct(
+            address(queries, torch.float32), address(columns, torch.float32), *ids, *sizes, *lengths, *out
+        )
         return distances, indices
     centred_bank = bank - offset
     bank_sq = _squares(centred_bank)
@@ -69,12 +71,12 @@ def nearest_neighbors_native(
     # the rounding of a dot product of d terms grows like the root of d; centring rounds like 8 of them
     relative = ctypes.c_float(torch.finfo(torch.float32).eps * (8 + 2 * width**0.5))
     lengths = [ctypes.c_int64(size) for size in (width, k, min(k + SPARE, n_bank))]
-    tile = max(1, memory_budget // (4 * n_layers * n_bank))
+    tile = max(1, memory_budget // max(1, 4 * n_layers * n_bank))
     for start in range(0, n_queries, tile):
         rows = min(tile, n_queries - start)
         block = torch.baddbmm(bank_sq[:, None, :], centred[:, start : start + rows], centred_bank.mT, alpha=-2)
         native.neighbors_ranked(
-            address(block), address(queries), address(bank), address(query_sq), address(most), *ids, *sizes, *lengths,
+            *(address(part, torch.float32) for part in (block, queries, bank, query_sq, most)), *ids, *sizes, *lengths,
             ctypes.c_int64(start), ctypes.c_int64(rows), relative, *out,
         )  # fmt: skip
     return distances, indices

@@ -66,38 +66,42 @@ class NativeDescent:
         padded = -(-n // VECTOR) * VECTOR
         self.chunks = max(1, min(CHUNKS, n // CHUNK_POINTS))
         self.n = n
-        self._points = torch.full((n_layers, 2, padded), FAR)
+        self._points = torch.full((n_layers, 2, padded), FAR, dtype=torch.float32)
         self._points[..., :n] = start
-        self.update = torch.zeros(n_layers, 2, padded)
-        self.gains = torch.ones(n_layers, 2, padded)
-        self.scratch = torch.zeros(n_layers, self.chunks, 2, padded)
+        self.update = torch.zeros_like(self._points)
+        self.gains = torch.ones_like(self._points)
+        self.scratch = torch.zeros(n_layers, self.chunks, 2, padded, dtype=torch.float32)
         self.sums = torch.zeros(n_layers, self.chunks, dtype=torch.float64)
         self.gradient_sq = torch.zeros(n_layers, n, dtype=torch.float64)
         self.sizes = [ctypes.c_int64(size) for size in (n_layers, n, padded)]
-        self.flow = [address(part) for part in edges]
+        self.flow = [
+            address(edges.starts, torch.int64),
+            address(edges.columns, torch.int32),
+            address(edges.values, torch.float32),
+        ]
 
     def advance(self, iterations: int, rule: StepRule, active: Tensor) -> None:
         flags = active.to(torch.uint8).contiguous()
         threads = ctypes.c_int32(thread_count())
         chunks = ctypes.c_int64(1 if self.grid else self.chunks)
-        moving = [address(part) for part in (self._points, self.update, self.gains)]
-        forces = [address(self.scratch), address(self.sums)]
+        moving = [address(part, torch.float32) for part in (self._points, self.update, self.gains)]
+        forces = [address(self.scratch, torch.float32), address(self.sums, torch.float64)]
         numbers = [
             ctypes.c_float(value) for value in (rule.exaggeration, rule.momentum, rule.step_size, rule.max_step_norm)
         ]
-        last = [address(self.gradient_sq), address(flags), threads]
+        last = [address(self.gradient_sq, torch.float64), address(flags, torch.uint8), threads]
         for _ in range(iterations):
             if self.grid:
                 forces = self._interpolate()
             else:
-                self.native.tsne_repulsion(moving[0], *self.sizes, chunks, *forces, address(flags), threads)
+                self.native.tsne_repulsion(moving[0], *self.sizes, chunks, *forces, last[1], threads)
             self.native.tsne_step(*moving, *self.sizes, chunks, *forces, *self.flow, *numbers, *last)
 
     def _interpolate(self) -> list[ctypes.c_void_p]:
         # one chunk, in buffers of its own that live until the next step
         repulsion, sums = grid_repulsion(self._points[..., : self.n])
         self._gridded = torch.nn.functional.pad(repulsion, (0, self._points.shape[-1] - self.n)), sums.double()
-        return [address(part) for part in self._gridded]
+        return [address(self._gridded[0], torch.float32), address(self._gridded[1], torch.float64)]
 
     def gradient_norm(self) -> Tensor:
         return self.gradient_sq.mean(1).sqrt() * self.n
@@ -110,8 +114,9 @@ class NativeDescent:
         everywhere = torch.ones(len(self._points), dtype=torch.uint8)
         threads = ctypes.c_int32(thread_count())
         self.native.tsne_repulsion(
-            address(self._points), *self.sizes, ctypes.c_int64(self.chunks), address(self.scratch),
-            address(self.sums), address(everywhere), threads,
+            address(self._points, torch.float32), *self.sizes, ctypes.c_int64(self.chunks),
+            address(self.scratch, torch.float32), address(self.sums, torch.float64),
+            address(everywhere, torch.uint8), threads,
         )  # fmt: skip
         return self.scratch.sum(1)[..., : self.n]
 
@@ -119,5 +124,7 @@ class NativeDescent:
         self.repulsion()
         threads = ctypes.c_int32(thread_count())
         rows = torch.empty(len(self._points), self.n, dtype=torch.float64)
-        self.native.tsne_cross_entropy(address(self._points), *self.sizes, *self.flow, address(rows), threads)
+        self.native.tsne_cross_entropy(
+            address(self._points, torch.float32), *self.sizes, *self.flow, address(rows, torch.float64), threads
+        )
         return rows.sum(1) + self.sums.sum(1).log()

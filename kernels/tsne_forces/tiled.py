@@ -38,7 +38,7 @@ class TiledDescent:
         self.kernel = start.new_empty(largest)
 
     def advance(self, iterations: int, rule: "StepRule", active: Tensor) -> None:
-        moves = active[:, None, None]
+        moves = active.to(self._points.device)[:, None, None]
         for _ in range(iterations):
             repulsion, normaliser = grid_repulsion(self._points) if self.grid else self._repulsion()
             gradient = self._attraction().mul_(rule.exaggeration).sub_(repulsion / normaliser[:, None, None])

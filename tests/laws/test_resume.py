@@ -144,3 +144,35 @@ def test_a_run_killed_at_random_moments_goes_on_bit_for_bit(small, tmp_path):
 def test_a_run_killed_at_twenty_random_moments_goes_on_bit_for_bit(small, tmp_path):
     longer = replace(small, training=replace(small.training, steps=60))
     kill_sweep(longer, tmp_path, kills=20, seed=1)
+
+
+def test_a_run_that_diverges_leaves_the_rows_that_led_there(small, tmp_path, monkeypatch):
+    from fastcluster_lm.training import Trainer
+
+    advance = Trainer.advance
+
+    def fail_late(self):
+        if self.step == 3:
+            raise TrainingError("step 4: expected a finite loss, got nan")
+        return advance(self)
+
+    monkeypatch.setattr(Trainer, "advance", fail_late)
+    with pytest.raises(TrainingError):
+        start_run(small, tmp_path / "run")
+    assert [row["step"] for row in RunFolder.open(tmp_path / "run").steps()] == [0, 1, 2, 3]
+
+
+def test_a_resumed_run_keeps_the_threads_it_began_with(small, tmp_path, monkeypatch):
+    import torch
+
+    free = replace(small, training=replace(small.training, threads=0))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        stopped = Hooks(should_stop=lambda: True)
+        assert not start_run(free, tmp_path / "run", stopped).finished
+        torch.set_num_threads(2)
+        assert resume_run(tmp_path / "run").finished
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

@@ -144,3 +144,30 @@ def test_no_map_in_step_probes_where_none_is_asked_for(tmp_path):
 def test_states_under_dropout_are_refused():
     with pytest.raises(ConfigError, match="probe.source: expected fresh with model.dropout=0.1"):
         config_from_dict({**SMALL, "model": {**SMALL["model"], "dropout": 0.1}, "probe": {"source": "batch"}})
+
+
+def test_a_ring_that_lacks_a_task_is_scored_with_fewer_clusters(tmp_path):
+    run = _Run(every_step("batch"), taskset_of(every_step("batch").tasks, 0))
+    run.probe.score(0)
+    train = run.trainer.train
+    draw = torch.Generator().manual_seed(0)
+    few = (train.task < 3).nonzero()[:, 0]
+    few = few[torch.randperm(len(few), generator=draw)[:96]]
+    run.probe.observe(few, torch.randn(96, 3, 16, generator=draw), 1)
+    rows = run.probe.score(1).rows
+    assert rows and {row["n_clusters"] for row in rows} == {3}
+    run.probe.observe(train.task.argsort(descending=True)[:96], torch.randn(96, 3, 16), 2)
+    assert run.probe.score(2).rows
+
+
+def test_overlap_compares_neighbours_of_the_same_instances_alone():
+    keeper = WarmMap(config_from_dict(SMALL).scores, choose_engine("fused", "cpu"), 0)
+    X, ids = torch.randn(1, 40, 5, generator=torch.Generator().manual_seed(0)), torch.arange(40)
+    keeper.draw(X, ids, key_frame=True)
+    # a step probe moves other instances into some slots; the neighbours are still those of the full probe's
+    moved = ids.clone()
+    moved[:5] += 100
+    assert keeper.move(X[:, :20] * 1.1, moved[:20]) is not None
+    columns = keeper.draw(X, moved, key_frame=False)[1]
+    assert "neighbor_overlap" not in columns
+    assert "neighbor_overlap" in keeper.draw(X, moved, key_frame=False)[1]

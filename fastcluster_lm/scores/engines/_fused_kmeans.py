@@ -7,8 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fastcluster_lm.kernels.kmeans_runs import Runs, kmeans_runs_native
-from fastcluster_lm.scores.batches import scaled, scaling
-from fastcluster_lm.scores.engines._fused_neighbors import full_precision
+from fastcluster_lm.scores.batches import full_precision, scaled, scaling
 from fastcluster_lm.scores.engines.checks import check_kmeans
 from fastcluster_lm.scores.engines.params import Clustering, KMeansParams
 
@@ -39,7 +38,8 @@ def find_clusters(X: Float[Tensor, "layers n d"], params: KMeansParams, memory_b
     runs = params.n_init + (init is not None)
     # scikit-learn's rule: tol is relative to the mean variance of the coordinates; the points are centred
     tol = params.tol * torch.linalg.vector_norm(points, dim=(1, 2)).square() / (n * width)
-    native = kmeans_runs_native(points, params.n_clusters, draws, init, params.max_iter, tol)
+    with full_precision():
+        native = kmeans_runs_native(points, params.n_clusters, draws, init, params.max_iter, tol)
     if native is not None:
         labels, centroids, inertia, n_iter = _best_of(native)
         centroids = (centroids * scale + offset).float()

@@ -1,14 +1,13 @@
 """Exact nearest neighbours over all layers at once, in tiles of queries; ties go to the lower index."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from fastcluster_lm.kernels.nearest_neighbors import nearest_neighbors_native
-from fastcluster_lm.scores.batches import power_of_two, scaling
+from fastcluster_lm.scores.batches import full_precision, power_of_two, scaling
 from fastcluster_lm.scores.engines.checks import check_neighbors, forbidden
 from fastcluster_lm.scores.engines.params import Neighbors, NeighborsParams
 
@@ -19,17 +18,6 @@ WHOLE_BYTES = 64 * 2**20
 # candidates beyond k that the matmul proposes; they absorb its rounding, what they cannot absorb is computed in full
 SPARE = 8
 DIRECT = "donot_use_mm_for_euclid_dist"
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Run float32 matmuls in float32 even where training allows TF32 or bfloat16, and put the setting back."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 @torch.no_grad()
@@ -108,7 +96,10 @@ def _wide(X: Tensor) -> Tensor:
 def _joint_scaling(queries: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
     """One frame for both: the bank's mean, and a scale near the largest deviation of either."""
     offset, scale = scaling(bank)
-    return offset, scale if queries is bank else torch.maximum(scale, power_of_two(queries - offset))
+    if queries is not bank:
+        scale = torch.maximum(scale, power_of_two(queries - offset))
+    # points that hardly differ may lie so far off that dividing them by their differences would overflow
+    return offset, torch.maximum(scale, power_of_two(offset) * 2.0**-60)
 
 
 def _search_full(queries: Tensor, bank: Tensor, mask: Tensor | None, k: int) -> tuple[Tensor, Tensor]:

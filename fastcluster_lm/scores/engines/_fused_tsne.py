@@ -8,8 +8,8 @@ from torch import Tensor
 
 from fastcluster_lm.kernels.tsne_affinities import tsne_affinities
 from fastcluster_lm.kernels.tsne_forces import Descent, StepRule, start_descent
-from fastcluster_lm.scores.batches import power_of_two, scaled, scaling
-from fastcluster_lm.scores.engines._fused_neighbors import MEMORY_BUDGET, find_neighbors, full_precision
+from fastcluster_lm.scores.batches import full_precision, power_of_two, scaled, scaling
+from fastcluster_lm.scores.engines._fused_neighbors import MEMORY_BUDGET, find_neighbors
 from fastcluster_lm.scores.engines.checks import check_tsne
 from fastcluster_lm.scores.engines.params import CHECK_EVERY, Map, NeighborsParams, TsneParams
 
@@ -80,7 +80,7 @@ def _start(X: Float[Tensor, "layers n d"], params: TsneParams) -> Float[Tensor, 
         points = params.init.expand(n_layers, -1, -1).to(X.device, torch.float32, copy=True).mT.contiguous()
         return points.sub_(points.mean(-1, keepdim=True))
     generator = torch.Generator().manual_seed(params.seed)
-    noise = torch.randn(2, n, generator=generator).to(X.device)
+    noise = torch.randn(2, n, generator=generator, dtype=torch.float32).to(X.device)
     X = scaled(X, *scaling(X))
     points = X.new_zeros(n_layers, 2, n)
     axes = min(2, width, n)
@@ -88,7 +88,7 @@ def _start(X: Float[Tensor, "layers n d"], params: TsneParams) -> Float[Tensor, 
     spread = scores.std(-1, correction=0)[:, :1, None]
     points[:, :axes] = torch.where(spread > 0, scores / torch.where(spread > 0, spread, 1.0) * START_STD, 0.0)
     flat = points.std(-1, correction=0, keepdim=True) < NOISE_STD
-    points += noise * torch.where(flat, START_STD, NOISE_STD)
+    points += noise * torch.where(flat, points.new_tensor(START_STD), NOISE_STD)
     return points.sub_(points.mean(-1, keepdim=True))
 
 
@@ -113,7 +113,11 @@ def _leading_by_iteration(X: Float[Tensor, "layers n d"], axes: int) -> Float[Te
     Source: Halko, Martinsson and Tropp 2011, algorithm 4.4
     """
     generator = torch.Generator().manual_seed(0)
-    basis = torch.randn(X.shape[-1], axes + SPARE_AXES, generator=generator).to(X.device).expand(len(X), -1, -1)
+    basis = (
+        torch.randn(X.shape[-1], axes + SPARE_AXES, generator=generator, dtype=torch.float32)
+        .to(X.device)
+        .expand(len(X), -1, -1)
+    )
     for _ in range(SUBSPACE_ITER):
         basis = torch.linalg.qr(X.mT @ (X @ basis)).Q
     reduced = X @ basis  # (layers, n, axes + spare)

@@ -8,6 +8,9 @@ from fastcluster_lm.errors import DataError, ShapeError
 from fastcluster_lm.scores.batches import check_finite
 from fastcluster_lm.scores.engines.params import KMeansParams, NeighborsParams, TsneParams
 
+# beyond this a map's squared distances leave float32
+FARTHEST = 1e15
+
 
 def check_neighbors(
     queries: Float[Tensor, "layers nq d"], bank: Float[Tensor, "layers nb d"], params: NeighborsParams
@@ -66,10 +69,17 @@ def check_tsne(X: Float[Tensor, "layers n d"], params: TsneParams) -> None:
         if tuple(params.init.shape) not in fits:
             raise ShapeError(f"init has shape {tuple(params.init.shape)}; expected {fits[0]} or {fits[1]}")
         check_finite(params.init.expand(fits[1]), "init")
+        if params.init.numel() and float(params.init.abs().max()) > FARTHEST:
+            raise DataError(f"init reaches {float(params.init.abs().max()):.3g}; expected a map within {FARTHEST:g}")
     if params.neighbors is not None:
         shape, expected = tuple(params.neighbors.indices.shape), (n_layers, n, params.affinity_neighbors(n))
         if shape != expected:
             raise ShapeError(f"neighbors have shape {shape}; expected {expected}, three perplexities of each point")
+        if tuple(params.neighbors.distances.shape) != expected:
+            raise ShapeError(f"neighbors' distances have another shape than their indices {expected}")
+        low, high = int(params.neighbors.indices.min()), int(params.neighbors.indices.max())
+        if low < 0 or high >= n:
+            raise DataError(f"neighbors run from {low} to {high}; expected points 0 to {n - 1}")
 
 
 def forbidden(params: NeighborsParams, start: int, stop: int) -> Bool[Tensor, "*layers rows nb"] | None:
