@@ -104,7 +104,7 @@ def _principal_components(X: Float[Tensor, "layers n d"], axes: int) -> Float[Te
         values, vectors = torch.linalg.eigh(X @ X.mT)
         scores = (vectors[..., -axes:] * values[:, None, -axes:].clamp(min=0).sqrt()).flip(-1).mT
     largest = scores.gather(-1, scores.abs().argmax(-1, keepdim=True))
-    return scores * torch.where(largest < 0, -1.0, 1.0)
+    return torch.where(largest < 0, -scores, scores)
 
 
 def _leading_by_iteration(X: Float[Tensor, "layers n d"], axes: int) -> Float[Tensor, "layers axes n"]:
