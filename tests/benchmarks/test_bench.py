@@ -135,3 +135,15 @@ def test_the_command_prints_json_writes_it_and_refuses_nonsense(tmp_path):
     assert {"threads", "commit", "cpu", "packages", "omp_wait_policy"} <= set(line)
     assert CliRunner().invoke(main, ["bench", "scale", "--shape", "60,3"]).exit_code == 2
     assert CliRunner().invoke(main, ["bench", "speed"]).exit_code == 2
+
+
+def test_the_peak_of_memory_begins_anew():
+    big = torch.ones(40 * 2**20 // 4)
+    assert harness.peak_mib() > 40
+    del big
+    before = harness.resident_mib()
+    assert harness.peak_mib() - before < 20
+    big = torch.ones(60 * 2**20 // 4)
+    assert 45 < harness.peak_mib() - before < 90
+    del big
+    assert 45 < harness.peak_mib() - before < 90
