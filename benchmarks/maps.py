@@ -14,7 +14,7 @@ SCORES = ("ari", "ami", "f1")
 FLOOR = 0.02
 
 
-def bench_maps(preset: str, steps: int, probes: int = 12) -> Iterator[Line]:
+def bench_maps(preset: str, steps: int, least_probes: int = 12) -> Iterator[Line]:
     """Train once, and at each probe score a warm map, a cold one, and a cold one of another seed.
 
     Units:  the median over probes, layers and splits of |warm - cold|, task labels; the target is the larger of 0.02
@@ -23,7 +23,8 @@ def bench_maps(preset: str, steps: int, probes: int = 12) -> Iterator[Line]:
     config = apply_settings(load_preset(preset), [f"training.steps={steps}"])
     run = build_run(config, taskset_of(config.tasks, config.seed))
     assert run.probe is not None
-    every, seed = max(1, steps // probes), config.probe.seed
+    # at the preset's own cadence, unless the run is too short for it
+    every, seed = max(1, min(config.probe.every, steps // least_probes)), config.probe.seed
     warm_cadence, cold_cadence = (Cadence(every, steps + 1, key_frames) for key_frames in (0, 1))
     scored = {
         "warm": run.probe.again(cadence=warm_cadence, seed=seed),
