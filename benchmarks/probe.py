@@ -182,6 +182,7 @@ def bench_quality(shape: tuple[int, int, int], seeds: int, source: str) -> Itera
         exact.diagonal(dim1=1, dim2=2).fill_(torch.inf)
         kth = exact.kthvalue(K, dim=-1).values[..., None]
         recall.append(float((exact.gather(2, known.indices[..., :K]) <= kth * (1 + 1e-5)).double().mean()))
+    n, width, k = X.shape[1], X.shape[2], int(labels.max()) + 1
     head = {"bench": "quality", "data": source, "layers": LAYERS, "n": n, "d": width, "classes": k, "seeds": seeds}
     for name, target in (("kl", 1.02), ("inertia", 1.005)):
         spread = {"low": min(ratios[name]), "high": max(ratios[name])}

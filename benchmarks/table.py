@@ -23,7 +23,7 @@ def table(lines: list[Line]) -> str:
         outcome = "pass" if line["pass"] else "**short**"
         what = f"{line['bench']}: {line['kind']}"
         data = line.get("data") or line.get("preset") or ""
-        rows.append(f"| {what} | {data} | {shape} | {line['found']:.3g} | {sign} {line['target']:.3g} | {outcome} |")
+        rows.append(f"| {what} | {data} | {shape} | {line['found']:.3g} | {sign} {line['target']:.4g} | {outcome} |")
     return "\n".join(rows)
 
 
