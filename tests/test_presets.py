@@ -27,7 +27,9 @@ def test_a_preset_builds_steps_and_probes(name, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["paper-768", "paper-2048"])
 def test_a_wide_preset_takes_one_step_and_one_probe(name, tmp_path):
-    config = apply_settings(load_preset(name), [*ONE_STEP, "training.batch_size=16"])
+    # the model is whole, the instances few: validating and probing all of them takes many minutes on two cores
+    few = ["tasks.n_inputs=2", "data.n_val_instructions=2", "probe.n_points=192", "probe.map_points=96"]
+    config = apply_settings(load_preset(name), [*ONE_STEP, *few, "training.batch_size=16"])
     outcome = start_run(config, tmp_path / "run")
     assert outcome.finished
     layers = {row["layer"] for row in outcome.folder.scores()}
