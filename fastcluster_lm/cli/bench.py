@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -30,18 +31,7 @@ KINDS = ("probe", "quality", "forces", "maps", "overhead", "scale", "train")
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON for each measurement.")
 @click.option("--out", type=click.Path(path_type=Path), help="File that gets the lines of JSON too.")
 @verbose
-def bench(
-    kind: str,
-    shapes: tuple[str, ...],
-    source: str,
-    repeats: int,
-    peer_layers: int,
-    preset: str,
-    steps: int,
-    threads: int,
-    as_json: bool,
-    out: Path | None,
-) -> None:
+def bench(kind: str, shapes: tuple[str, ...], as_json: bool, out: Path | None, **settings: Any) -> None:
     """Measure KIND, ours beside the libraries in one run, with the target beside each figure.
 
     probe: a cold and a warm probe of seven layers; quality: KL, inertia, recall; forces: exact repulsion against a
@@ -56,16 +46,7 @@ def bench(
     from fastcluster_lm.benchmarks.run import run_benchmark, verdict
 
     lines = []
-    found = run_benchmark(
-        kind,
-        shapes=[_shape(text) for text in shapes],
-        source=source,
-        repeats=repeats,
-        peer_layers=peer_layers,
-        preset=preset,
-        steps=steps,
-        threads=threads,
-    )
+    found = run_benchmark(kind, shapes=[_shape(text) for text in shapes], **settings)
     where = None
     for line in found:
         where = where or surroundings()
