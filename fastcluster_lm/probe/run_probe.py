@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -169,22 +169,23 @@ class RunProbe:
     def _score_full(self, step: int, train: Sample) -> tuple[list[dict[str, Any]], dict[str, np.ndarray], bool]:
         samples = {"train": train, "val": self._sources["val"].take(self.evaluator)}
         rows = self._score_space("hidden", {name: sample.split() for name, sample in samples.items()})
-        joint = torch.cat([sample.states[:, sample.on_map] for sample in samples.values()], 1)
-        ids = torch.cat([sample.ids[sample.on_map] for sample in samples.values()])
+        shown = [sample.shown() for sample in samples.values()]
+        joint, ids = torch.cat([part.states for part in shown], 1), torch.cat([part.ids for part in shown])
         points, columns, warm = self._map.draw(joint, ids, key_frame=self.cadence.is_key_frame(step))
-        placed = dict(zip(samples, points.split([len(s.on_map) for s in samples.values()], dim=1), strict=True))
-        rows += self._score_space("map", {name: s.map_split(placed[name]) for name, s in samples.items()})
-        self._add_geometry(rows, samples, placed, columns)
+        parts = points.split([len(part.ids) for part in shown], dim=1)
+        on_map = {part.name: part.placed(place) for part, place in zip(shown, parts, strict=True)}
+        rows += self._score_space("map", {name: sample.split() for name, sample in on_map.items()})
+        self._add_geometry(rows, {"hidden": samples, "map": on_map}, columns)
         for row in rows:
             row["warm"] = warm and row["space"] == "map"
-        return rows, _stored_map(points, samples), warm
+        return rows, _stored_map(points, shown), warm
 
     def _score_step(self, train: Sample) -> list[dict[str, Any]]:
         """Score task labels on the map's training points: warm centroids, few steps of the map, no nulls."""
         spaces = {"hidden": train.split("task")}
         moved = self._map.move(train.states, train.ids)
         if moved is not None:
-            spaces["map"] = train.map_split(moved[0], "task")
+            spaces["map"] = train.placed(moved[0]).split("task")
         rows = []
         for space, split in spaces.items():
             # the points at hand may lack a task, and then have fewer clusters than there are centroids for
@@ -219,23 +220,16 @@ class RunProbe:
         return scored.rows
 
     def _add_geometry(
-        self,
-        rows: list[dict[str, Any]],
-        samples: Mapping[str, Sample],
-        placed: Mapping[str, Tensor],
-        columns: dict[str, Tensor],
+        self, rows: list[dict[str, Any]], spaces: Mapping[str, Mapping[str, Sample]], columns: dict[str, Tensor]
     ) -> None:
         """Fill the columns of group "all" that come from neighbours and class means; None where they are undefined."""
         values = {name: tensor.tolist() for name, tensor in columns.items()}
         spread: dict[tuple[str, str, str], list[float]] = {}
-        for name, sample in samples.items():
-            for space, X, split in (
-                ("hidden", sample.states, sample.split()),
-                ("map", placed[name], sample.map_split(placed[name])),
-            ):
-                for kind, codes in split.labels.items():
-                    own = torch.as_tensor(codes, device=X.device)
-                    spread[name, kind, space] = class_distance_normalized_variance(X, own).tolist()
+        for space, samples in spaces.items():
+            for name, sample in samples.items():
+                for kind, codes in sample.labels.items():
+                    own = torch.as_tensor(codes, device=sample.states.device)
+                    spread[name, kind, space] = class_distance_normalized_variance(sample.states, own).tolist()
         by_space = {"hidden": ("intrinsic_dimension", "neighbor_overlap"), "map": ("kl", "trustworthiness")}
         for row in rows:
             if row["group"] != "all":
@@ -246,7 +240,7 @@ class RunProbe:
 
     def _check_reachable(self) -> None:
         """Refuse a k for which even perfect clusters could not fill every neighbour list with the query's own task."""
-        fresh, k = self._sources["train"], self.config.n_neighbors
+        fresh, k = self._sources["train"].sample, self.config.n_neighbors
         labels = fresh.labels
         groups = {
             "input": labels["input"],
@@ -270,13 +264,12 @@ def _task_clusters(space: str, task: Any) -> str:
     return f"{space}/train/all/{len(np.unique(np.asarray(task)))}"
 
 
-def _stored_map(points: Tensor, samples: Mapping[str, Sample]) -> dict[str, np.ndarray]:
-    shown = [sample.shown() for sample in samples.values()]
+def _stored_map(points: Tensor, shown: Sequence[Sample]) -> dict[str, np.ndarray]:
     kept = {
         kind: np.concatenate([sample.labels[kind] for sample in shown])
         for kind in ("task", "distribution", "input", "output")
     }
-    is_val = np.repeat([0, 1], [len(sample.on_map) for sample in samples.values()])
+    is_val = np.repeat([0, 1], [len(sample.ids) for sample in shown])
     return {"points": points.cpu().numpy(), "is_val": is_val, **kept}
 
 

@@ -35,50 +35,52 @@ class Sample:
         labels = {kind: self.labels[kind] for kind in kinds} if kinds else self.labels
         return Split(self.name, self.states, labels, self.instructions)
 
-    def map_split(self, points: Float[Tensor, "layers m 2"], *kinds: str) -> Split:
-        """Give the points on the map and their labels."""
-        at = self.on_map.cpu().numpy()
-        labels = {kind: self.labels[kind][at] for kind in kinds or self.labels}
-        return Split(self.name, points, labels, self.instructions[at])
-
     def shown(self) -> "Sample":
         """Keep the points on the map alone."""
         at = self.on_map.cpu().numpy()
-        labels = {kind: values[at] for kind, values in self.labels.items()}
-        everything = torch.arange(len(at), device=self.ids.device)
         return Sample(
-            self.name, self.states[:, self.on_map], labels, self.instructions[at], everything, self.ids[self.on_map]
+            self.name,
+            self.states[:, self.on_map],
+            {kind: values[at] for kind, values in self.labels.items()},
+            self.instructions[at],
+            torch.arange(len(at), device=self.ids.device),
+            self.ids[self.on_map],
         )
+
+    def placed(self, points: Float[Tensor, "layers n 2"]) -> "Sample":
+        """Give the same points where the map puts them."""
+        return replace(self, states=points)
 
 
 class FreshSource:
     """A fixed probe set, run through the evaluation graph at every probe."""
 
     def __init__(self, name: str, chosen: ProbeSet, n_inputs: int, n_layers: int, d_model: int, first_id: int) -> None:
-        instances = chosen.instances
-        device = instances.tokens.device
-        self.name, self.instances = name, instances
+        self.instances = chosen.instances
         self.on_map = chosen.on_map.nonzero()[:, 0]
-        self.labels = _on_host(label_kinds(instances, n_inputs))
-        # the two splits number their instructions apart, and share none
-        self.instructions = instances.instruction.cpu().numpy()
-        self.ids = chosen.index + first_id
-        self._states = torch.zeros(n_layers, len(instances), d_model, device=device)
-        self._shown = instances.select(self.on_map)
-        self._shown_states = torch.zeros(n_layers, len(self.on_map), d_model, device=device)
+        self._shown_instances = self.instances.select(self.on_map)
+        device = self.instances.tokens.device
+        # all but the states stays as it is, and these are written into the same buffers at every probe
+        self.sample = Sample(
+            name,
+            torch.zeros(n_layers, len(self.instances), d_model, device=device),
+            _on_host(label_kinds(self.instances, n_inputs)),
+            # the two splits number their instructions apart, and share none
+            self.instances.instruction.cpu().numpy(),
+            self.on_map,
+            chosen.index + first_id,
+        )
+        self._shown = self.sample.shown()
 
     def take(self, evaluator: Evaluator) -> Sample:
-        """Run all instances; the buffer is the same at every probe."""
-        evaluator.states_into(self.instances, self._states)
-        return self._sample()
+        """Run all instances."""
+        evaluator.states_into(self.instances, self.sample.states)
+        return self.sample
 
     def take_shown(self, evaluator: Evaluator) -> Sample:
         """Run the instances on the map alone."""
-        evaluator.states_into(self._shown, self._shown_states)
-        return replace(self._sample().shown(), states=self._shown_states)
-
-    def _sample(self) -> Sample:
-        return Sample(self.name, self._states, self.labels, self.instructions, self.on_map, self.ids)
+        evaluator.states_into(self._shown_instances, self._shown.states)
+        return self._shown
 
 
 class RingSource:

@@ -65,8 +65,10 @@ class WarmMap:
 
         Shapes: X (layers, m, d), ids (m,) -> points (layers, m, 2), kl (layers,)
         """
+        if self.config.step_iter == 0:
+            return None
         init = self._start(X, ids)
-        if init is None or self.points is None or self._ids is None or self.config.step_iter == 0:
+        if init is None or self.points is None or self._ids is None:
             return None
         points, kl = self.engine.tsne(X, self._params(self.config.step_iter, init))
         m = X.shape[1]
