@@ -16,7 +16,7 @@ STEP_TARGET, FIRST_COUNTED = 1.5, 20
 
 
 def bench_overhead(preset: str, steps: int, warm_probes: int = 4) -> Iterator[Line]:
-    """Train with the probe off and on in one process, in turns, and time steps, warm probes and key frames apart.
+    """Train and probe in turns in one process, and time steps, warm probes and key frames apart.
 
     Units:  medians in seconds; share is warm probe / (warm probe + the steps between two probes)
     """
@@ -27,17 +27,16 @@ def bench_overhead(preset: str, steps: int, warm_probes: int = 4) -> Iterator[Li
         run.trainer.advance()
     cold = [run.probe.score(0).seconds, run.probe.score(0).seconds]
     gap = max(1, steps // warm_probes)
-    alone: list[float] = []
-    beside: list[float] = []
+    steps_s: list[float] = []
     warm: list[float] = []
     for turn in range(warm_probes):
-        alone += [run.trainer.advance().step_ms / 1e3 for _ in range(gap)]
+        steps_s += [run.trainer.advance().step_ms / 1e3 for _ in range(gap)]
         # numbered as a full probe that is neither the first nor the last, so that the map goes on from the one before
         found = run.probe.score(run.cadence.period * (turn + 1))
         if found.warm:
             warm.append(found.seconds)
-        beside += [run.trainer.advance().step_ms / 1e3 for _ in range(gap)]
-    step, probe = statistics.median([*alone, *beside]), statistics.median(warm)
+        steps_s += [run.trainer.advance().step_ms / 1e3 for _ in range(gap)]
+    step, probe = statistics.median(steps_s), statistics.median(warm)
     common = {
         "bench": "overhead",
         "preset": preset,
@@ -49,7 +48,7 @@ def bench_overhead(preset: str, steps: int, warm_probes: int = 4) -> Iterator[Li
         "first_probe_s": cold[0],
         "key_frame_s": cold[1],
         "peak_mib": peak_mib(),
-        "steps_timed": len(alone) + len(beside),
+        "steps_timed": len(steps_s),
     }
     for every in (50, 10, 1):
         share = probe / (probe + every * step)

@@ -14,6 +14,7 @@ from fastcluster_lm.benchmarks.data import make_points
 from fastcluster_lm.benchmarks.harness import Line, Timing, judged, peak_mib, resident_mib, time_side_by_side
 from fastcluster_lm.config import ScoresConfig
 from fastcluster_lm.kernels import native
+from fastcluster_lm.kernels.tsne_forces.grid import grid_repulsion
 from fastcluster_lm.scores.agreement import AGREEMENTS
 from fastcluster_lm.scores.contingency import contingency_tables
 from fastcluster_lm.scores.engines import choose_engine
@@ -192,13 +193,15 @@ def bench_quality(shape: tuple[int, int, int], seeds: int, source: str) -> Itera
 
 
 def bench_forces(n: int, repeats: int) -> Iterator[Line]:
-    """Time one pass of exact repulsion against a plain C++ loop of the same sum, built here."""
+    """Time one pass of exact repulsion against a plain C++ loop of the same sum, built here, and the one on a grid."""
     from fastcluster_lm.benchmarks.plain import plain_repulsion, repulsion
 
-    points = torch.randn(LAYERS, 2, n, generator=torch.Generator().manual_seed(0)) * 20
+    # as wide as a map of that many points; the grid's cost depends on it, the sums' does not
+    side = 0.8 * n**0.5
+    points = (torch.rand(LAYERS, 2, n, generator=torch.Generator().manual_seed(0)) - 0.5) * side
     ours, plain = repulsion(points), plain_repulsion(points)
     error = float((ours() - plain()).abs().max() / plain().abs().max())
-    found = time_side_by_side({"ours": ours, "plain": plain}, repeats)
+    found = time_side_by_side({"ours": ours, "plain": plain, "grid": lambda: grid_repulsion(points)}, repeats)
     line = {
         "bench": "forces",
         "kind": "exact repulsion over a plain loop's",
@@ -207,6 +210,7 @@ def bench_forces(n: int, repeats: int) -> Iterator[Line]:
         "largest_relative_difference": error,
         "ours": found["ours"].as_dict(),
         "plain": found["plain"].as_dict(),
+        "grid": found["grid"].as_dict(),
         "ours_ns_a_pair": found["ours"].median / (LAYERS * n * n) * 1e9,
     }
     line = judged(line, 1.0, found["ours"].median / found["plain"].median, at_least=False)

@@ -9,9 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fastcluster_lm.kernels.native import address, library, thread_count
+from fastcluster_lm.kernels.rounding import row_squares
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
-# beyond this many coordinates seeding sees a sketch of the points: it took three quarters of the time at 768
+# beyond this many coordinates seeding, whose distances outnumber those of a few iterations, sees a sketch of the points
 SKETCH_FROM, SKETCH_WIDTH = 512, 256
 
 
@@ -44,13 +45,13 @@ def kmeans_runs_native(
     fresh, trials = draws.shape[1:]
     runs = fresh + (init is not None)
     X, draws, tol = X.contiguous(), draws.double().contiguous(), tol.float().contiguous()
-    x_sq, order = _squares(X), torch.arange(n)
+    x_sq, order = row_squares(X), torch.arange(n)
     sketch, sketch_sq = X, x_sq
     if width > SKETCH_FROM and fresh:
         # a random projection keeps distances within a tenth, enough for odds (Johnson and Lindenstrauss 1984)
         generator = torch.Generator().manual_seed(0)
         sketch = X @ (torch.randn(width, SKETCH_WIDTH, generator=generator, dtype=torch.float32) / SKETCH_WIDTH**0.5)
-        sketch_sq = _squares(sketch)
+        sketch_sq = row_squares(sketch)
     init = None if init is None else init.float().contiguous()
     labels = torch.empty(n_layers, runs, n, dtype=torch.int32)
     centroids = torch.empty(n_layers, runs, n_clusters, width, dtype=torch.float64)
@@ -65,7 +66,3 @@ def kmeans_runs_native(
         ctypes.c_int32(thread_count()),
     )  # fmt: skip
     return Runs(labels, centroids, inertia, n_iter)
-
-
-def _squares(X: Float[Tensor, "layers n d"]) -> Float[Tensor, "layers n"]:
-    return torch.linalg.vector_norm(X, dim=-1).square_()

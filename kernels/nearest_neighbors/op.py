@@ -9,13 +9,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fastcluster_lm.kernels.native import address, library, thread_count
+from fastcluster_lm.kernels.rounding import SPARE, matmul_rounding, row_squares
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
 VECTOR = 8
 # up to this width direct differences with all points cost less than a matmul and a second look at its candidates
 DIRECT_WIDTH = 64
-# candidates beyond k that the matmul proposes; they absorb its rounding, what they cannot absorb is computed in full
-SPARE = 8
 
 
 def nearest_neighbors_native(
@@ -64,12 +63,11 @@ def nearest_neighbors_native(
         )
         return distances, indices
     centred_bank = bank - offset
-    bank_sq = _squares(centred_bank)
+    bank_sq = row_squares(centred_bank)
     centred = centred_bank if own_bank else queries - offset
-    query_sq = bank_sq if own_bank else _squares(centred)
+    query_sq = bank_sq if own_bank else row_squares(centred)
     most = bank_sq.amax(-1).contiguous()
-    # the rounding of a dot product of d terms grows like the root of d; centring rounds like 8 of them
-    relative = ctypes.c_float(torch.finfo(torch.float32).eps * (8 + 2 * width**0.5))
+    relative = ctypes.c_float(matmul_rounding(width))
     lengths = [ctypes.c_int64(size) for size in (width, k, min(k + SPARE, n_bank))]
     tile = max(1, memory_budget // max(1, 4 * n_layers * n_bank))
     for start in range(0, n_queries, tile):
@@ -80,7 +78,3 @@ def nearest_neighbors_native(
             ctypes.c_int64(start), ctypes.c_int64(rows), relative, *out,
         )  # fmt: skip
     return distances, indices
-
-
-def _squares(X: Float[Tensor, "layers n d"]) -> Float[Tensor, "layers n"]:
-    return torch.linalg.vector_norm(X, dim=-1).square_()

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fastcluster_lm.kernels.kmeans_runs import Runs, kmeans_runs_native
+from fastcluster_lm.kernels.rounding import matmul_rounding
 from fastcluster_lm.scores.batches import full_precision, scaled, scaling
 from fastcluster_lm.scores.engines.checks import check_kmeans
 from fastcluster_lm.scores.engines.params import Clustering, KMeansParams
@@ -221,7 +222,7 @@ def _refill(X: Tensor, x_sq: Tensor, sq_dist: Tensor, sizes: Tensor, old: Tensor
     width = X.shape[-1]
     # what rounding alone can make of a distance of 0 counts as 0: no cluster is put where one is already
     largest_sq = x_sq[:, None] + old.square().sum(-1).amax(-1)[..., None]  # (layers, runs, n)
-    rounding = torch.finfo(X.dtype).eps * (8 + 2 * width**0.5) * largest_sq
+    rounding = matmul_rounding(width, X.dtype) * largest_sq
     away = torch.where(sq_dist > 4 * rounding, sq_dist, 0)
     farthest = away.sort(dim=-1, descending=True, stable=True)
     rank = (empty.cumsum(-1) - 1).clamp_(min=0)

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fastcluster_lm.kernels.nearest_neighbors import nearest_neighbors_native
+from fastcluster_lm.kernels.rounding import SPARE, matmul_rounding
 from fastcluster_lm.scores.batches import full_precision, power_of_two, scaling
 from fastcluster_lm.scores.engines.checks import check_neighbors, forbidden
 from fastcluster_lm.scores.engines.params import Neighbors, NeighborsParams
@@ -15,8 +16,6 @@ from fastcluster_lm.scores.engines.params import Neighbors, NeighborsParams
 MEMORY_BUDGET = 256 * 2**20
 # inputs beyond this many bytes are taken a layer at a time, so that their copies stay small
 WHOLE_BYTES = 64 * 2**20
-# candidates beyond k that the matmul proposes; they absorb its rounding, what they cannot absorb is computed in full
-SPARE = 8
 DIRECT = "donot_use_mm_for_euclid_dist"
 
 
@@ -125,9 +124,7 @@ def _propose(queries: Tensor, bank: Tensor, mask: Tensor | None, n_candidates: i
     proposed, candidates = block.topk(n_candidates, dim=-1, largest=False, sorted=False)
     candidates, order = candidates.sort(dim=-1)
     proposed = proposed.gather(-1, order)
-    # the rounding of a dot product of d terms grows like the root of d; centring rounds like 8 of them
-    relative = torch.finfo(torch.float32).eps * (8 + 2 * queries.shape[-1] ** 0.5)
-    rounding = relative * (query_sq + bank_sq.amax(-1, keepdim=True))
+    rounding = matmul_rounding(queries.shape[-1]) * (query_sq + bank_sq.amax(-1, keepdim=True))
     return candidates, proposed != torch.inf, proposed.amax(-1) + query_sq - rounding
 
 
