@@ -19,7 +19,7 @@ from fastcluster_lm.probe.cadence import Cadence
 from fastcluster_lm.probe.probe_set import ProbeSet
 from fastcluster_lm.probe.samples import FreshSource, RingSource, Sample
 from fastcluster_lm.probe.warm_map import WarmMap
-from fastcluster_lm.scores.clusters import PLANS, Scoring, score_space
+from fastcluster_lm.scores.clusters import PLANS, Divisions, Scoring, score_space
 from fastcluster_lm.scores.engines.params import Engine
 from fastcluster_lm.scores.geometry import class_distance_normalized_variance
 
@@ -80,6 +80,7 @@ class RunProbe:
             slots = min(len(sets["train"].instances), len(train))
             self._ring = RingSource(train, n_inputs, n_layers + 1, slots, shown, d_model)
         self._scoring = Scoring(n_neighbors=config.n_neighbors, n_init=config.n_init, n_nulls=config.n_nulls, seed=seed)
+        self._divisions = Divisions()
         self._map = WarmMap(config, engine, seed)
         # centroids that the next step probe's KMeans goes on from, by space, split, group and number
         self._centroids: dict[str, Tensor] = {}
@@ -200,6 +201,7 @@ class RunProbe:
                 scoring=scoring,
                 engine=self.engine,
                 kmeans_init=own,
+                divisions=self._divisions,
             )
             self._centroids.update(scored.centroids)
             rows += scored.rows
@@ -211,7 +213,13 @@ class RunProbe:
 
     def _score_space(self, space: str, splits: dict[str, Any]) -> list[dict[str, Any]]:
         scored = score_space(
-            splits, splits["train"], space=space, plan=PLANS[space], scoring=self._scoring, engine=self.engine
+            splits,
+            splits["train"],
+            space=space,
+            plan=PLANS[space],
+            scoring=self._scoring,
+            engine=self.engine,
+            divisions=self._divisions,
         )
         # step probes go on from the task clusters of all training points
         wanted = _task_clusters(space, splits["train"].labels["task"])

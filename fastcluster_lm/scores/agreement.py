@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
@@ -10,6 +11,7 @@ from scipy.special import gammaln
 from torch import Tensor
 
 from fastcluster_lm.errors import ShapeError
+from fastcluster_lm.kernels.label_agreement import COLUMNS, score_labelings_native
 from fastcluster_lm.scores.contingency import contingency_tables, factorize, host_array
 
 Tables = Int[np.ndarray, "tables k_true k_pred"]
@@ -19,6 +21,8 @@ _Ints = NDArray[np.int64]
 
 # terms of the hypergeometric sums held at once, in about ten float64 arrays: 80 MB
 _CHUNK = 1_000_000
+# cells of contingency tables held at once, in a few int64 or float64 arrays: 32 MB each
+_TABLES = 4_000_000
 
 
 def adjusted_rand_score(labels_true: ArrayLike | Tensor, labels_pred: ArrayLike | Tensor) -> float:
@@ -136,6 +140,31 @@ AGREEMENTS: dict[str, Callable[[Tables], Scores]] = {
     "f1_pairwise": pairwise_f1,
     "f1_bcubed": bcubed_f1,
 }
+
+
+def score_labelings(
+    labelings: Int[np.ndarray, "sets s n"], clusterings: Int[Tensor, "sets l n"], *, n_true: int, n_pred: int
+) -> dict[str, Float[np.ndarray, "sets s l"]]:
+    """Give every agreement score of every labeling with every clustering of the same points.
+
+    Shapes: labelings (sets, s, n) of codes 0..n_true-1, clusterings (sets, l, n) of codes 0..n_pred-1
+            -> name of AGREEMENTS -> (sets, s, l)
+    Source: compiled, count and scores in one pass, on a CPU; else the functions above, from tables counted where the
+            clusterings lie
+    """
+    found = score_labelings_native(torch.from_numpy(labelings), clusterings, n_true, n_pred)
+    if found is not None:
+        return {name: found[..., i].numpy() for i, name in enumerate(COLUMNS)}
+    n_sets, s, _ = labelings.shape
+    parts: list[list[Scores]] = []
+    # a few labelings at a time, so that their tables stay within the chunk
+    step = max(1, _TABLES // max(1, n_sets * clusterings.shape[1] * n_true * n_pred))
+    for start in range(0, s, step):
+        true = labelings[:, start : start + step, None]  # (sets, step, 1, n)
+        tables = host_array(contingency_tables(true, clusterings[:, None], n_true=n_true, n_pred=n_pred))
+        flat = tables.reshape(-1, n_true, n_pred)
+        parts.append([score(flat).reshape(tables.shape[:3]) for score in AGREEMENTS.values()])
+    return {name: np.concatenate(some, 1) for name, some in zip(AGREEMENTS, zip(*parts, strict=True), strict=True)}
 
 
 def _one_table(labels_true: ArrayLike | Tensor, labels_pred: ArrayLike | Tensor) -> Tables:

@@ -16,10 +16,10 @@ from fastcluster_lm.scores.batches import Array, as_batch, check_finite
 from fastcluster_lm.scores.contingency import factorize, host_array
 from fastcluster_lm.scores.engines import choose_engine
 from fastcluster_lm.scores.engines.params import Engine, TsneParams
-from fastcluster_lm.scores.parts import PLANS, Split
+from fastcluster_lm.scores.parts import PLANS, Divisions, Split
 from fastcluster_lm.scores.spaces import Scoring, SpaceScores, score_space
 
-__all__ = ["PLANS", "Scoring", "SpaceScores", "Split", "score_clusters", "score_space"]
+__all__ = ["PLANS", "Divisions", "Scoring", "SpaceScores", "Split", "score_clusters", "score_space"]
 
 _Labels = ArrayLike | Tensor
 SPACES = ("hidden", "map")

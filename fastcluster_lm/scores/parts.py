@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -135,6 +136,25 @@ def divide(split: Split, bank: Split, plan: Sequence[tuple[str, str]], scoring: 
             part = _part(split.name, group, int(value), labels, points, bank_points, both, scoring.n_nulls, part_seed)
             fixed = scoring.n_clusters if group == "all" else None
             yield part if fixed is None else replace(part, n_clusters=fixed)
+
+
+class Divisions:
+    """Divisions made before: scoring points of the same labels again divides them no more."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, tuple[list[NDArray[Any]], list[Part]]] = {}
+
+    def of(self, split: Split, bank: Split, plan: Sequence[tuple[str, str]], scoring: Scoring) -> list[Part]:
+        """Give what `divide` gives, for the labels at hand."""
+        both = [(owner.name, owner.X.shape[-2], *owner.labels) for owner in (split, bank)]
+        key = (*both, tuple(plan), scoring)
+        labels = [host_array(values) for owner in (split, bank) for values in owner.labels.values()]
+        known = self._known.get(key)
+        if known is None or not all(map(np.array_equal, known[0], labels)):
+            # copies, since the caller may write into its own
+            known = [values.copy() for values in labels], list(divide(split, bank, plan, scoring))
+            self._known[key] = known
+        return known[1]
 
 
 def _part(

@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastcluster_lm.errors import DataError, ShapeError
-from fastcluster_lm.scores.agreement import AGREEMENTS
+from fastcluster_lm.scores.agreement import AGREEMENTS, score_labelings
 from fastcluster_lm.scores.batches import check_finite
-from fastcluster_lm.scores.contingency import contingency_tables, host_array
+from fastcluster_lm.scores.contingency import host_array
 from fastcluster_lm.scores.engines.params import Engine, KMeansParams, NeighborsParams
 from fastcluster_lm.scores.nulls import derive_seed
-from fastcluster_lm.scores.parts import PLANS, Part, Scoring, Split, divide, joint_codes
+from fastcluster_lm.scores.parts import PLANS, Divisions, Part, Scoring, Split, joint_codes
 from fastcluster_lm.scores.votes import enough_neighbors, knn_accuracy, knn_share
 
-# cells of contingency tables and neighbour labels held at once, in a few int64 or float64 arrays: 32 MB each
+# neighbour labels held at once, in a few int64 arrays: 32 MB each
 _CHUNK = 4_000_000
 
 # which agreement scores each kind of table gives, and in which columns they stand
@@ -35,7 +35,7 @@ _SCORES = (
     *("null_knn_share", "null_knn_share_across", "ceiling_output"),
 )
 
-_Found = dict[tuple[int, str], list[NDArray[np.float64]]]
+_Found = dict[tuple[int, str], NDArray[np.float64]]  # of a part and column: (S, L)
 _T = TypeVar("_T")
 
 
@@ -55,6 +55,7 @@ def score_space(
     scoring: Scoring | None = None,
     engine: Engine,
     kmeans_init: Mapping[str, Tensor] | None = None,
+    divisions: Divisions | None = None,
 ) -> SpaceScores:
     """Score every (group, labels) of a plan, for all splits and layers together.
 
@@ -62,14 +63,16 @@ def score_space(
     Units:  a row's scores are unweighted means over its groups; None where undefined for one of them
     Errors: DataError for NaN, an unknown group or label, no points; ShapeError for layers or widths that differ
     Source: design.md, "Scores and their names". Queries of the bank's own split leave out all points of their
-            instruction; points keep their order, so equal inputs give equal rows
+            instruction; points keep their order, so equal inputs give equal rows. divisions, kept by the caller,
+            spares the next call work where labels are the same
     """
     plan, scoring = PLANS[space] if plan is None else plan, scoring or Scoring()
     for name, split in queries.items():
         _check_split(name, split, bank)
-    parts = [part for split in queries.values() for part in divide(split, bank, plan, scoring)]
+    divisions = divisions or Divisions()
+    parts = [part for split in queries.values() for part in divisions.of(split, bank, plan, scoring)]
     clusters, centroids = _cluster(parts, queries, space, scoring, engine, kmeans_init or {})
-    found: _Found = defaultdict(list)
+    found: _Found = {}
     _agree(parts, clusters, found)
     for split in queries.values():
         own = [(i, part) for i, part in enumerate(parts) if part.split == split.name]
@@ -152,7 +155,7 @@ def _cluster(
 
 
 class _Item(NamedTuple):
-    """Tables to be counted for one part: every labeling (s, n) against every clustering (l, n)."""
+    """What is scored for one part: every labeling (s, n) against every clustering (l, n)."""
 
     part: int
     kind: str
@@ -163,32 +166,24 @@ class _Item(NamedTuple):
 
 
 def _agree(parts: Sequence[Part], clusters: Mapping[Any, Tensor], found: _Found) -> None:
-    """Count the tables of all parts, nulls and ceilings, in one bincount for all of one shape, and score them."""
+    """Score all parts, nulls and ceilings, those of one shape together."""
     items = []
     for i, part in enumerate(parts):
         pred, k = clusters[part.place, part.n_clusters], part.n_clusters
         items.append(_Item(i, "scores", part.true[None], part.n_codes, pred, k))
         if part.nulls is not None:
-            step = max(1, _CHUNK // (len(pred) * part.n_null_codes * k))
-            for start in range(0, len(part.nulls), step):
-                nulls = part.nulls[start : start + step]
-                items.append(_Item(i, "nulls", nulls, part.n_null_codes, pred, k))
+            items.append(_Item(i, "nulls", part.nulls, part.n_null_codes, pred, k))
         if part.output is not None:
             output = torch.from_numpy(part.output)[None]
             items.append(_Item(i, "ceiling", part.true[None], part.n_codes, output, part.n_outputs))
     for (kind, _, _, n_true, n_pred), same in _buckets(
         items, lambda item: (item.kind, item.true.shape, item.pred.shape, item.n_true, item.n_pred)
     ):
-        step = max(1, _CHUNK // (len(same[0].true) * len(same[0].pred) * n_true * n_pred))
-        for start in range(0, len(same), step):
-            chunk = same[start : start + step]
-            true = np.stack([item.true for item in chunk])[:, :, None]  # (J, s, 1, n)
-            pred = torch.stack([item.pred for item in chunk])[:, None]  # (J, 1, l, n)
-            tables = host_array(contingency_tables(true, pred, n_true=n_true, n_pred=n_pred))
-            for name, column in _COLUMNS[kind].items():
-                values = AGREEMENTS[name](tables.reshape(-1, n_true, n_pred)).reshape(tables.shape[:3])
-                for item, value in zip(chunk, values, strict=True):
-                    found[item.part, column].extend(value)
+        true, pred = np.stack([item.true for item in same]), torch.stack([item.pred for item in same])
+        scores = score_labelings(true, pred, n_true=n_true, n_pred=n_pred)
+        for name, column in _COLUMNS[kind].items():
+            for item, value in zip(same, scores[name], strict=True):
+                found[item.part, column] = value
 
 
 def _vote(
@@ -253,7 +248,7 @@ def _count_votes(column: str, indices: Tensor, members: Sequence[Sequence[tuple[
         for name, tensor in columns.items():
             values = host_array(tensor)  # (S, L, J)
             for index, (_, i, _) in enumerate(chosen):
-                found[i, name].extend(values[:, :, index])
+                found[i, name] = values[:, :, index]
 
 
 def _gather(X: Tensor, points: Sequence[NDArray[np.int64]]) -> Tensor:
@@ -276,7 +271,7 @@ def _buckets(items: Iterable[_T], key: Any) -> list[tuple[Any, list[_T]]]:
     return list(found.items())
 
 
-def _mean(values: Sequence[list[NDArray[np.float64]] | None]) -> NDArray[np.float64] | None:
+def _mean(values: Sequence[NDArray[np.float64] | None]) -> NDArray[np.float64] | None:
     """Average (S, L) scores over S, then over groups; None without groups or where one of them has no score."""
-    means = [np.mean(value, axis=0) for value in values if value is not None]
-    return np.mean(means, axis=0) if means and len(means) == len(values) else None
+    known = [value for value in values if value is not None]
+    return np.stack(known).mean(1).mean(0) if known and len(known) == len(values) else None

@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fastcluster_lm.errors import ShapeError
+from fastcluster_lm.kernels.neighbor_votes import neighbor_votes_native
 
 
 def knn_share(
@@ -17,9 +18,13 @@ def knn_share(
             groups, each with a bank of its own -> (S, L, G)
     Errors: ShapeError if the labels do not fit the indices
     """
-    own, found, squeeze = _neighbor_labels(indices, query_labels, bank_labels)
-    hits = (found == own[..., None]).sum((-1, -2))
-    return _as_asked(hits.to(torch.float64) / (found.shape[-1] * found.shape[-2]), squeeze)
+    indices, own, bank, squeeze = _by_group(indices, query_labels, bank_labels)
+    share = neighbor_votes_native(indices, own, bank, winners=False)
+    if share is None:
+        found = _neighbor_labels(indices, bank)
+        hits = (found == own[:, None, ..., None]).sum((-1, -2))
+        share = hits.to(torch.float64) / (found.shape[-1] * found.shape[-2])
+    return _as_asked(share, squeeze)
 
 
 def knn_accuracy(
@@ -31,13 +36,17 @@ def knn_accuracy(
     Errors: ShapeError if the labels do not fit the indices
     Source: a tie goes to the label whose nearest member is nearest
     """
-    own, found, squeeze = _neighbor_labels(indices, query_labels, bank_labels)
-    k = found.shape[-1]
-    votes = (found[..., :, None] == found[..., None, :]).sum(-1)
-    # among equal votes the earlier neighbour ranks higher, so the largest rank is unique
-    rank = votes * k - torch.arange(k, device=votes.device)
-    winner = found.gather(-1, rank.argmax(-1, keepdim=True)).squeeze(-1)
-    return _as_asked((winner == own).to(torch.float64).mean(-1), squeeze)
+    indices, own, bank, squeeze = _by_group(indices, query_labels, bank_labels)
+    accuracy = neighbor_votes_native(indices, own, bank, winners=True)
+    if accuracy is None:
+        found = _neighbor_labels(indices, bank)
+        k = found.shape[-1]
+        votes = (found[..., :, None] == found[..., None, :]).sum(-1)
+        # among equal votes the earlier neighbour ranks higher, so the largest rank is unique
+        rank = votes * k - torch.arange(k, device=votes.device)
+        winner = found.gather(-1, rank.argmax(-1, keepdim=True)).squeeze(-1)
+        accuracy = (winner == own[:, None]).to(torch.float64).mean(-1)
+    return _as_asked(accuracy, squeeze)
 
 
 def enough_neighbors(
@@ -49,8 +58,10 @@ def enough_neighbors(
     return bank_ids.shape[-1] - own.amax(-1) >= n_neighbors
 
 
-def _neighbor_labels(indices: Tensor, query_labels: Tensor, bank_labels: Tensor) -> tuple[Tensor, Tensor, list[int]]:
-    """Bring all to (S, L, G, q) own labels and (S, L, G, q, k) neighbours' labels; list the axes that were added."""
+def _by_group(
+    indices: Tensor, query_labels: Tensor, bank_labels: Tensor
+) -> tuple[Int[Tensor, "L G q k"], Int[Tensor, "S G q"], Int[Tensor, "S G m"], list[int]]:
+    """Bring all to one shape; list the axes of the scores that were added for it."""
     squeeze = []
     if indices.ndim == 3:
         indices = indices[:, None]
@@ -65,10 +76,13 @@ def _neighbor_labels(indices: Tensor, query_labels: Tensor, bank_labels: Tensor)
             f"indices has shape {tuple(indices.shape)}, query_labels {tuple(query_labels.shape)}, bank_labels "
             f"{tuple(bank_labels.shape)}; expected (L, G, q, k), (S, G, q) and (S, G, m)"
         )
-    n_bank = bank_labels.shape[-1]
+    return indices, query_labels, bank_labels, squeeze
+
+
+def _neighbor_labels(indices: Tensor, bank_labels: Tensor) -> Int[Tensor, "S L G q k"]:
+    groups, n_bank = bank_labels.shape[1:]
     flat = indices + torch.arange(groups, device=indices.device)[:, None, None] * n_bank
-    found = bank_labels.reshape(len(bank_labels), groups * n_bank)[:, flat]  # (S, L, G, q, k)
-    return query_labels[:, None], found, squeeze
+    return bank_labels.reshape(len(bank_labels), groups * n_bank)[:, flat]
 
 
 def _as_asked(scores: Tensor, squeeze: list[int]) -> Tensor:

@@ -27,14 +27,15 @@ uint32_t ordered(float value) {
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
-bool any_below(const float* values, float threshold) {
+// one bit for each of a vector of values that is below
+uint32_t bits_below(const float* values, float threshold) {
   const ivec below = load(values) < all(threshold);
 #if defined(__AVX__)
-  return _mm256_movemask_ps((__m256)below) != 0;
+  return static_cast<uint32_t>(_mm256_movemask_ps((__m256)below));
 #else
-  int32_t seen = 0;
-  for (int64_t lane = 0; lane < WIDTH; ++lane) seen |= below[lane];
-  return seen != 0;
+  uint32_t bits = 0;
+  for (int64_t lane = 0; lane < WIDTH; ++lane) bits |= (below[lane] & 1u) << lane;
+  return bits;
 #endif
 }
 
@@ -44,14 +45,38 @@ struct Identities {
   bool admits(int64_t j) const { return !bank || bank[j] != query; }
 };
 
+constexpr int64_t FEW = 16;
+
 // The k smallest admissible values, unsorted; values are padded with infinity to whole vectors.
 // kept holds at least 2 k + 8 places; returns how many were found.
 int64_t smallest(const float* values, int64_t n, int64_t k, const Identities& ids, std::vector<uint64_t>& kept) {
   int64_t count = 0;
+  if (k <= FEW) {
+    // a list in order, so that its last value turns most points away
+    float least[FEW];
+    int64_t at[FEW];
+    for (int64_t start = 0; start < n; start += WIDTH) {
+      uint32_t bits = bits_below(values + start, count < k ? INF : least[k - 1]);
+      for (; bits; bits &= bits - 1) {
+        const int64_t j = start + __builtin_ctz(bits);
+        // the last one may have come down since; a later point of equal value loses to those kept
+        if ((count == k && values[j] >= least[k - 1]) || !ids.admits(j)) continue;
+        int64_t place = count < k ? count++ : k - 1;
+        for (; place > 0 && least[place - 1] > values[j]; --place) {
+          least[place] = least[place - 1];
+          at[place] = at[place - 1];
+        }
+        least[place] = values[j];
+        at[place] = j;
+      }
+    }
+    for (int64_t r = 0; r < count; ++r) kept[r] = static_cast<uint64_t>(at[r]);
+    return count;
+  }
   float threshold = INF;
   const auto key = [&](int64_t j) { return static_cast<uint64_t>(ordered(values[j])) << 32 | static_cast<uint32_t>(j); };
   for (int64_t start = 0; start < n; start += WIDTH) {
-    if (!any_below(values + start, threshold)) continue;
+    if (!bits_below(values + start, threshold)) continue;
     for (int64_t j = start; j < start + WIDTH; ++j) {
       // a later point of equal value loses to those kept
       if (values[j] < threshold && ids.admits(j)) kept[count++] = key(j);

@@ -1,0 +1,67 @@
+"""Dispatch of label_agreement: compiled C++ on a CPU; None elsewhere, where the caller has NumPy code."""
+
+import ctypes
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fastcluster_lm.errors import DataError, ShapeError
+from fastcluster_lm.kernels.native import address, library, thread_count
+
+SOURCE = Path(__file__).with_name("cpu.cpp")
+# the last axis of every result
+COLUMNS = ("ari", "ami", "f1", "f1_pairwise", "f1_bcubed")
+
+
+def score_tables_native(tables: Int[Tensor, "count k_true k_pred"]) -> Float[Tensor, "count 5"] | None:
+    """Score contingency tables; None where compiled code cannot.
+
+    Shapes: tables (count, k_true, k_pred) i64 -> scores (count, 5) f64, in the order of COLUMNS
+    Source: the same scores as scores/agreement.py, which runs where this does not
+    """
+    native = library(SOURCE) if tables.device.type == "cpu" else None
+    if native is None:
+        return None
+    tables = tables.long().contiguous()
+    scores = torch.empty(len(tables), len(COLUMNS), dtype=torch.float64)
+    sizes = [ctypes.c_int64(size) for size in tables.shape]
+    threads = ctypes.c_int32(thread_count())
+    native.score_tables(address(tables, torch.int64), *sizes, address(scores, torch.float64), threads)
+    return scores
+
+
+def score_labelings_native(
+    labelings: Int[Tensor, "sets s n"], clusterings: Int[Tensor, "sets l n"], n_true: int, n_pred: int
+) -> Float[Tensor, "sets s l 5"] | None:
+    """Score every labeling against every clustering of the same points, without their tables in memory.
+
+    Shapes: labelings (sets, s, n) of codes 0..n_true-1, clusterings (sets, l, n) of codes 0..n_pred-1
+            -> scores (sets, s, l, 5) f64, in the order of COLUMNS; None where compiled code cannot
+    Errors: ShapeError if sets or points differ in number; DataError for a code out of range
+    """
+    if labelings.ndim != 3 or clusterings.ndim != 3 or labelings.shape[::2] != clusterings.shape[::2]:
+        raise ShapeError(
+            f"labelings have shape {tuple(labelings.shape)}, clusterings {tuple(clusterings.shape)}; "
+            "expected (sets, s, n) and (sets, l, n)"
+        )
+    native = library(SOURCE) if labelings.device.type == clusterings.device.type == "cpu" else None
+    if native is None:
+        return None
+    for name, codes, limit in (("labelings", labelings, n_true), ("clusterings", clusterings, n_pred)):
+        # a code out of range would be written outside the table
+        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < limit:
+            raise DataError(f"{name} run from {int(codes.min())} to {int(codes.max())}; expected 0 to {limit - 1}")
+    labelings, clusterings = labelings.long().contiguous(), clusterings.long().contiguous()
+    n_sets, n_labelings, n_points = labelings.shape
+    scores = torch.empty(n_sets, n_labelings, clusterings.shape[1], len(COLUMNS), dtype=torch.float64)
+    sizes = [ctypes.c_int64(size) for size in (*scores.shape[:3], n_points, n_true, n_pred)]
+    native.score_labelings(
+        address(labelings, torch.int64),
+        address(clusterings, torch.int64),
+        *sizes,
+        address(scores, torch.float64),
+        ctypes.c_int32(thread_count()),
+    )
+    return scores

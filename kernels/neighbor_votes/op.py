@@ -1,0 +1,48 @@
+"""Dispatch of neighbor_votes: compiled C++ on a CPU; None elsewhere, where the caller has torch code."""
+
+import ctypes
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fastcluster_lm.errors import DataError
+from fastcluster_lm.kernels.native import address, library, thread_count
+
+SOURCE = Path(__file__).with_name("cpu.cpp")
+
+
+def neighbor_votes_native(
+    indices: Int[Tensor, "layers groups q k"],
+    query_labels: Int[Tensor, "sets groups q"],
+    bank_labels: Int[Tensor, "sets groups m"],
+    *,
+    winners: bool,
+) -> Float[Tensor, "sets layers groups"] | None:
+    """Give the share of neighbours with the query's label, or of queries whose label wins; None where not compiled.
+
+    Shapes: indices (layers, groups, q, k) into a group's bank, nearest first; labels (sets, groups, q) and
+            (sets, groups, m) -> (sets, layers, groups) f64
+    Errors: DataError for an index outside the bank
+    """
+    tensors = (indices, query_labels, bank_labels)
+    native = library(SOURCE) if all(tensor.device.type == "cpu" for tensor in tensors) else None
+    if native is None or indices.numel() == 0:
+        return None
+    n_bank = bank_labels.shape[-1]
+    low, high = (int(value) for value in indices.aminmax())
+    # an index out of range would be read outside the labels
+    if low < 0 or high >= n_bank:
+        raise DataError(f"indices run from {low} to {high}; expected 0 to {n_bank - 1}")
+    indices, query_labels, bank_labels = (tensor.long().contiguous() for tensor in tensors)
+    sizes = [ctypes.c_int64(size) for size in (*indices.shape, len(query_labels), n_bank)]
+    scores = torch.empty(2, len(query_labels), *indices.shape[:2], dtype=torch.float64)
+    native.neighbor_votes(
+        *(address(tensor, torch.int64) for tensor in (indices, query_labels, bank_labels)),
+        *sizes,
+        address(scores[0], torch.float64),
+        address(scores[1], torch.float64) if winners else None,
+        ctypes.c_int32(thread_count()),
+    )
+    return scores[int(winners)]
