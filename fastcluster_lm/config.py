@@ -109,6 +109,11 @@ class ProbeConfig:
         "input", "token whose states are probed: the input, or the instruction's last", choices=("input", "instruction")
     )
     seed: int = setting(1, "seed of the probe's own generators", low=0, high=MAX_SEED)
+    worker: str = setting(
+        "auto",
+        "probe in a process beside training, on spare CPU cores; no score depends on it",
+        choices=("auto", "on", "off"),
+    )
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import os
 import platform
 import shutil
+import sys
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -52,6 +53,31 @@ def compile_policy(wanted: str, device: Device) -> tuple[bool, str]:
     if device.torch_device.type == "cuda":
         return True, "on a GPU compilation pays within a few hundred steps"
     return False, "on a CPU compilation costs more than a short run can win back; training.compile=on overrides"
+
+
+def cpu_cores() -> int:
+    """Count the CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def worker_policy(wanted: str, device: Device) -> tuple[bool, str]:
+    """Decide whether probes run in a process beside training, and say why; no weight and no score depends on it.
+
+    Errors: UsageError if it is asked for where it cannot be
+    """
+    possible = device.torch_device.type == "cpu" and os.name == "posix" and bool(sys.executable)
+    if wanted == "on" and not possible:
+        raise UsageError("probe.worker: expected auto or off on a GPU and on Windows, got on; leave it at auto")
+    if wanted == "on":
+        return True, "asked for"
+    if wanted == "off":
+        return False, "turned off"
+    if not possible:
+        return False, "a process beside training is for POSIX systems and CPUs"
+    cores = cpu_cores()
+    if cores > device.threads:
+        return True, f"training takes {device.threads} of {cores} cores"
+    return False, f"training takes all of {cores} cores; training.threads below that leaves one to the probe"
 
 
 def generator(seed: int, device: torch.device) -> torch.Generator:

@@ -1,9 +1,12 @@
 """Wire the rooms for one run: build it, train it, probe it, write it down; it prints nothing and parses nothing."""
 
+import gc
 import os
+import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +15,23 @@ import torch
 
 from fastcluster_lm.config import RunConfig, config_from_dict, config_to_dict, differing_keys
 from fastcluster_lm.data import Vocabulary, build_instances, split_instructions
-from fastcluster_lm.device import Device, choose_device, describe_environment, generator
+from fastcluster_lm.device import Device, choose_device, cpu_cores, describe_environment, generator, worker_policy
 from fastcluster_lm.errors import ConfigError, RunFolderError, TrainingError
 from fastcluster_lm.kernels import native
 from fastcluster_lm.model import GPT2
-from fastcluster_lm.probe import Cadence, RunProbe, choose_probe_set
+from fastcluster_lm.probe import (
+    Cadence,
+    InlineRunner,
+    ProbeRunner,
+    RunProbe,
+    WorkerRunner,
+    choose_probe_set,
+    serve,
+)
 from fastcluster_lm.scores.engines import choose_engine
-from fastcluster_lm.store import RunFolder
+from fastcluster_lm.store import RowQueue, RunFolder
 from fastcluster_lm.tasks import TaskSet, taskset_from_dict, taskset_of
-from fastcluster_lm.training import Trainer
+from fastcluster_lm.training import StepResult, Trainer
 
 Row = dict[str, Any]
 
@@ -106,11 +117,28 @@ def build_run(config: RunConfig, taskset: TaskSet) -> "_Run":
     return _Run(config, taskset)
 
 
+def serve_probes(descriptor: int) -> None:
+    """Build the run that a connection's other side describes, and probe for it until it ends.
+
+    This is what a process beside training does; descriptor is the connection's file descriptor
+    """
+    # Ctrl-C is for the training process, which ends this one once its last step is saved
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Connection(descriptor) as connection:
+        _, setup = connection.recv()
+        run = _Run(config_from_dict(setup["config"]), taskset_from_dict(setup["taskset"]))
+        assert run.probe is not None
+        # what was built stays, so that no later collection walks through it
+        gc.collect()
+        gc.freeze()
+        serve(connection, run.probe, run.trainer.model)
+
+
 class _Run:
     """All rooms of one run, built from its config."""
 
     def __init__(self, config: RunConfig, taskset: TaskSet) -> None:
-        self.config = config
+        self.config, self.taskset = config, taskset
         self.device: Device = choose_device(config.device, config.training.threads)
         on = self.device.torch_device
         split = split_instructions(
@@ -127,9 +155,7 @@ class _Run:
             config.probe.every, config.training.steps, config.scores.key_frame_every, config.probe.full_every
         )
         self.probe: RunProbe | None = None
-        # rows that wait for the next write
-        self._pending_steps: list[Row] = []
-        self._pending_scores: list[Row] = []
+        self.beside, self.beside_reason = worker_policy(config.probe.worker, self.device)
         if config.scores.threads:
             native.use_threads(config.scores.threads)
         self.engine = choose_engine(config.scores.engine, on, config.scores.memory_mib)
@@ -170,6 +196,8 @@ class _Run:
             "compile_reason": self.trainer.compile_reason,
             "engine": self.engine.name,
             "engine_reason": self.engine_reason,
+            "probe_worker": self.beside,
+            "probe_worker_reason": self.beside_reason,
             "cpu_kernels": native.status()[1],
             "n_parameters": sum(weight.numel() for weight in self.trainer.model.parameters()),
             "vocab_size": len(self.vocabulary),
@@ -178,37 +206,36 @@ class _Run:
             **probe,
         }
 
+    def start_runner(self) -> ProbeRunner | None:
+        """Start what runs the probes, from the probe's state at hand; None where nothing is probed."""
+        if self.probe is None:
+            return None
+        if not self.beside:
+            return InlineRunner(self.probe)
+        threads = self.device.threads
+        config = replace(
+            self.config,
+            training=replace(self.config.training, threads=threads),
+            scores=replace(
+                self.config.scores,
+                engine=self.engine.name,
+                threads=self.config.scores.threads or max(1, cpu_cores() - threads),
+            ),
+        )
+        setup = {"config": config_to_dict(config), "taskset": self.taskset.to_toml_dict()}
+        return WorkerRunner("fastcluster_lm.engine:serve_probes", setup, self.probe, self.trainer.model)
+
     def train(self, folder: RunFolder, hooks: Hooks) -> bool:
         """Take every step that is left; say whether the last one was reached."""
-        total = self.config.training.steps
-        flushed_at = time.monotonic()
-        hooks.on_start(folder, self.trainer.step)
-        if self.trainer.step == 0:
-            self._finish_step(folder, {"step": 0}, hooks)
-        while self.trainer.step < total:
-            if self.trainer.step > 0 and hooks.should_stop():
-                self._flush(folder)
-                if folder.latest_checkpoint() != self.trainer.step:
-                    self._checkpoint(folder)
-                return False
-            try:
-                result = self.trainer.advance()
-            except TrainingError:
-                # the rows that wait say how it came to this
-                self._flush(folder)
-                raise
-            if self.probe:
-                self.probe.observe(result.batch, result.states, result.step)
-            row = {key: getattr(result, key) for key in ("step", "loss", "lr", "grad_norm", "step_ms", "tokens_per_s")}
-            if self._is_due(result.step) or time.monotonic() - flushed_at > 2.0:
-                flushed_at = time.monotonic()
-                self._finish_step(folder, row, hooks)
-            else:
-                scores = self._probe(folder, row)
-                self._pending_steps.append(row)
-                hooks.on_step(row, scores)
-        folder.mark_finished(self._summary(folder))
-        return True
+        rows, runner = RowQueue(folder), self.start_runner()
+        try:
+            finished = _Loop(self, folder, rows, runner, hooks).run()
+        finally:
+            if runner is not None:
+                runner.close()
+        if finished:
+            folder.mark_finished(self._summary(folder))
+        return finished
 
     def load(self, tensors: dict[str, dict[str, np.ndarray]], values: Row) -> None:
         """Take over a checkpoint."""
@@ -219,63 +246,11 @@ class _Run:
         if self.probe:
             self.probe.load_state(as_tensors["probe"])
 
-    def _is_due(self, step: int) -> bool:
-        """Say whether this step's row is written at once, with all that wait; step probes can wait."""
-        training = self.config.training
-        last = step == training.steps
-        return (
-            last
-            or step % training.eval_every == 0
-            or step % training.checkpoint_every == 0
-            or (self.cadence.is_due(step) and self.cadence.is_full(step))
-        )
-
-    def _finish_step(self, folder: RunFolder, row: Row, hooks: Hooks) -> None:
-        """Validate, probe, write and checkpoint, whatever of them is due after this step."""
-        training, step = self.config.training, row["step"]
-        if step % training.eval_every == 0 or step == training.steps:
-            row["val_accuracy"] = self.trainer.validate()
-        scores = self._probe(folder, row)
-        self._pending_steps.append(row)
-        self._flush(folder)
-        if step > 0 and (step % training.checkpoint_every == 0 or step == training.steps):
-            self._checkpoint(folder)
-        hooks.on_step(row, scores)
-
-    def _probe(self, folder: RunFolder, row: Row) -> list[Row] | None:
-        """Probe if it is due, and note in the step's row what it took."""
-        step = row["step"]
-        if self.probe is None or not self.cadence.is_due(step):
-            return None
-        result = self.probe.score(step)
-        row["probe_ms"] = result.seconds * 1e3
-        if result.maps:
-            folder.write_map(step, result.maps, {"warm": str(result.warm).lower()})
-        self._pending_scores += result.rows
-        return result.rows
-
-    def _flush(self, folder: RunFolder) -> None:
-        if self._pending_scores:
-            folder.append_scores(self._pending_scores)
-        if self._pending_steps:
-            folder.append_steps(self._pending_steps)
-        self._pending_scores, self._pending_steps = [], []
-
-    def _checkpoint(self, folder: RunFolder) -> None:
-        weights, moments, values = self.trainer.state()
-        tensors = {
-            "model": _arrays(weights),
-            "optimizer": _arrays(moments),
-            "probe": _arrays(self.probe.state() if self.probe else {}),
-        }
-        folder.write_checkpoint(self.trainer.step, tensors, values)
-        if self.config.training.keep_checkpoints:
-            folder.keep_last(self.config.training.keep_checkpoints)
-
     def _summary(self, folder: RunFolder) -> Row:
         rows = folder.steps()
-        probe_seconds = sum(row["probe_ms"] or 0.0 for row in rows) / 1e3
-        step_seconds = sum(row["step_ms"] or 0.0 for row in rows) / 1e3
+        probe_seconds, waited, step_seconds = (
+            sum(row[column] or 0.0 for row in rows) / 1e3 for column in ("probe_ms", "probe_wait_ms", "step_ms")
+        )
         accuracies = [row["val_accuracy"] for row in rows if row["val_accuracy"] is not None]
         return {
             "steps": self.trainer.step,
@@ -283,9 +258,95 @@ class _Run:
             "val_accuracy": accuracies[-1],
             "probes": sum(row["probe_ms"] is not None for row in rows),
             "probe_seconds": probe_seconds,
+            "probe_wait_seconds": waited,
             "step_seconds": step_seconds,
-            "probe_share": probe_seconds / max(probe_seconds + step_seconds, 1e-9),
+            "probe_share": waited / max(waited + step_seconds, 1e-9),
         }
+
+
+class _Loop:
+    """The steps of one call: each is taken, probed, written and saved as it is due."""
+
+    def __init__(self, run: _Run, folder: RunFolder, rows: RowQueue, runner: ProbeRunner | None, hooks: Hooks) -> None:
+        self._run, self._trainer, self._cadence = run, run.trainer, run.cadence
+        self._folder, self._rows, self._runner, self._hooks = folder, rows, runner, hooks
+        self._flushed_at = time.monotonic()
+
+    def run(self) -> bool:
+        """Go on to the last step, or to where the caller stops; say whether it was the last."""
+        trainer, total = self._trainer, self._run.config.training.steps
+        self._hooks.on_start(self._folder, trainer.step)
+        if trainer.step == 0:
+            self._finish_step({"step": 0})
+        while trainer.step < total:
+            if trainer.step > 0 and self._hooks.should_stop():
+                if self._folder.latest_checkpoint() != trainer.step:
+                    self._checkpoint()
+                return False
+            try:
+                result = trainer.advance()
+            except TrainingError:
+                # the rows that wait say how it came to this
+                self._collect(wait=True)
+                self._rows.flush()
+                raise
+            row = {key: getattr(result, key) for key in ("step", "loss", "lr", "grad_norm", "step_ms", "tokens_per_s")}
+            self._finish_step(row, result)
+        return True
+
+    def _finish_step(self, row: Row, result: StepResult | None = None) -> None:
+        """Validate, probe, write and checkpoint, whatever of them is due after this step."""
+        training, step = self._run.config.training, row["step"]
+        last = step == training.steps
+        if step % training.eval_every == 0 or last:
+            row["val_accuracy"] = self._trainer.validate()
+        started = time.perf_counter()
+        probed = self._runner is not None and self._cadence.is_due(step)
+        if self._runner is not None and result is not None:
+            self._runner.observe(result.batch, result.states, step)
+        if self._runner is not None and probed:
+            self._runner.submit(step)
+        self._rows.add_step(row, probed=probed)
+        saved = step > 0 and (step % training.checkpoint_every == 0 or last)
+        scores = self._collect(wait=saved)
+        if self._runner is not None:
+            row["probe_wait_ms"] = (time.perf_counter() - started) * 1e3
+        if saved:
+            self._checkpoint()
+        elif self._is_due(step) or time.monotonic() - self._flushed_at > 2.0:
+            self._flush()
+        self._hooks.on_step(row, scores or None)
+
+    def _is_due(self, step: int) -> bool:
+        """Say whether rows are written at once; those of step probes can wait."""
+        return step % self._run.config.training.eval_every == 0 or (
+            self._cadence.is_due(step) and self._cadence.is_full(step)
+        )
+
+    def _collect(self, *, wait: bool) -> list[Row]:
+        """Take the rows and maps of the probes that are done."""
+        scores: list[Row] = []
+        for step, result in self._runner.collect(wait=wait) if self._runner is not None else ():
+            if result.maps:
+                self._folder.write_map(step, result.maps, {"warm": str(result.warm).lower()})
+            self._rows.add_probe(step, result.rows, result.seconds * 1e3)
+            scores += result.rows
+        return scores
+
+    def _flush(self) -> None:
+        self._flushed_at = time.monotonic()
+        self._rows.flush()
+
+    def _checkpoint(self) -> None:
+        """Save all that the next step depends on, behind the rows of all probes so far."""
+        probe = self._runner.state() if self._runner is not None else {}
+        self._collect(wait=True)
+        self._flush()
+        weights, moments, values = self._trainer.state()
+        tensors = {"model": _arrays(weights), "optimizer": _arrays(moments), "probe": _arrays(probe)}
+        self._folder.write_checkpoint(self._trainer.step, tensors, values)
+        if self._run.config.training.keep_checkpoints:
+            self._folder.keep_last(self._run.config.training.keep_checkpoints)
 
 
 def _arrays(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:

@@ -44,6 +44,10 @@ class RunFolderError(FclmError):
     """A run folder cannot be read or written."""
 
 
+class ProbeError(FclmError):
+    """A probe cannot be run: its process ended, say."""
+
+
 class TrainingError(FclmError):
     """Training cannot go on: the loss is not finite, say."""
 

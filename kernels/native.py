@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fastcluster_lm.device import cpu_cores
+
 log = logging.getLogger(__name__)
 
 # plain IEEE arithmetic but for errno and traps. Not -ffast-math: a library linked with it turns denormals off in the
@@ -71,7 +73,7 @@ def thread_count() -> int:
     named = os.environ.get("OMP_NUM_THREADS", "")
     if named.isdigit() and int(named):
         return int(named)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cpu_cores()
 
 
 def address(tensor: Tensor, dtype: torch.dtype) -> ctypes.c_void_p:

@@ -3,5 +3,17 @@
 from fastcluster_lm.probe.cadence import Cadence
 from fastcluster_lm.probe.probe_set import ProbeSet, choose_probe_set
 from fastcluster_lm.probe.run_probe import ProbeResult, RunProbe
+from fastcluster_lm.probe.runner import FinishedProbe, InlineRunner, ProbeRunner, WorkerRunner, serve
 
-__all__ = ["Cadence", "ProbeResult", "ProbeSet", "RunProbe", "choose_probe_set"]
+__all__ = [
+    "Cadence",
+    "FinishedProbe",
+    "InlineRunner",
+    "ProbeResult",
+    "ProbeRunner",
+    "ProbeSet",
+    "RunProbe",
+    "WorkerRunner",
+    "choose_probe_set",
+    "serve",
+]

@@ -100,6 +100,15 @@ class RunProbe:
             seed=seed,
         )
 
+    @property
+    def streams(self) -> bool:
+        """Whether it scores the states of training batches, and so wants to observe them."""
+        return self._ring is not None
+
+    def needs_weights(self, step: int) -> bool:
+        """Say whether the probe of this step runs the model: a step probe of streamed states does not."""
+        return self._ring is None or self.cadence.is_full(step)
+
     def resolved(self) -> dict[str, Any]:
         """Say how many points are scored, once the asked numbers were made to fit the cells."""
         return {

@@ -18,7 +18,8 @@ SCORE_COLUMNS: tuple[str, ...] = (
     "cdnv", "intrinsic_dimension", "neighbor_overlap", "engine", "warm", "kl", "trustworthiness",
 )  # fmt: skip
 STEP_COLUMNS: tuple[str, ...] = (
-    "step", "loss", "lr", "grad_norm", "val_accuracy", "step_ms", "probe_ms", "tokens_per_s",
+    "step", "loss", "lr", "grad_norm", "val_accuracy", "step_ms", "probe_ms", "probe_wait_ms",
+    "tokens_per_s",
 )  # fmt: skip
 
 
@@ -34,7 +35,8 @@ def score_row(values: Mapping[str, object]) -> Row:
 def step_row(values: Mapping[str, object]) -> Row:
     """Make one whole row of steps.jsonl; absent columns are None.
 
-    Units:  step_ms and probe_ms in milliseconds, tokens_per_s in tokens a second
+    Units:  milliseconds: step_ms without the probe, probe_ms that the probe of this step took wherever it ran,
+            probe_wait_ms that training stood still for probes after this step; tokens_per_s in tokens a second
     Errors: as for score_row
     """
     return _row(values, STEP_COLUMNS, "step")

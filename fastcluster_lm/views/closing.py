@@ -40,7 +40,8 @@ def print_closing(
     """Print a run's result for reading: two tables by layer, the headline, three signatures, the probe's cost.
 
     Units:  scores with two decimals; width in characters, None for the terminal's
-    Names:  summary holds steps, early_stopping_step, val_accuracy, probes, probe_seconds, probe_share, wall_seconds;
+    Names:  summary holds steps, early_stopping_step, val_accuracy, probes, probe_seconds, probe_wait_seconds,
+            probe_share, wall_seconds;
             what is absent is left out
     """
     console = console_for(stream or sys.stdout, width)
@@ -184,6 +185,9 @@ def _print_cost(console: Console, summary: Mapping[str, object]) -> None:
     if probes is None or seconds is None:
         return
     text = f"{probes:.0f} probes took {seconds:.1f} s"
+    waited = number(summary, "probe_wait_seconds")
+    if waited is not None and waited < seconds:
+        text += f" beside training, which waited {waited:.1f} s for them"
     if share is not None:
         text += f", {share:.1%} of the run's time"
     if wall is not None:

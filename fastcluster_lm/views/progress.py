@@ -42,7 +42,7 @@ class Progress:
         self._row: Row = {}
         self._best: Row | None = None
         self._accuracy: float | None = None
-        self._step_ms = self._probe_ms = 0.0
+        self._step_ms = self._wait_ms = 0.0
         self._first: tuple[int, float] | None = None
         self._drawn_at: float | None = None
 
@@ -57,12 +57,12 @@ class Progress:
     def update(self, step_row: Row, score_rows: Sequence[Row] | None = None) -> None:
         """Take a step's row, and its scores if it was probed, and draw the line if it is time.
 
-        Units:  step_ms and probe_ms in milliseconds, step_ms without the probe
+        Units:  milliseconds: step_ms without the probe, probe_wait_ms that training stood still for one
         """
         now = self._clock()
         self._row = step_row
         self._step_ms += number(step_row, "step_ms") or 0.0
-        self._probe_ms += number(step_row, "probe_ms") or 0.0
+        self._wait_ms += number(step_row, "probe_wait_ms") or 0.0
         step = int(number(step_row, "step") or 0)
         if self._first is None:
             self._first = (step, now)
@@ -105,8 +105,8 @@ class Progress:
         if self._best is not None:
             ari, share = number(self._best, "ari"), number(self._best, "knn_share")
             parts.append(f"layer {self._best['layer']}: ARI {_score(ari)} KNN {_score(share)}")
-        if self._probe_ms:
-            parts.append(f"probe {self._probe_ms / (self._probe_ms + self._step_ms):.0%}")
+        if self._wait_ms:
+            parts.append(f"probe {self._wait_ms / (self._wait_ms + self._step_ms):.0%}")
         left_s = self._left_s(step, now)
         if left_s is not None:
             parts.append(f"{timedelta(seconds=round(left_s))} left")
