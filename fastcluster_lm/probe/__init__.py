@@ -3,7 +3,7 @@
 from fastcluster_lm.probe.cadence import Cadence
 from fastcluster_lm.probe.probe_set import ProbeSet, choose_probe_set
 from fastcluster_lm.probe.run_probe import ProbeResult, RunProbe
-from fastcluster_lm.probe.runner import FinishedProbe, InlineRunner, ProbeRunner, WorkerRunner, serve
+from fastcluster_lm.probe.runner import FinishedProbe, InlineRunner, ProbeRunner, SavedState, WorkerRunner, serve
 
 __all__ = [
     "Cadence",
@@ -13,6 +13,7 @@ __all__ = [
     "ProbeRunner",
     "ProbeSet",
     "RunProbe",
+    "SavedState",
     "WorkerRunner",
     "choose_probe_set",
     "serve",

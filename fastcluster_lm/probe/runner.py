@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, Protocol
@@ -17,12 +19,24 @@ from torch import Tensor
 from fastcluster_lm.errors import FclmError, ProbeError
 from fastcluster_lm.probe.run_probe import ProbeResult, RunProbe
 
+# probes that training may be ahead of the process beside it, and bytes of weights and states copied for them
+LEAD, LEAD_BYTES = 4, 2**28
+
 
 class FinishedProbe(NamedTuple):
     """A probe that is done, of the step after which it was asked for."""
 
     step: int
     result: ProbeResult
+
+
+class SavedState(NamedTuple):
+    """All that the next probe depends on, behind the probes asked for before it."""
+
+    tensors: dict[str, Tensor]
+
+
+Event = FinishedProbe | SavedState
 
 
 class ProbeRunner(Protocol):
@@ -34,11 +48,11 @@ class ProbeRunner(Protocol):
     def submit(self, step: int) -> None:
         """Ask for a probe of the weights as they are now; it waits for the probe before."""
 
-    def collect(self, *, wait: bool) -> list[FinishedProbe]:
-        """Give the probes that are done and were not given yet, in order; with `wait` all that were asked for."""
+    def save(self) -> None:
+        """Ask for the state that the next probe would begin from."""
 
-    def state(self) -> dict[str, Tensor]:
-        """Give all that the next probe depends on, once those asked for are done."""
+    def collect(self, *, wait: bool) -> list[Event]:
+        """Give what is done and was not given yet, in the order it was asked for; with `wait` all of it."""
 
     def close(self) -> None:
         """End what runs; nothing is collected any more."""
@@ -49,15 +63,19 @@ class InlineRunner:
 
     def __init__(self, probe: RunProbe) -> None:
         self._probe = probe
-        self._done: list[FinishedProbe] = []
-        self.observe, self.state = probe.observe, probe.state
+        self._done: list[Event] = []
+        self.observe = probe.observe
 
     def submit(self, step: int) -> None:
         """Score now."""
         self._done.append(FinishedProbe(step, self._probe.score(step)))
 
-    def collect(self, *, wait: bool) -> list[FinishedProbe]:
-        """Give what was scored since."""
+    def save(self) -> None:
+        """Take the state as it is."""
+        self._done.append(SavedState(self._probe.state()))
+
+    def collect(self, *, wait: bool) -> list[Event]:
+        """Give what was done since."""
         done, self._done = self._done, []
         return done
 
@@ -66,7 +84,7 @@ class InlineRunner:
 
 
 class WorkerRunner:
-    """Probes run in a process of their own on copies of the weights; training waits only where one overtakes the other.
+    """Probes run in a process of their own on copies of the weights; training waits only where they fall behind.
 
     Scores are those of InlineRunner, byte for byte: nothing here depends on when a probe ends
     """
@@ -78,9 +96,13 @@ class WorkerRunner:
         the same probe and model, and calls `serve`. `probe` is asked what it needs and for its state, never to score
         """
         self._probe, self._model = probe, model
-        self._pending: list[int] = []
-        self._observed: list[tuple[np.ndarray, np.ndarray, int]] = []
-        self._done: list[FinishedProbe] = []
+        # what was asked for and has not come: the step of a probe, None for the state; and the bytes sent for it
+        self._pending: deque[tuple[int | None, int]] = deque()
+        self._bytes = 0
+        self._done: list[Event] = []
+        # a thread sends, so that training goes on while the process starts or takes in large weights
+        self._sender = ThreadPoolExecutor(1, "probe-sender")
+        self._sending: Future[None] | None = None
         module, function = entry.split(":")
         code = f"import sys; from {module} import {function}; {function}(int(sys.argv[1]))"
         self._connection, theirs = Pipe()
@@ -93,72 +115,60 @@ class WorkerRunner:
                 stdin=subprocess.DEVNULL,
                 env=env,
             )
-        self._send(("setup", dict(setup)))
-        self._send(("load", _arrays(probe.state())))
+        self._send("setup", dict(setup))
+        self._send("load", _copies(probe.state()))
 
     def observe(self, batch: Int[Tensor, " B"], states: Float[Tensor, "B layers d"], step: int) -> None:
-        """Hand the states over, or keep them until the probe that runs is done."""
-        if not self._probe.streams:
-            return
-        self._observed.append((batch.cpu().numpy(), states.cpu().numpy(), step))
-        self._receive(wait=False)
-        if not self._pending:
-            self._hand_over()
+        """Hand a copy of the states over."""
+        if self._probe.streams:
+            self._send("observe", _copy(batch), _copy(states), step)
 
     def submit(self, step: int) -> None:
-        """Send a copy of the weights, once the probe before is done."""
-        self._receive(wait=True)
-        self._hand_over()
-        weights = self._model.state_dict() if self._probe.needs_weights(step) else None
-        self._send(("score", step, None if weights is None else _arrays(weights)))
-        self._pending.append(step)
+        """Send a copy of the weights; wait where the process is more than LEAD probes behind, or LEAD_BYTES."""
+        while len(self._pending) >= LEAD or (self._pending and sum(size for _, size in self._pending) > LEAD_BYTES):
+            self._receive_one()
+        weights = self._model.state_dict() if self._probe.needs_weights(step) else {}
+        self._send("score", step, _copies(weights))
+        self._expect(step)
 
-    def collect(self, *, wait: bool) -> list[FinishedProbe]:
-        """Give the probes whose results have come."""
-        self._receive(wait=wait)
+    def save(self) -> None:
+        """Ask the process for its state."""
+        self._send("state")
+        self._expect(None)
+
+    def collect(self, *, wait: bool) -> list[Event]:
+        """Give what has come."""
+        while self._pending and (wait or self._connection.poll()):
+            self._receive_one()
         done, self._done = self._done, []
         return done
 
-    def state(self) -> dict[str, Tensor]:
-        """Ask the process for its state."""
-        self._receive(wait=True)
-        self._hand_over()
-        self._send(("state",))
-        return _tensors(self._take())
-
     def close(self) -> None:
-        """End the process; it ends by itself once nobody listens."""
+        """End the process, in the middle of a probe too: it keeps nothing."""
+        self._process.kill()
+        self._process.wait()
+        self._sender.shutdown()
         self._connection.close()
-        try:
-            self._process.wait(timeout=1.0)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
 
-    def _hand_over(self) -> None:
-        if self._observed:
-            self._send(("observe", self._observed))
-            self._observed = []
+    def _expect(self, step: int | None) -> None:
+        self._pending.append((step, self._bytes))
+        self._bytes = 0
 
-    def _receive(self, *, wait: bool) -> None:
-        while self._pending and (wait or self._connection.poll()):
-            result = self._take()
-            self._done.append(FinishedProbe(self._pending.pop(0), result))
-
-    def _send(self, message: tuple[Any, ...]) -> None:
-        try:
-            self._connection.send(message)
-        except OSError as error:
-            raise self._ended() from error
-
-    def _take(self) -> Any:
+    def _receive_one(self) -> None:
         try:
             kind, value = self._connection.recv()
         except (EOFError, OSError) as error:
             raise self._ended() from error
         if kind == "failed":
             raise value
-        return value
+        step, _ = self._pending.popleft()
+        self._done.append(SavedState(_tensors(value)) if step is None else FinishedProbe(step, value))
+
+    def _send(self, *message: Any) -> None:
+        if self._sending is not None and self._sending.done() and self._sending.exception() is not None:
+            raise self._ended() from self._sending.exception()
+        self._bytes += sum(_size(part) for part in message)
+        self._sending = self._sender.submit(self._connection.send, message)
 
     def _ended(self) -> ProbeError:
         try:
@@ -192,20 +202,20 @@ def _answer(probe: RunProbe, model: torch.nn.Module, kind: str, *content: Any) -
     if kind == "score":
         return _score(probe, model, *content)
     if kind == "state":
-        return "state", _arrays(probe.state())
+        return "state", _copies(probe.state())
     if kind == "load":
         probe.load_state(_tensors(content[0]))
     if kind == "observe":
-        for batch, states, step in content[0]:
-            probe.observe(torch.from_numpy(batch), torch.from_numpy(states), step)
+        batch, states, step = content
+        probe.observe(torch.from_numpy(batch), torch.from_numpy(states), step)
     return None
 
 
 def _score(
-    probe: RunProbe, model: torch.nn.Module, step: int, weights: dict[str, np.ndarray] | None
+    probe: RunProbe, model: torch.nn.Module, step: int, weights: dict[str, np.ndarray]
 ) -> tuple[str, ProbeResult | FclmError]:
     started = time.perf_counter()
-    if weights is not None:
+    if weights:
         model.load_state_dict(_tensors(weights))
     try:
         result = probe.score(step)
@@ -214,8 +224,18 @@ def _score(
     return "done", ProbeResult(result.rows, result.maps, result.warm, time.perf_counter() - started)
 
 
-def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    return {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()}
+def _copy(tensor: Tensor) -> np.ndarray:
+    """Copy a tensor to the host, since its owner may go on to write into it."""
+    return np.array(tensor.detach().cpu())
+
+
+def _size(part: Any) -> int:
+    arrays = part.values() if isinstance(part, dict) else [part]
+    return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: _copy(tensor) for name, tensor in tensors.items()}
 
 
 def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:

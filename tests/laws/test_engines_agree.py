@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fastcluster_lm import kmeans, nearest_neighbors, tsne
-from fastcluster_lm.engine import _Run
+from fastcluster_lm.engine import Rooms
 from fastcluster_lm.scores.engines import choose_engine, engine_report
 from fastcluster_lm.tasks import taskset_of
 from tests.tolerances import KMEANS_INERTIA, KNN_DISTANCE, TSNE_KL
@@ -20,7 +20,7 @@ def states() -> torch.Tensor:
     from tests.laws.conftest import SMALL
 
     config = config_from_dict(SMALL)
-    run = _Run(config, taskset_of(config.tasks, config.seed))
+    run = Rooms(config, taskset_of(config.tasks, config.seed))
     for _ in range(12):
         run.trainer.advance()
     assert run.probe is not None

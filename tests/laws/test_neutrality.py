@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fastcluster_lm.engine import _Run, start_run
+from fastcluster_lm.engine import Rooms, start_run
 from fastcluster_lm.probe import RunProbe
 from tests.laws.conftest import fingerprint, run_to_end
 
@@ -38,9 +38,9 @@ def test_the_hash_sees_a_run_that_differs(small, tmp_path):
 def test_a_probe_that_disturbs_training_is_caught(small, tmp_path, monkeypatch, fault):
     small = replace(small, model=replace(small.model, dropout=0.2))
     honest = fingerprint(run_to_end(probed(small, 4), tmp_path / "honest").folder)
-    runs: list[_Run] = []
-    build, score = _Run.__init__, RunProbe.score
-    monkeypatch.setattr(_Run, "__init__", lambda self, *args: (runs.append(self), build(self, *args))[1])
+    runs: list[Rooms] = []
+    build, score = Rooms.__init__, RunProbe.score
+    monkeypatch.setattr(Rooms, "__init__", lambda self, *args: (runs.append(self), build(self, *args))[1])
 
     def disturb(self, step):
         trainer = runs[-1].trainer

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastcluster_lm.config import config_from_dict
-from fastcluster_lm.engine import _Run
+from fastcluster_lm.engine import Rooms
 from fastcluster_lm.errors import ConfigError
 from fastcluster_lm.scores.clusters import PLANS, Scoring, Split, score_space
 from fastcluster_lm.scores.engines import TsneParams
@@ -16,10 +16,10 @@ from tests.laws.conftest import SMALL
 
 
 @pytest.fixture
-def run() -> _Run:
+def run() -> Rooms:
     """Give the small run, untrained."""
     config = config_from_dict(SMALL)
-    return _Run(config, taskset_of(config.tasks, config.seed))
+    return Rooms(config, taskset_of(config.tasks, config.seed))
 
 
 def test_the_rows_are_those_of_the_design(run):
@@ -46,7 +46,7 @@ def test_a_probe_is_what_the_scores_give_for_the_states_and_settings_of_the_run(
     # no setting at its default, so that none can be forgotten
     config = config_from_dict({**SMALL, "scores": {**SMALL["scores"], "n_neighbors": 4}})
     config = replace(config, probe=replace(config.probe, seed=3, position=position))
-    run = _Run(config, taskset_of(config.tasks, config.seed))
+    run = Rooms(config, taskset_of(config.tasks, config.seed))
     for _ in range(4):
         run.trainer.advance()
     found = run.probe.score(0)
@@ -107,7 +107,7 @@ def test_a_saved_probe_goes_on_with_the_same_rows(run):
     state = {key: value.clone() for key, value in run.probe.state().items()}
     expected = run.probe.score(4).rows
     config = config_from_dict(SMALL)
-    other = _Run(config, taskset_of(config.tasks, config.seed))
+    other = Rooms(config, taskset_of(config.tasks, config.seed))
     other.probe.load_state(state)
     assert other.probe.score(4).rows == expected
 
@@ -124,7 +124,7 @@ def test_the_map_names_its_points(run):
 def test_a_k_that_perfect_clusters_could_not_fill_is_refused(k):
     config = config_from_dict({**SMALL, "scores": {**SMALL["scores"], "n_neighbors": k}})
     with pytest.raises(ConfigError, match=r"scores.n_neighbors: expected at most \d+, .*got"):
-        _Run(config, taskset_of(config.tasks, config.seed))
+        Rooms(config, taskset_of(config.tasks, config.seed))
 
 
 def test_the_largest_k_is_that_of_the_worst_placed_point():
@@ -135,7 +135,7 @@ def test_the_largest_k_is_that_of_the_worst_placed_point():
     small["probe"] = {"every": 4, "n_points": 40, "map_points": 20}
 
     def build(k):
-        return _Run(config_from_dict({**small, "scores": {**SMALL["scores"], "n_neighbors": k}}), taskset)
+        return Rooms(config_from_dict({**small, "scores": {**SMALL["scores"], "n_neighbors": k}}), taskset)
 
     assert build(4).probe.resolved()["probe_points"] == {"train": 40, "val": 40}
     with pytest.raises(ConfigError, match="expected at most 4, .* under other distributions .* got 5"):
@@ -145,7 +145,7 @@ def test_the_largest_k_is_that_of_the_worst_placed_point():
 def test_one_distribution_a_task_is_probed_too():
     config = config_from_dict(SMALL)
     config = replace(config, tasks=replace(config.tasks, n_distributions=1), probe=replace(config.probe, n_points=48))
-    run = _Run(config, taskset_of(config.tasks, config.seed))
+    run = Rooms(config, taskset_of(config.tasks, config.seed))
     rows = [row for row in run.probe.score(0).rows if row["labels"] == "task"]
     # no task has a second distribution: nothing to reassign, and no neighbour of another one that could agree
     assert all(row["null_ari"] is None for row in rows)

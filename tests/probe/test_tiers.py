@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastcluster_lm.config import config_from_dict
-from fastcluster_lm.engine import _Run, start_run
+from fastcluster_lm.engine import Rooms, start_run
 from fastcluster_lm.errors import ConfigError
 from fastcluster_lm.probe import Cadence
 from fastcluster_lm.probe.warm_map import WarmMap
@@ -52,7 +52,7 @@ def test_rows_say_their_tier_source_and_age(tmp_path, source):
 
 
 def test_the_ring_holds_the_states_that_the_training_forward_gave():
-    run = _Run(every_step("batch"), taskset_of(every_step("batch").tasks, 0))
+    run = Rooms(every_step("batch"), taskset_of(every_step("batch").tasks, 0))
     seen = {}
     for step in range(1, 9):
         result = run.trainer.advance()
@@ -147,7 +147,7 @@ def test_states_under_dropout_are_refused():
 
 
 def test_a_ring_that_lacks_a_task_is_scored_with_fewer_clusters(tmp_path):
-    run = _Run(every_step("batch"), taskset_of(every_step("batch").tasks, 0))
+    run = Rooms(every_step("batch"), taskset_of(every_step("batch").tasks, 0))
     run.probe.score(0)
     train = run.trainer.train
     draw = torch.Generator().manual_seed(0)

@@ -1,0 +1,132 @@
+"""Wire the rooms for one run: build it, train it, probe it, write it down; it prints nothing and parses nothing."""
+
+import gc
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from fastcluster_lm.config import RunConfig, config_from_dict, config_to_dict, differing_keys
+from fastcluster_lm.device import describe_environment
+from fastcluster_lm.engine.loop import Hooks, train
+from fastcluster_lm.engine.rooms import Rooms
+from fastcluster_lm.errors import ConfigError, RunFolderError
+from fastcluster_lm.probe import serve
+from fastcluster_lm.store import RunFolder
+from fastcluster_lm.tasks import TaskSet, taskset_from_dict, taskset_of
+
+__all__ = [
+    "Hooks",
+    "Rooms",
+    "RunFolder",
+    "RunOutcome",
+    "build_run",
+    "default_run_path",
+    "resume_run",
+    "serve_probes",
+    "start_run",
+    "stored_config",
+]
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """How a call ended: the folder, and whether the last step was reached."""
+
+    folder: RunFolder
+    finished: bool
+    already_finished: bool = False
+    resumed_from: int | None = None
+
+
+def start_run(config: RunConfig, out: str | Path, hooks: Hooks | None = None) -> RunOutcome:
+    """Train and probe a new run in a new folder.
+
+    Errors: RunExistsError if the folder exists; ConfigError, TaskError, EngineError before anything is written
+    """
+    taskset = taskset_of(config.tasks, config.seed)
+    run = Rooms(config, taskset)
+    stored = {**config_to_dict(config), "resolved": run.resolved(), "taskset": taskset.to_toml_dict()}
+    folder = RunFolder.create(out, stored, describe_environment())
+    with folder.lock():
+        finished = train(run, folder, hooks or Hooks())
+    return RunOutcome(folder, finished)
+
+
+def resume_run(
+    path: str | Path, hooks: Hooks | None = None, *, wanted: Callable[[RunConfig], RunConfig] | None = None
+) -> RunOutcome:
+    """Go on with a run from its last complete checkpoint, bit for bit; a finished run is left as it is.
+
+    `wanted` gives the config asked for from the stored one; if they differ the run is not touched.
+    Errors: ConfigError naming the keys that differ; RunFolderError if the folder cannot be read
+    """
+    folder = RunFolder.open(path)
+    stored = folder.config()
+    config = stored_config(stored, str(path))
+    differing = differing_keys(config, wanted(config)) if wanted else []
+    if differing:
+        raise ConfigError(
+            f"--resume: expected the configuration stored in {path}, got other values for {', '.join(differing)}; "
+            "leave those options out, or start a new run"
+        )
+    if folder.status() == "finished":
+        return RunOutcome(folder, finished=True, already_finished=True)
+    with folder.lock():
+        folder.clean()
+        step = folder.latest_checkpoint()
+        folder.drop_after(-1 if step is None else step)
+        # engine and threads were decided when the run began, and are kept: the bits of a run depend on both
+        decided = stored["resolved"]
+        config = replace(
+            config,
+            scores=replace(config.scores, engine=decided["engine"]),
+            training=replace(config.training, threads=decided["threads"]),
+        )
+        run = Rooms(config, taskset_from_dict(stored["taskset"]))
+        if step is not None:
+            run.load(*folder.read_checkpoint(step))
+        finished = train(run, folder, hooks or Hooks())
+    return RunOutcome(folder, finished, resumed_from=step if step is not None else 0)
+
+
+def stored_config(stored: Mapping[str, Any], origin: str) -> RunConfig:
+    """Read the config back from the contents of a run.toml."""
+    values = {key: value for key, value in stored.items() if key not in ("resolved", "taskset")}
+    return config_from_dict(values, origin=origin)
+
+
+def build_run(config: RunConfig, taskset: TaskSet) -> Rooms:
+    """Build the rooms of a run without a folder: trainer, probe, engine."""
+    return Rooms(config, taskset)
+
+
+def serve_probes(descriptor: int) -> None:
+    """Build the run that a connection's other side describes, and probe for it until it ends.
+
+    This is what a process beside training does; descriptor is the connection's file descriptor
+    """
+    # Ctrl-C is for the training process, which ends this one once its last step is saved
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Connection(descriptor) as connection:
+        _, setup = connection.recv()
+        run = Rooms(config_from_dict(setup["config"]), taskset_from_dict(setup["taskset"]))
+        assert run.probe is not None
+        # what was built stays, so that no later collection walks through it
+        gc.collect()
+        gc.freeze()
+        serve(connection, run.probe, run.trainer.model)
+
+
+def default_run_path(preset: str, now: time.struct_time | None = None) -> Path:
+    """Name a dated folder under `runs/` that does not exist yet."""
+    stem = f"{preset}-{time.strftime('%Y%m%d-%H%M%S', now or time.localtime())}"
+    for suffix in ("", *(f"-{i}" for i in range(2, 100))):
+        path = Path("runs") / f"{stem}{suffix}"
+        if not os.path.lexists(path):
+            return path
+    raise RunFolderError(f"runs/{stem}: expected a name that is free, found a hundred of them taken")

@@ -1,0 +1,177 @@
+"""The steps of one call: each is taken, probed, written and saved as it is due; it builds nothing."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastcluster_lm.engine.rooms import Rooms
+from fastcluster_lm.errors import TrainingError
+from fastcluster_lm.probe import ProbeRunner, SavedState
+from fastcluster_lm.store import RowQueue, RunFolder
+from fastcluster_lm.training import StepResult
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the caller of a run wants to hear and say: where it begins, each step and its scores, whether to stop."""
+
+    on_start: Callable[[RunFolder, int], None] = lambda folder, step: None
+    on_step: Callable[[Row, list[Row] | None], None] = lambda row, scores: None
+    should_stop: Callable[[], bool] = lambda: False
+
+
+def train(run: Rooms, folder: RunFolder, hooks: Hooks) -> bool:
+    """Take every step that is left; say whether the last one was reached.
+
+    Errors: TrainingError, ProbeError or RunFolderError, with all rows written that could be
+    """
+    runner = run.start_runner()
+    try:
+        finished = _Loop(run, folder, runner, hooks).run()
+    finally:
+        if runner is not None:
+            runner.close()
+    if finished:
+        folder.mark_finished(_summary(run, folder))
+    return finished
+
+
+class _Loop:
+    """A run on its way, from the step where its rooms stand."""
+
+    def __init__(self, run: Rooms, folder: RunFolder, runner: ProbeRunner | None, hooks: Hooks) -> None:
+        self._run, self._trainer, self._cadence = run, run.trainer, run.cadence
+        self._folder, self._rows, self._runner, self._hooks = folder, RowQueue(folder), runner, hooks
+        self._flushed_at = time.monotonic()
+        self._waited = 0.0
+        # copies that wait for the probe's state, states that have come, and the last step that was copied
+        self._unwritten: deque[tuple[int, dict[str, dict[str, np.ndarray]], Row]] = deque()
+        self._states: deque[dict[str, torch.Tensor]] = deque()
+        self._saved = folder.latest_checkpoint()
+
+    def run(self) -> bool:
+        """Go on to the last step, or to where the caller stops; say whether it was the last."""
+        trainer, total = self._trainer, self._run.config.training.steps
+        self._hooks.on_start(self._folder, trainer.step)
+        if trainer.step == 0:
+            self._finish_step({"step": 0})
+        while trainer.step < total:
+            if trainer.step > 0 and self._hooks.should_stop():
+                if self._saved != trainer.step:
+                    self._save()
+                self._collect(wait=True)
+                self._write_checkpoints()
+                return False
+            try:
+                result = trainer.advance()
+            except TrainingError:
+                # the rows that wait say how it came to this
+                self._collect(wait=True)
+                self._rows.flush()
+                raise
+            row = {key: getattr(result, key) for key in ("step", "loss", "lr", "grad_norm", "step_ms", "tokens_per_s")}
+            self._finish_step(row, result)
+        return True
+
+    def _finish_step(self, row: Row, result: StepResult | None = None) -> None:
+        """Validate, probe, write and save, whatever of them is due after this step."""
+        training, step = self._run.config.training, row["step"]
+        last = step == training.steps
+        if step % training.eval_every == 0 or last:
+            row["val_accuracy"] = self._trainer.validate()
+        probed = self._runner is not None and self._cadence.is_due(step)
+        self._rows.add_step(row, probed=probed)
+        self._waited = 0.0
+        if self._runner is not None:
+            started = time.perf_counter()
+            if result is not None:
+                self._runner.observe(result.batch, result.states, step)
+            if probed:
+                self._runner.submit(step)
+            self._waited = time.perf_counter() - started
+        if step > 0 and (step % training.checkpoint_every == 0 or last):
+            self._save()
+        scores = self._collect(wait=last)
+        if self._runner is not None:
+            row["probe_wait_ms"] = self._waited * 1e3
+        self._write_checkpoints()
+        if self._is_due(step) or time.monotonic() - self._flushed_at > 2.0:
+            self._flush()
+        self._hooks.on_step(row, scores or None)
+
+    def _is_due(self, step: int) -> bool:
+        """Say whether rows are written at once; those of step probes can wait."""
+        training = self._run.config.training
+        probed = self._cadence.is_due(step) and self._cadence.is_full(step)
+        return probed or step % training.eval_every == 0 or step == training.steps
+
+    def _collect(self, *, wait: bool) -> list[Row]:
+        """Take what the probes have given: rows and maps, and states that complete a checkpoint."""
+        scores: list[Row] = []
+        started = time.perf_counter()
+        events = self._runner.collect(wait=wait) if self._runner is not None else []
+        self._waited += time.perf_counter() - started
+        for event in events:
+            if isinstance(event, SavedState):
+                self._states.append(event.tensors)
+                continue
+            if event.result.maps:
+                self._folder.write_map(event.step, event.result.maps, {"warm": str(event.result.warm).lower()})
+            self._rows.add_probe(event.step, event.result.rows, event.result.seconds * 1e3)
+            scores += event.result.rows
+        return scores
+
+    def _flush(self) -> None:
+        self._flushed_at = time.monotonic()
+        self._rows.flush()
+
+    def _save(self) -> None:
+        """Keep a copy of all that the next step depends on, to be written with the probe's own state once that is here.
+
+        So training does not wait for the probe of this step
+        """
+        weights, moments, values = self._trainer.state()
+        self._saved = self._trainer.step
+        self._unwritten.append((self._saved, {"model": _copies(weights), "optimizer": _copies(moments)}, values))
+        if self._runner is not None:
+            self._runner.save()
+        else:
+            self._states.append({})
+
+    def _write_checkpoints(self) -> None:
+        """Write the copies whose probe state is here, behind the rows of all probes up to their step."""
+        while self._states:
+            step, tensors, values = self._unwritten.popleft()
+            self._flush()
+            self._folder.write_checkpoint(step, {**tensors, "probe": _copies(self._states.popleft())}, values)
+            if self._run.config.training.keep_checkpoints:
+                self._folder.keep_last(self._run.config.training.keep_checkpoints)
+
+
+def _copies(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    return {name: np.array(tensors[name].detach().cpu()) for name in sorted(tensors)}
+
+
+def _summary(run: Rooms, folder: RunFolder) -> Row:
+    rows = folder.steps()
+    probe_seconds, waited, step_seconds = (
+        sum(row[column] or 0.0 for row in rows) / 1e3 for column in ("probe_ms", "probe_wait_ms", "step_ms")
+    )
+    accuracies = [row["val_accuracy"] for row in rows if row["val_accuracy"] is not None]
+    return {
+        "steps": run.trainer.step,
+        "early_stopping_step": run.trainer.mark.step,
+        "val_accuracy": accuracies[-1],
+        "probes": sum(row["probe_ms"] is not None for row in rows),
+        "probe_seconds": probe_seconds,
+        "probe_wait_seconds": waited,
+        "step_seconds": step_seconds,
+        "probe_share": waited / max(waited + step_seconds, 1e-9),
+    }

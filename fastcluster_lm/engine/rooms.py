@@ -1,0 +1,118 @@
+"""All rooms of one run, built from its config; nothing here takes a step or writes a file."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastcluster_lm.config import RunConfig, config_to_dict
+from fastcluster_lm.data import Vocabulary, build_instances, split_instructions
+from fastcluster_lm.device import Device, choose_device, cpu_cores, generator, worker_policy
+from fastcluster_lm.kernels import native
+from fastcluster_lm.model import GPT2
+from fastcluster_lm.probe import Cadence, InlineRunner, ProbeRunner, RunProbe, WorkerRunner, choose_probe_set
+from fastcluster_lm.scores.engines import choose_engine
+from fastcluster_lm.tasks import TaskSet
+from fastcluster_lm.training import Trainer
+
+
+class Rooms:
+    """All rooms of one run, built from its config."""
+
+    def __init__(self, config: RunConfig, taskset: TaskSet) -> None:
+        self.config, self.taskset = config, taskset
+        self.device: Device = choose_device(config.device, config.training.threads)
+        on = self.device.torch_device
+        split = split_instructions(
+            taskset, n_train=config.data.n_train_instructions, n_val=config.data.n_val_instructions, seed=config.seed
+        )
+        self.vocabulary = Vocabulary.of(taskset)
+        position = config.probe.position
+        train = build_instances(taskset, split.train, self.vocabulary, on, position=position)
+        val = build_instances(taskset, split.val, self.vocabulary, on, position=position)
+        weights = generator(config.seed, torch.device("cpu"))
+        model = GPT2(config.model, len(self.vocabulary), train.tokens.shape[1], weights).to(on)
+        self.trainer = Trainer(model, train, val, config.training, self.device, config.seed)
+        self.cadence = Cadence(
+            config.probe.every, config.training.steps, config.scores.key_frame_every, config.probe.full_every
+        )
+        self.probe: RunProbe | None = None
+        self.beside, self.beside_reason = worker_policy(config.probe.worker, self.device)
+        if config.scores.threads:
+            native.use_threads(config.scores.threads)
+        self.engine = choose_engine(config.scores.engine, on, config.scores.memory_mib)
+        named = config.scores.engine != "auto"
+        self.engine_reason = "asked for by name" if named else f"auto on {on.type}: the first engine that can run"
+        if config.probe.every > 0:
+            sets = {
+                name: choose_probe_set(
+                    instances,
+                    n_points=config.probe.n_points,
+                    map_points=config.probe.map_points,
+                    seed=config.probe.seed,
+                    split=name,
+                )
+                for name, instances in (("train", train), ("val", val))
+            }
+            self.probe = RunProbe(
+                self.trainer.evaluator,
+                sets,
+                taskset.n_inputs,
+                config.scores,
+                self.engine,
+                self.cadence,
+                n_layers=config.model.n_layers,
+                d_model=config.model.d_model,
+                seed=config.probe.seed,
+                train=train if config.probe.source == "batch" else None,
+            )
+
+    def resolved(self) -> dict[str, Any]:
+        """Say what was decided, and why, once the rooms are built."""
+        probe = self.probe.resolved() if self.probe else {}
+        return {
+            "device": str(self.device.torch_device),
+            "device_reason": self.device.reason,
+            "threads": self.device.threads,
+            "compiled": self.trainer.compiled,
+            "compile_reason": self.trainer.compile_reason,
+            "engine": self.engine.name,
+            "engine_reason": self.engine_reason,
+            "probe_worker": self.beside,
+            "probe_worker_reason": self.beside_reason,
+            "cpu_kernels": native.status()[1],
+            "n_parameters": sum(weight.numel() for weight in self.trainer.model.parameters()),
+            "vocab_size": len(self.vocabulary),
+            "n_train_instances": len(self.trainer.train),
+            "n_val_instances": len(self.trainer.val),
+            **probe,
+        }
+
+    def start_runner(self) -> ProbeRunner | None:
+        """Start what runs the probes, from the probe's state at hand; None where nothing is probed."""
+        if self.probe is None:
+            return None
+        if not self.beside:
+            return InlineRunner(self.probe)
+        threads = self.device.threads
+        config = replace(
+            self.config,
+            training=replace(self.config.training, threads=threads),
+            scores=replace(
+                self.config.scores,
+                engine=self.engine.name,
+                threads=self.config.scores.threads or max(1, cpu_cores() - threads),
+            ),
+        )
+        setup = {"config": config_to_dict(config), "taskset": self.taskset.to_toml_dict()}
+        return WorkerRunner("fastcluster_lm.engine:serve_probes", setup, self.probe, self.trainer.model)
+
+    def load(self, tensors: dict[str, dict[str, np.ndarray]], values: dict[str, Any]) -> None:
+        """Take over a checkpoint."""
+        as_tensors = {
+            name: {key: torch.from_numpy(array) for key, array in arrays.items()} for name, arrays in tensors.items()
+        }
+        self.trainer.load_state(as_tensors["model"], as_tensors["optimizer"], values)
+        if self.probe:
+            self.probe.load_state(as_tensors["probe"])
