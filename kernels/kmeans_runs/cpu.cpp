@@ -11,6 +11,9 @@
 
 namespace {
 
+typedef float quad __attribute__((vector_size(16)));
+typedef double doubles __attribute__((vector_size(32)));
+
 constexpr float INF = std::numeric_limits<float>::infinity();
 constexpr int64_t ROWS = 8, BLOCK = 64, DEPTH = 512;
 
@@ -106,9 +109,10 @@ struct Problem {
 // Choose k of the points to start from: each next one with odds by squared distance, the best of the trials.
 void seed(const Problem& problem, const double* draws, int64_t draw_stride, int64_t trials, int64_t* chosen) {
   const int64_t n = problem.n, width = problem.width;
-  std::vector<float> closest(n, INF), reached(trials * n);
-  std::vector<double> mass(n);
   Products products(width, trials);
+  const int64_t lanes = products.padded;
+  std::vector<float> closest(n, INF), reached(n * lanes);
+  std::vector<double> mass(n), sums(lanes);
   std::vector<int64_t> candidates(trials);
   for (int64_t c = 0; c < problem.k; ++c) {
     const double* draw = draws + c * draw_stride;
@@ -127,24 +131,34 @@ void seed(const Problem& problem, const double* draws, int64_t draw_stride, int6
       products.put(t, problem.X + candidates[t] * width, problem.x_sq[candidates[t]]);
     double best = std::numeric_limits<double>::infinity();
     int64_t winner = 0;
-    std::vector<double> sums(tried, 0.0);
+    std::fill(sums.begin(), sums.end(), 0.0);
     for (int64_t start = 0; start < n; start += BLOCK) {
       const int64_t count = std::min(BLOCK, n - start);
       products.multiply_all(problem.X, problem.order + start, count);
-      for (int64_t t = 0; t < tried; ++t)
+      for (int64_t t = 0; t < tried; t += WIDTH) {
+        // a lane for each trial
+        const vec candidate_sq = load(products.sq_norm.data() + t);
+        doubles sum[2] = {};
         for (int64_t p = 0; p < count; ++p) {
-          const float sq = problem.x_sq[start + p] + products.sq_norm[t] - 2 * products.block[p * products.padded + t];
-          const float near = std::min(std::max(sq, 0.0f), closest[start + p]);
-          reached[t * n + start + p] = near;
-          sums[t] += near;
+          const int64_t i = start + p;
+          vec near = (all(problem.x_sq[i]) + candidate_sq) - all(2.0f) * load(products.block.data() + p * lanes + t);
+          near = near < vec{} ? vec{} : near;
+          near = near < all(closest[i]) ? near : all(closest[i]);
+          store(reached.data() + i * lanes + t, near);
+          quad half[2];
+          std::memcpy(half, &near, sizeof half);
+          sum[0] += __builtin_convertvector(half[0], doubles);
+          sum[1] += __builtin_convertvector(half[1], doubles);
         }
+        for (int64_t lane = 0; lane < WIDTH; ++lane) sums[t + lane] += sum[lane / 4][lane % 4];
+      }
     }
     for (int64_t t = 0; t < tried; ++t)
       if (sums[t] < best) {
         best = sums[t];
         winner = t;
       }
-    std::copy(reached.begin() + winner * n, reached.begin() + (winner + 1) * n, closest.begin());
+    for (int64_t i = 0; i < n; ++i) closest[i] = reached[i * lanes + winner];
     chosen[c] = candidates[winner];
   }
 }
