@@ -83,8 +83,13 @@ def surroundings() -> Line:
     }
 
 
-def peak_mib() -> float:
-    """Give the largest memory that this process held, in MiB, since the last `resident_mib` where Linux can tell."""
+def peak_mib(process: int | str = "self") -> float:
+    """Give the largest memory that a process held, in MiB; this one's since the last `resident_mib` if Linux can tell.
+
+    Another process's is 0 where it cannot be read
+    """
+    if process != "self":
+        return _status_mib("VmHWM", process)
     return _status_mib("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -95,9 +100,9 @@ def resident_mib() -> float:
     return _status_mib("VmRSS") or peak_mib()
 
 
-def _status_mib(key: str) -> float:
+def _status_mib(key: str, process: int | str = "self") -> float:
     try:
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0.0
     return next((float(line.split()[1]) / 1024 for line in lines if line.startswith(f"{key}:")), 0.0)

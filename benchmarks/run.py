@@ -48,7 +48,7 @@ def run_benchmark(
     if kind == "overhead":
         from fastcluster_lm.benchmarks.overhead import bench_overhead
 
-        return bench_overhead(preset, steps)
+        return bench_overhead(preset, steps, repeats)
     if kind == "train":
         from fastcluster_lm.benchmarks.training import bench_train
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from fastcluster_lm.config import RunConfig, config_from_dict, config_to_dict, differing_keys
 from fastcluster_lm.device import describe_environment
-from fastcluster_lm.engine.loop import Hooks, train
+from fastcluster_lm.engine.loop import Hooks, Loop, Row, train
 from fastcluster_lm.engine.rooms import Rooms
 from fastcluster_lm.errors import ConfigError, RunFolderError
 from fastcluster_lm.probe import serve
@@ -21,7 +21,9 @@ from fastcluster_lm.tasks import TaskSet, taskset_from_dict, taskset_of
 
 __all__ = [
     "Hooks",
+    "Loop",
     "Rooms",
+    "Row",
     "RunFolder",
     "RunOutcome",
     "build_run",

@@ -34,7 +34,7 @@ def train(run: Rooms, folder: RunFolder, hooks: Hooks) -> bool:
     """
     runner = run.start_runner()
     try:
-        finished = _Loop(run, folder, runner, hooks).run()
+        finished = Loop(run, folder, runner, hooks).run()
     finally:
         if runner is not None:
             runner.close()
@@ -43,7 +43,7 @@ def train(run: Rooms, folder: RunFolder, hooks: Hooks) -> bool:
     return finished
 
 
-class _Loop:
+class Loop:
     """A run on its way, from the step where its rooms stand."""
 
     def __init__(self, run: Rooms, folder: RunFolder, runner: ProbeRunner | None, hooks: Hooks) -> None:
@@ -59,26 +59,36 @@ class _Loop:
     def run(self) -> bool:
         """Go on to the last step, or to where the caller stops; say whether it was the last."""
         trainer, total = self._trainer, self._run.config.training.steps
-        self._hooks.on_start(self._folder, trainer.step)
-        if trainer.step == 0:
-            self._finish_step({"step": 0})
+        self.begin()
         while trainer.step < total:
             if trainer.step > 0 and self._hooks.should_stop():
                 if self._saved != trainer.step:
                     self._save()
-                self._collect(wait=True)
+                self.collect(wait=True)
                 self._write_checkpoints()
                 return False
-            try:
-                result = trainer.advance()
-            except TrainingError:
-                # the rows that wait say how it came to this
-                self._collect(wait=True)
-                self._rows.flush()
-                raise
-            row = {key: getattr(result, key) for key in ("step", "loss", "lr", "grad_norm", "step_ms", "tokens_per_s")}
-            self._finish_step(row, result)
+            self.advance()
         return True
+
+    def begin(self) -> None:
+        """Probe the model as it is before the first step; a run that goes on has that behind it."""
+        self._hooks.on_start(self._folder, self._trainer.step)
+        if self._trainer.step == 0:
+            self._finish_step({"step": 0})
+
+    def advance(self) -> None:
+        """Take one step, and do all that is due after it.
+
+        Errors: TrainingError, once the rows that say how it came to this are written
+        """
+        try:
+            result = self._trainer.advance()
+        except TrainingError:
+            self.collect(wait=True)
+            self._rows.flush()
+            raise
+        row = {key: getattr(result, key) for key in ("step", "loss", "lr", "grad_norm", "step_ms", "tokens_per_s")}
+        self._finish_step(row, result)
 
     def _finish_step(self, row: Row, result: StepResult | None = None) -> None:
         """Validate, probe, write and save, whatever of them is due after this step."""
@@ -98,7 +108,7 @@ class _Loop:
             self._waited = time.perf_counter() - started
         if step > 0 and (step % training.checkpoint_every == 0 or last):
             self._save()
-        scores = self._collect(wait=last)
+        scores = self.collect(wait=last)
         if self._runner is not None:
             row["probe_wait_ms"] = self._waited * 1e3
         self._write_checkpoints()
@@ -112,7 +122,7 @@ class _Loop:
         probed = self._cadence.is_due(step) and self._cadence.is_full(step)
         return probed or step % training.eval_every == 0 or step == training.steps
 
-    def _collect(self, *, wait: bool) -> list[Row]:
+    def collect(self, *, wait: bool) -> list[Row]:
         """Take what the probes have given: rows and maps, and states that complete a checkpoint."""
         scores: list[Row] = []
         started = time.perf_counter()

@@ -143,6 +143,16 @@ class WorkerRunner:
         done, self._done = self._done, []
         return done
 
+    @property
+    def behind(self) -> int:
+        """How many things were asked for that have not come."""
+        return len(self._pending)
+
+    @property
+    def process_id(self) -> int:
+        """The process beside training."""
+        return self._process.pid
+
     def close(self) -> None:
         """End the process, in the middle of a probe too: it keeps nothing."""
         self._process.kill()

@@ -5,6 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fastcluster_lm.errors import ShapeError
+from fastcluster_lm.kernels.nearest_neighbors import count_below
 from fastcluster_lm.scores.batches import full_precision
 
 # points with two different neighbour distances that an estimate of the dimension needs; floats of a block of ranks
@@ -92,7 +93,6 @@ def trustworthiness(X: Float[Tensor, "layers n d"], map_indices: Int[Tensor, "la
         own = torch.arange(tile.start, tile.stop, device=X.device)
         block[:, own - tile.start, own] = torch.inf
         reach = block.gather(2, map_indices[:, tile])
-        for place in range(k):
-            rank = (block < reach[..., place, None]).sum(-1) + 1
-            excess += (rank - k).clamp_(min=0).sum(-1)
+        rank = count_below(block, reach) + 1
+        excess += (rank - k).clamp_(min=0).sum((1, 2))
     return 1 - excess * 2 / (n * k * (2 * n - 3 * k - 1))

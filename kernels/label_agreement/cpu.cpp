@@ -48,7 +48,7 @@ double expected_cell(int64_t a, int64_t b, int64_t n) {
 }
 
 // Expected cells that were found before, by (a, b) of one n: a table with open addressing
-class Cells {
+class Expected {
  public:
   double at(int64_t a, int64_t b, int64_t n) {
     if (n != n_) {
@@ -111,11 +111,17 @@ class XLogX {
   std::vector<double> known_ = {0.0};
 };
 
+// A cell of a table that holds points
+struct Cell {
+  int64_t row, column, count;
+};
+
 // What scoring one table after the other needs, so that nothing is allocated in between
 struct Scratch {
-  Cells cells;
+  Expected expected;
   XLogX xlogx;
-  std::vector<int64_t> table, rows, columns, kept_rows, kept_columns;
+  std::vector<int64_t> table, rows, columns, row_place, column_place;
+  std::vector<Cell> cells;
   std::vector<double> gain, row_price, column_price, reach, blocked;
   std::vector<int64_t> column_of, owner, from;
   std::vector<std::pair<int64_t, int64_t>> row_sizes, column_sizes;
@@ -205,18 +211,27 @@ void count_sizes(std::vector<int64_t> margins, std::vector<std::pair<int64_t, in
   }
 }
 
+// Number the margins that are not 0, in their order
+void number(const std::vector<int64_t>& margins, std::vector<int64_t>& places) {
+  places.resize(margins.size());
+  int64_t next = 0;
+  for (size_t i = 0; i < margins.size(); ++i) places[i] = margins[i] ? next++ : -1;
+}
+
 // ari, ami, f1, f1_pairwise, f1_bcubed of one table (R, C)
 void score(const int64_t* table, int64_t R, int64_t C, Scratch& s, double* out) {
   s.rows.assign(R, 0);
   s.columns.assign(C, 0);
+  s.cells.clear();
   int64_t n = 0, squares = 0, row_squares = 0, column_squares = 0, n_rows = 0, n_columns = 0;
   for (int64_t r = 0; r < R; ++r)
-    for (int64_t c = 0; c < C; ++c) {
-      const int64_t x = table[r * C + c];
-      s.rows[r] += x;
-      s.columns[c] += x;
-      squares += x * x;
-    }
+    for (int64_t c = 0; c < C; ++c)
+      if (const int64_t x = table[r * C + c]) {
+        s.cells.push_back({r, c, x});
+        s.rows[r] += x;
+        s.columns[c] += x;
+        squares += x * x;
+      }
   for (const int64_t m : s.rows) n += m, row_squares += m * m, n_rows += m > 0;
   for (const int64_t m : s.columns) column_squares += m * m, n_columns += m > 0;
   // ordered pairs of distinct points: in one cell, of one label, of one cluster; exact
@@ -230,41 +245,32 @@ void score(const int64_t* table, int64_t R, int64_t C, Scratch& s, double* out) 
   out[1] = same ? 1 : 0;
   if (!same && n_rows > 1 && n_columns > 1) {
     double cells = 0, of_rows = 0, of_columns = 0, expected = 0;
-    for (int64_t i = 0; i < R * C; ++i)
-      if (table[i]) cells += s.xlogx(table[i]);
+    for (const Cell& cell : s.cells) cells += s.xlogx(cell.count);
     for (const int64_t m : s.rows) of_rows += s.xlogx(m);
     for (const int64_t m : s.columns) of_columns += s.xlogx(m);
     const double log_n = std::log(static_cast<double>(n)), information = log_n + (cells - of_rows - of_columns) / n;
     count_sizes(s.rows, s.row_sizes);
     count_sizes(s.columns, s.column_sizes);
     for (const auto& [a, rows] : s.row_sizes)
-      for (const auto& [b, columns] : s.column_sizes) expected += rows * columns * s.cells.at(a, b, n);
+      for (const auto& [b, columns] : s.column_sizes) expected += rows * columns * s.expected.at(a, b, n);
     const double largest = log_n - 0.5 * (of_rows + of_columns) / n;
     out[1] = (information - expected) / std::max(largest - expected, std::numeric_limits<double>::epsilon());
   }
 
   // labels and clusters without points have no F1 to give; the shorter side is matched to the longer
-  s.kept_rows.clear();
-  s.kept_columns.clear();
-  for (int64_t r = 0; r < R; ++r)
-    if (s.rows[r]) s.kept_rows.push_back(r);
-  for (int64_t c = 0; c < C; ++c)
-    if (s.columns[c]) s.kept_columns.push_back(c);
   const bool tall = n_rows > n_columns;
   const int64_t fewer = std::min(n_rows, n_columns), more = std::max(n_rows, n_columns);
   const int64_t stride = (more + LANES - 1) / LANES * LANES;
+  number(s.rows, s.row_place);
+  number(s.columns, s.column_place);
   double precision = 0, recall = 0;
   s.gain.assign(fewer * stride, 0);
-  for (int64_t r = 0; r < n_rows; ++r) {
-    const double row = s.rows[s.kept_rows[r]];
-    for (int64_t c = 0; c < n_columns; ++c) {
-      const double x = table[s.kept_rows[r] * C + s.kept_columns[c]];
-      if (x == 0) continue;
-      const double column = s.columns[s.kept_columns[c]];
-      s.gain[tall ? c * stride + r : r * stride + c] = 2 * x / (row + column);
-      recall += x * x / row;
-      precision += x * x / column;
-    }
+  for (const Cell& cell : s.cells) {
+    const double x = cell.count, row = s.rows[cell.row], column = s.columns[cell.column];
+    const int64_t r = s.row_place[cell.row], c = s.column_place[cell.column];
+    s.gain[tall ? c * stride + r : r * stride + c] = 2 * x / (row + column);
+    recall += x * x / row;
+    precision += x * x / column;
   }
   const double matched = best_matching(fewer, more, stride, s);
   out[2] = n_rows ? matched / n_rows : 1;

@@ -232,3 +232,20 @@ extern "C" int64_t neighbors_ranked(const float* block, const float* queries, co
   }
   return whole;
 }
+
+// How many values of each row are below each of its thresholds: values (rows, n), thresholds, counts (rows, k)
+extern "C" void count_below(const float* values, const float* thresholds, int64_t rows, int64_t n, int64_t k,
+                            int64_t* counts, int32_t threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t place = 0; place < k; ++place) {
+      const float* value = values + row * n;
+      const float threshold = thresholds[row * k + place];
+      ivec below = {};
+      int64_t j = 0, count = 0;
+      for (; j + WIDTH <= n; j += WIDTH) below -= load(value + j) < all(threshold);
+      for (int64_t lane = 0; lane < WIDTH; ++lane) count += below[lane];
+      for (; j < n; ++j) count += value[j] < threshold;
+      counts[row * k + place] = count;
+    }
+}

@@ -1,4 +1,4 @@
-"""Dispatch of nearest_neighbors: compiled C++ for float32 on a CPU; None elsewhere, where the caller has torch code."""
+"""Dispatch of nearest_neighbors and ranks: C++ for float32 on a CPU; elsewhere torch code, the caller's or this one."""
 
 import ctypes
 from pathlib import Path
@@ -78,3 +78,21 @@ def nearest_neighbors_native(
             ctypes.c_int64(start), ctypes.c_int64(rows), relative, *out,
         )  # fmt: skip
     return distances, indices
+
+
+def count_below(values: Float[Tensor, "*rows n"], thresholds: Float[Tensor, "*rows k"]) -> Int[Tensor, "*rows k"]:
+    """Count the values of each row that are below each of its thresholds: ranks, where the values are distances.
+
+    Shapes: values f32 (..., n), thresholds f32 (..., k) -> counts i64 (..., k)
+    """
+    native = library(SOURCE) if values.device.type == "cpu" and values.dtype == torch.float32 else None
+    if native is None:
+        places = [(values < threshold[..., None]).sum(-1) for threshold in thresholds.unbind(-1)]
+        return torch.stack(places, -1)
+    values, thresholds = values.contiguous(), thresholds.float().contiguous()
+    counts = torch.empty(thresholds.shape, dtype=torch.int64)
+    n, k = values.shape[-1], thresholds.shape[-1]
+    sizes = [ctypes.c_int64(size) for size in (counts.numel() // max(k, 1), n, k)]
+    out = (address(counts, torch.int64), ctypes.c_int32(thread_count()))
+    native.count_below(address(values, torch.float32), address(thresholds, torch.float32), *sizes, *out)
+    return counts
