@@ -62,3 +62,21 @@ static inline vec exp_of_negative(vec x) {
   std::memcpy(&scale, &exponent, sizeof scale);
   return p * scale;
 }
+
+// log(x) for normal x > 0: the exponent, and the series of 2 artanh((m - 1) / (m + 1)) for the rest, m within 1/sqrt(2)
+// and sqrt(2); the first term left out is below 2e-8
+static inline vec log_of_positive(vec x) {
+  ivec bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  const ivec exponent = (bits - 0x3f3504f3) >> 23;
+  bits -= exponent << 23;
+  vec m;
+  std::memcpy(&m, &bits, sizeof m);
+  const vec t = (m - all(1.0f)) / (m + all(1.0f)), square = t * t;
+  vec p = all(1.0f / 9);
+  p = p * square + all(1.0f / 7);
+  p = p * square + all(1.0f / 5);
+  p = p * square + all(1.0f / 3);
+  p = p * square + all(1.0f);
+  return __builtin_convertvector(exponent, vec) * all(0.693147181f) + all(2.0f) * t * p;
+}

@@ -135,6 +135,48 @@ void distances_to_all(const float* query, const float* columns, int64_t n, int64
   for (int64_t j = n; j < padded; ++j) out[j] = INF;
 }
 
+// The k smallest admissible values in order, for k a large part of n: bucketed by value, then sorted within buckets.
+// values (whole vectors, padded with infinity) lose those that are not admissible; returns how many were found.
+class Buckets {
+ public:
+  int64_t smallest(std::vector<float>& values, int64_t n, int64_t k, const Identities& ids, std::vector<uint64_t>& kept) {
+    float low = INF, high = -INF;
+    for (int64_t j = 0; j < n; ++j) {
+      values[j] = ids.admits(j) ? values[j] : INF;
+      low = std::min(low, values[j]);
+      high = std::max(high, values[j] < INF ? values[j] : -INF);
+    }
+    if (!(low < INF)) return 0;
+    // a value's bucket never falls as the value grows, so that buckets in order hold values in order
+    const float scale = high > low ? (COUNT - 1) / (high - low) : 0.0f;
+    starts_.assign(COUNT + 1, 0);
+    places_.resize(n);
+    for (int64_t j = 0; j < n; ++j) {
+      places_[j] = values[j] < INF ? static_cast<int32_t>((values[j] - low) * scale) : COUNT;
+      if (places_[j] >= COUNT && values[j] < INF) places_[j] = COUNT - 1;
+    }
+    for (int64_t j = 0; j < n; ++j) ++starts_[places_[j]];
+    int32_t last = 0, found = 0;
+    for (int32_t bucket = 0; bucket < COUNT && found < k; ++bucket) {
+      const int32_t size = starts_[bucket];
+      starts_[bucket] = found;
+      found += size;
+      last = bucket;
+    }
+    if (static_cast<int64_t>(kept.size()) < found) kept.resize(found);
+    for (int64_t j = 0; j < n; ++j)
+      if (places_[j] <= last) kept[starts_[places_[j]]++] = pack(values[j], j);
+    // now each bucket's start is its end, and the one before it ends where it began
+    for (int32_t bucket = 0, from = 0; bucket <= last; from = starts_[bucket++])
+      if (starts_[bucket] - from > 1) std::sort(kept.begin() + from, kept.begin() + starts_[bucket]);
+    return std::min<int64_t>(found, k);
+  }
+
+ private:
+  static constexpr int32_t COUNT = 512;
+  std::vector<int32_t> starts_, places_;
+};
+
 struct Problem {
   const float *queries, *bank, *columns;
   const int64_t *query_ids, *bank_ids;
@@ -148,8 +190,8 @@ struct Problem {
     return {bank_ids + own * n_bank, query_ids[own * n_queries + row]};
   }
 
-  void put(int64_t layer, int64_t row, std::vector<uint64_t>& pairs, int64_t count) const {
-    std::sort(pairs.begin(), pairs.begin() + count);
+  void put(int64_t layer, int64_t row, std::vector<uint64_t>& pairs, int64_t count, bool sorted = false) const {
+    if (!sorted) std::sort(pairs.begin(), pairs.begin() + count);
     const int64_t at = (layer * n_queries + row) * k;
     for (int64_t r = 0; r < k; ++r) {
       const uint32_t bits = static_cast<uint32_t>(pairs[r] >> 32);
@@ -158,7 +200,12 @@ struct Problem {
     }
   }
 
-  void from_values(int64_t layer, int64_t row, const std::vector<float>& values, std::vector<uint64_t>& kept) const {
+  void from_values(int64_t layer, int64_t row, std::vector<float>& values, std::vector<uint64_t>& kept,
+                   Buckets& buckets) const {
+    if (k > FEW && n_bank <= 8 * k) {
+      put(layer, row, kept, buckets.smallest(values, n_bank, k, identities(layer, row), kept), true);
+      return;
+    }
     const int64_t count = smallest(values.data(), n_bank, k, identities(layer, row), kept);
     for (int64_t r = 0; r < count; ++r) {
       const int64_t j = static_cast<uint32_t>(kept[r]);
@@ -181,11 +228,12 @@ extern "C" void neighbors_direct(const float* queries, const float* columns, con
   {
     std::vector<float> values(padded);
     std::vector<uint64_t> kept(2 * k + 2 * WIDTH);
+    Buckets buckets;
 #pragma omp for schedule(dynamic, 16)
     for (int64_t task = 0; task < layers * n_queries; ++task) {
       const int64_t layer = task / n_queries, row = task % n_queries;
       distances_to_all(queries + task * width, columns + layer * width * padded, n_bank, padded, width, values.data());
-      problem.from_values(layer, row, values, kept);
+      problem.from_values(layer, row, values, kept, buckets);
     }
   }
 }
@@ -206,6 +254,7 @@ extern "C" int64_t neighbors_ranked(const float* block, const float* queries, co
   {
     std::vector<float> values(padded, INF);
     std::vector<uint64_t> kept(2 * candidates + 2 * WIDTH);
+    Buckets buckets;
 #pragma omp for schedule(dynamic, 16)
     for (int64_t task = 0; task < layers * rows; ++task) {
       const int64_t layer = task / rows, row = first + task % rows;
@@ -225,7 +274,7 @@ extern "C" int64_t neighbors_ranked(const float* block, const float* queries, co
       const bool all_seen = count < candidates;
       if (!all_seen && kth * kth >= farthest + own - relative * (own + bank_sq_most[layer])) {
         for (int64_t j = 0; j < n_bank; ++j) values[j] = distance(query, points + j * width, width);
-        problem.from_values(layer, row, values, kept);
+        problem.from_values(layer, row, values, kept, buckets);
         ++whole;
       }
     }

@@ -13,6 +13,8 @@ from fastcluster_lm.kernels.native import address, library, thread_count
 from fastcluster_lm.kernels.tsne_affinities.reference import symmetrise, weights_of
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
+# up to so many points a layer, and points for each neighbour, whole matrices are the faster way to the edges
+DENSE_POINTS, DENSE_SHARE = 1024, 8
 
 
 def tsne_affinities(
@@ -31,6 +33,7 @@ def tsne_affinities(
     native = library(SOURCE) if distances.device.type == "cpu" else None
     if native is None:
         return symmetrise(weights_of(distances, perplexity), indices)
+    native.tsne_edges_dense.restype = ctypes.c_int64
     n_layers, n, k = distances.shape
     distances, indices = distances.float().contiguous(), indices.long().contiguous()
     threads = ctypes.c_int32(thread_count())
@@ -39,6 +42,13 @@ def tsne_affinities(
     rows = ctypes.c_int64(n_layers * n)
     out = address(weights, torch.float32)
     native.tsne_weights(address(distances, torch.float32), rows, sizes[2], ctypes.c_float(perplexity), out, threads)
+    if n <= DENSE_POINTS and n <= DENSE_SHARE * k:
+        starts = torch.empty(n_layers * n + 1, dtype=torch.int64)
+        columns = torch.empty(2 * n_layers * n * k, dtype=torch.int32)
+        values = torch.empty(2 * n_layers * n * k, dtype=torch.float32)
+        places = (address(starts, torch.int64), address(columns, torch.int32), address(values, torch.float32))
+        count = native.tsne_edges_dense(address(indices, torch.int64), out, *sizes, *places, threads)
+        return Edges(starts, columns[:count], values[:count])
     lengths = torch.empty(n_layers * n, dtype=torch.int64)
     chosen = (address(indices, torch.int64), out, *sizes)
     native.tsne_edges(*chosen, address(lengths, torch.int64), None, None, None, threads)

@@ -162,11 +162,20 @@ extern "C" void tsne_cross_entropy(const float* points, int64_t layers, int64_t 
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t row = 0; row < layers * n; ++row) {
     const float *x = points + row / n * 2 * padded, *y = x + padded;
-    const double xi = x[row % n], yi = y[row % n];
+    const vec xi = all(x[row % n]), yi = all(y[row % n]);
     double sum = 0;
-    for (int64_t e = starts[row]; e < starts[row + 1]; ++e) {
-      const double dx = xi - x[columns[e]], dy = yi - y[columns[e]], p = values[e];
-      if (p > 0) sum += p * std::log(p * (1 + dx * dx + dy * dy));
+    for (int64_t first = starts[row]; first < starts[row + 1]; first += WIDTH) {
+      const int64_t lanes = std::min(WIDTH, starts[row + 1] - first);
+      // beyond the last edge p is 0, and so is its term
+      vec p = {}, xj = xi, yj = yi;
+      for (int64_t lane = 0; lane < lanes; ++lane) {
+        p[lane] = values[first + lane];
+        xj[lane] = x[columns[first + lane]];
+        yj[lane] = y[columns[first + lane]];
+      }
+      const vec dx = xi - xj, dy = yi - yj, apart = p * (all(1.0f) + dx * dx + dy * dy);
+      const vec terms = p * log_of_positive(apart > all(1e-37f) ? apart : all(1e-37f));
+      for (int64_t lane = 0; lane < WIDTH; ++lane) sum += terms[lane];
     }
     rows[row] = sum;
   }
