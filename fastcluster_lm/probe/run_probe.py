@@ -211,6 +211,7 @@ class RunProbe:
                 engine=self.engine,
                 kmeans_init=own,
                 divisions=self._divisions,
+                near=moved[2] if moved is not None and space == "hidden" else None,
             )
             self._centroids.update(scored.centroids)
             rows += scored.rows

@@ -60,21 +60,23 @@ class WarmMap:
         self._neighbors, self._neighbor_ids = own, ids.clone()
         return points, columns, warm
 
-    def move(self, X: Float[Tensor, "layers m d"], ids: Int[Tensor, " m"]) -> tuple[Tensor, Tensor] | None:
+    def move(self, X: Float[Tensor, "layers m d"], ids: Int[Tensor, " m"]) -> tuple[Tensor, Tensor, Neighbors] | None:
         """Let the first m points take a few steps; None where too few of them are on the map, or none is asked for.
 
-        Shapes: X (layers, m, d), ids (m,) -> points (layers, m, 2), kl (layers,)
+        Shapes: X (layers, m, d), ids (m,) -> points (layers, m, 2), kl (layers,), their nearest neighbours among them
         """
         if self.config.step_iter == 0:
             return None
         init = self._start(X, ids)
         if init is None or self.points is None or self._ids is None:
             return None
-        points, kl = self.engine.tsne(X, self._params(self.config.step_iter, init))
         m = X.shape[1]
+        params, order = self._params(self.config.step_iter, init), torch.arange(m, device=X.device)
+        near = self.engine.neighbors(X, X, NeighborsParams(params.affinity_neighbors(m), order, order))
+        points, kl = self.engine.tsne(X, replace(params, neighbors=near))
         self.points, self._ids = self.points.clone(), self._ids.clone()
         self.points[:, :m], self._ids[:m] = points, ids
-        return points, kl
+        return points, kl, near
 
     def state(self) -> dict[str, Tensor]:
         """Give all that the next map depends on."""

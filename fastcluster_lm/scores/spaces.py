@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastcluster_lm.errors import DataError, ShapeError
+from fastcluster_lm.kernels.neighbor_votes import first_others
 from fastcluster_lm.scores.agreement import AGREEMENTS, score_labelings
 from fastcluster_lm.scores.batches import check_finite
 from fastcluster_lm.scores.contingency import host_array
-from fastcluster_lm.scores.engines.params import Engine, KMeansParams, NeighborsParams
+from fastcluster_lm.scores.engines.params import Engine, KMeansParams, Neighbors, NeighborsParams
 from fastcluster_lm.scores.nulls import derive_seed
 from fastcluster_lm.scores.parts import PLANS, Divisions, Part, Scoring, Split, joint_codes
 from fastcluster_lm.scores.votes import enough_neighbors, knn_accuracy, knn_share
@@ -56,6 +57,7 @@ def score_space(
     engine: Engine,
     kmeans_init: Mapping[str, Tensor] | None = None,
     divisions: Divisions | None = None,
+    near: Neighbors | None = None,
 ) -> SpaceScores:
     """Score every (group, labels) of a plan, for all splits and layers together.
 
@@ -64,7 +66,8 @@ def score_space(
     Errors: DataError for NaN, an unknown group or label, no points; ShapeError for layers or widths that differ
     Source: design.md, "Scores and their names". Queries of the bank's own split leave out all points of their
             instruction; points keep their order, so equal inputs give equal rows. divisions, kept by the caller,
-            spares the next call work where labels are the same
+            spares the next call work where labels are the same; near, the bank's own neighbours, nearest first and
+            without the point itself, spares a search where enough of them may vote
     """
     plan, scoring = PLANS[space] if plan is None else plan, scoring or Scoring()
     for name, split in queries.items():
@@ -76,7 +79,7 @@ def score_space(
     _agree(parts, clusters, found)
     for split in queries.values():
         own = [(i, part) for i, part in enumerate(parts) if part.split == split.name]
-        _vote(own, split, bank, scoring, engine, found)
+        _vote(own, split, bank, scoring, engine, found, near if split.name == bank.name else None)
     rows = []
     for split in queries.values():
         for group, labels in plan:
@@ -187,7 +190,13 @@ def _agree(parts: Sequence[Part], clusters: Mapping[Any, Tensor], found: _Found)
 
 
 def _vote(
-    parts: Sequence[tuple[int, Part]], split: Split, bank: Split, scoring: Scoring, engine: Engine, found: _Found
+    parts: Sequence[tuple[int, Part]],
+    split: Split,
+    bank: Split,
+    scoring: Scoring,
+    engine: Engine,
+    found: _Found,
+    near: Neighbors | None,
 ) -> None:
     """Find the neighbours of each set of points once, in one call for all sets of one size, and let them vote."""
     ids = {"knn_share": (np.arange(split.X.shape[1]), np.arange(bank.X.shape[1]))}
@@ -202,9 +211,15 @@ def _vote(
     k, device = scoring.n_neighbors, split.X.device
     for column, (query_ids, bank_ids) in ids.items():
         free = column == "knn_share" and split.name != bank.name
-        for (_, _, n_bank), keys in _buckets(
+        for (group, _, n_bank), keys in _buckets(
             places, lambda key: (key[1], len(places[key].points), len(places[key].bank_points))
         ):
+            if near is not None and group == "all":
+                own, others = (torch.from_numpy(codes).to(device) for codes in (query_ids, bank_ids))
+                whole = first_others(near.indices, own, others, k)
+                if whole is not None:
+                    _count_votes(column, whole[:, None], [members[key] for key in keys], found)
+                    continue
             own = torch.from_numpy(np.stack([query_ids[places[key].points] for key in keys]))  # (J, nq)
             others = torch.from_numpy(np.stack([bank_ids[places[key].bank_points] for key in keys]))  # (J, nb)
             fits = [n_bank >= k] * len(keys) if free else enough_neighbors(own, others, k).tolist()

@@ -140,21 +140,30 @@ void distances_to_all(const float* query, const float* columns, int64_t n, int64
 class Buckets {
  public:
   int64_t smallest(std::vector<float>& values, int64_t n, int64_t k, const Identities& ids, std::vector<uint64_t>& kept) {
+    if (ids.bank)
+      for (int64_t j = 0; j < n; ++j) values[j] = ids.bank[j] != ids.query ? values[j] : INF;
+    vec lows = all(INF), highs = all(-INF);
+    for (int64_t j = 0; j < n; j += WIDTH) {
+      const vec value = load(values.data() + j), finite = value < all(INF) ? value : all(-INF);
+      lows = value < lows ? value : lows;
+      highs = finite > highs ? finite : highs;
+    }
     float low = INF, high = -INF;
-    for (int64_t j = 0; j < n; ++j) {
-      values[j] = ids.admits(j) ? values[j] : INF;
-      low = std::min(low, values[j]);
-      high = std::max(high, values[j] < INF ? values[j] : -INF);
+    for (int64_t lane = 0; lane < WIDTH; ++lane) {
+      low = std::min(low, lows[lane]);
+      high = std::max(high, highs[lane]);
     }
     if (!(low < INF)) return 0;
-    // a value's bucket never falls as the value grows, so that buckets in order hold values in order
+    // a value's bucket never falls as the value grows, so that buckets in order hold values in order; the one beyond the
+    // last is for infinity
     const float scale = high > low ? (COUNT - 1) / (high - low) : 0.0f;
-    starts_.assign(COUNT + 1, 0);
-    places_.resize(n);
-    for (int64_t j = 0; j < n; ++j) {
-      places_[j] = values[j] < INF ? static_cast<int32_t>((values[j] - low) * scale) : COUNT;
-      if (places_[j] >= COUNT && values[j] < INF) places_[j] = COUNT - 1;
+    places_.resize(values.size());
+    for (int64_t j = 0; j < n; j += WIDTH) {
+      const vec place = (load(values.data() + j) - all(low)) * all(scale);
+      const ivec bucket = __builtin_convertvector(place < all(COUNT) ? place : all(COUNT), ivec);
+      std::memcpy(places_.data() + j, &bucket, sizeof bucket);
     }
+    std::fill(std::begin(starts_), std::end(starts_), 0);
     for (int64_t j = 0; j < n; ++j) ++starts_[places_[j]];
     int32_t last = 0, found = 0;
     for (int32_t bucket = 0; bucket < COUNT && found < k; ++bucket) {
@@ -173,8 +182,9 @@ class Buckets {
   }
 
  private:
-  static constexpr int32_t COUNT = 512;
-  std::vector<int32_t> starts_, places_;
+  static constexpr int32_t COUNT = 256;
+  int32_t starts_[COUNT + 1];
+  std::vector<int32_t> places_;
 };
 
 struct Problem {

@@ -1,4 +1,4 @@
-// Votes of nearest neighbours under many labelings at once, over all layers and groups.
+// Votes of nearest neighbours under many labelings at once, over all layers and groups, and who may vote.
 #include <cstdint>
 #include <vector>
 
@@ -41,4 +41,22 @@ extern "C" void neighbor_votes(const int64_t* indices, const int64_t* query_labe
       }
     }
   }
+}
+
+// The first k of each row's neighbours whose identity is not the query's: indices (L, n, K), ids (n) and (m) -> chosen
+// (L, n, k). Returns how many rows have fewer
+extern "C" int64_t first_others(const int64_t* indices, const int64_t* query_ids, const int64_t* bank_ids, int64_t L,
+                                int64_t n, int64_t K, int64_t k, int64_t* chosen, int32_t threads) {
+  int64_t lacking = 0;
+#pragma omp parallel for schedule(static) num_threads(threads) reduction(+ : lacking)
+  for (int64_t row = 0; row < L * n; ++row) {
+    const int64_t own = query_ids[row % n];
+    int64_t count = 0;
+    for (int64_t j = 0; j < K && count < k; ++j) {
+      const int64_t other = indices[row * K + j];
+      if (bank_ids[other] != own) chosen[row * k + count++] = other;
+    }
+    lacking += count < k;
+  }
+  return lacking;
 }

@@ -46,3 +46,33 @@ def neighbor_votes_native(
         ctypes.c_int32(thread_count()),
     )
     return scores[int(winners)]
+
+
+def first_others(
+    indices: Int[Tensor, "layers q many"], query_ids: Int[Tensor, " q"], bank_ids: Int[Tensor, " m"], k: int
+) -> Int[Tensor, "layers q k"] | None:
+    """Keep each query's first k neighbours of another identity than its own; None where some query has fewer.
+
+    Shapes: indices (layers, q, many) into the bank, nearest first; ids (q,) and (m,) -> (layers, q, k)
+    Errors: DataError for an index outside the bank
+    """
+    low, high = (int(value) for value in indices.aminmax())
+    if low < 0 or high >= len(bank_ids):
+        raise DataError(f"indices run from {low} to {high}; expected 0 to {len(bank_ids) - 1}")
+    native = library(SOURCE) if indices.device.type == "cpu" else None
+    if native is None:
+        other = bank_ids[indices] != query_ids[None, :, None]
+        if bool((other.sum(-1) < k).any()):
+            return None
+        # a stable sort brings the others to the front, in their order
+        return indices.gather(-1, (~other).to(torch.uint8).argsort(dim=-1, stable=True)[..., :k])
+    indices, query_ids, bank_ids = (tensor.long().contiguous() for tensor in (indices, query_ids, bank_ids))
+    chosen = torch.empty(*indices.shape[:2], k, dtype=torch.int64)
+    native.first_others.restype = ctypes.c_int64
+    lacking = native.first_others(
+        *(address(tensor, torch.int64) for tensor in (indices, query_ids, bank_ids)),
+        *(ctypes.c_int64(size) for size in (*indices.shape, k)),
+        address(chosen, torch.int64),
+        ctypes.c_int32(thread_count()),
+    )
+    return None if lacking else chosen
