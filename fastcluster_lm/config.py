@@ -130,7 +130,7 @@ class ScoresConfig:
     n_nulls: int = setting(20, "random reassignments behind each null", low=1)
     perplexity: float = setting(30.0, "t-SNE perplexity", low=1.0)
     n_iter: int = setting(500, "t-SNE iterations of a cold map", low=1)
-    step_iter: int = setting(10, "t-SNE iterations of a step probe's map; 0: no map in step probes", low=0)
+    step_iter: int = setting(5, "t-SNE iterations of a step probe's map; 0: no map in step probes", low=0)
     warm_iter: int = setting(100, "t-SNE iterations of a map that continues the last one", low=1)
     min_gradient_norm: float = setting(
         2.5e-4, "a layer's map is done once n times the RMS of a point's quarter gradient is below; 0: never", low=0.0

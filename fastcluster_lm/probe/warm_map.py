@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fastcluster_lm.config import ScoresConfig
+from fastcluster_lm.kernels.neighbor_votes import first_others
 from fastcluster_lm.scores.engines.params import Engine, Neighbors, NeighborsParams, TsneParams
 from fastcluster_lm.scores.geometry import intrinsic_dimension, neighbor_overlap, trustworthiness
 
@@ -34,13 +35,12 @@ class WarmMap:
 
         Shapes: X (layers, n, d), ids (n,) of the instances -> points (layers, n, 2), columns (layers,) float64, warm
         """
-        init = None if key_frame or self._restart else self._start(X, ids)
-        warm = init is not None
         k, n = self.config.n_neighbors, X.shape[1]
-        params = self._params(self.config.warm_iter if warm else self.config.n_iter, init)
-        order = torch.arange(n, device=X.device)
-        used = params.affinity_neighbors(n)
+        used, order = self._params().affinity_neighbors(n), torch.arange(n, device=X.device)
         near = self.engine.neighbors(X, X, NeighborsParams(max(used, k), order, order))
+        init = None if key_frame or self._restart else self._start(X, near, ids)
+        warm = init is not None
+        params = self._params(self.config.warm_iter if warm else self.config.n_iter, init)
         known = Neighbors(near.distances[..., :used], near.indices[..., :used])
         points, kl = self.engine.tsne(X, replace(params, neighbors=known))
         on_map = self.engine.neighbors(points, points, NeighborsParams(k, order, order)).indices
@@ -67,13 +67,15 @@ class WarmMap:
         """
         if self.config.step_iter == 0:
             return None
-        init = self._start(X, ids)
-        if init is None or self.points is None or self._ids is None:
+        if self.points is None or self._ids is None or len(self._ids) < len(ids):
             return None
         m = X.shape[1]
-        params, order = self._params(self.config.step_iter, init), torch.arange(m, device=X.device)
-        near = self.engine.neighbors(X, X, NeighborsParams(params.affinity_neighbors(m), order, order))
-        points, kl = self.engine.tsne(X, replace(params, neighbors=near))
+        used, order = self._params().affinity_neighbors(m), torch.arange(m, device=X.device)
+        near = self.engine.neighbors(X, X, NeighborsParams(used, order, order))
+        init = self._start(X, near, ids)
+        if init is None:
+            return None
+        points, kl = self.engine.tsne(X, replace(self._params(self.config.step_iter, init), neighbors=near))
         self.points, self._ids = self.points.clone(), self._ids.clone()
         self.points[:, :m], self._ids[:m] = points, ids
         return points, kl, near
@@ -100,7 +102,7 @@ class WarmMap:
         self._neighbor_ids = state["neighbor_ids"].to(device)
         self._restart = bool(state["restart"][0])
 
-    def _params(self, n_iter: int, init: Tensor | None) -> TsneParams:
+    def _params(self, n_iter: int = 1, init: Tensor | None = None) -> TsneParams:
         return TsneParams(
             perplexity=self.config.perplexity,
             n_iter=n_iter,
@@ -109,7 +111,7 @@ class WarmMap:
             min_gradient_norm=self.config.min_gradient_norm,
         )
 
-    def _start(self, X: Tensor, ids: Tensor) -> Tensor | None:
+    def _start(self, X: Tensor, near: Neighbors, ids: Tensor) -> Tensor | None:
         """Place points where they were, and new ones at the mean of their nearest retained points."""
         if self.points is None or self._ids is None or len(self._ids) < len(ids):
             return None
@@ -120,9 +122,12 @@ class WarmMap:
         retained, new = kept.nonzero()[:, 0], (~kept).nonzero()[:, 0]
         if len(retained) < max(START_FROM, RETAINED * n):
             return None
-        near = self.engine.neighbors(X[:, new], X[:, retained], NeighborsParams(START_FROM)).indices
-        places = points[:, retained]  # (layers, retained, 2)
-        layer = torch.arange(len(places), device=places.device)[:, None, None]
+        # most often enough retained points are among the neighbours that are known
+        closest = first_others(near.indices[:, new], kept[new].long(), kept.long(), START_FROM)
+        if closest is None:
+            found = self.engine.neighbors(X[:, new], X[:, retained], NeighborsParams(START_FROM)).indices
+            closest = retained[found]
+        layer = torch.arange(len(points), device=points.device)[:, None, None]
         start = points.clone()
-        start[:, new] = places[layer, near].mean(2)
+        start[:, new] = points[layer, closest].mean(2)
         return start

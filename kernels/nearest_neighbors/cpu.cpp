@@ -165,23 +165,38 @@ class Buckets {
     }
     std::fill(std::begin(starts_), std::end(starts_), 0);
     for (int64_t j = 0; j < n; ++j) ++starts_[places_[j]];
-    int32_t last = 0, found = 0;
-    for (int32_t bucket = 0; bucket < COUNT && found < k; ++bucket) {
+    int32_t last = COUNT, found = 0, before = 0;
+    for (int32_t bucket = 0; bucket <= COUNT; ++bucket) {
       const int32_t size = starts_[bucket];
-      starts_[bucket] = found;
-      found += size;
-      last = bucket;
+      starts_[bucket] = before;
+      before += size;
+      if (found < k && bucket < COUNT) {
+        found = before;
+        last = bucket;
+      }
     }
-    if (static_cast<int64_t>(kept.size()) < found) kept.resize(found);
-    for (int64_t j = 0; j < n; ++j)
-      if (places_[j] <= last) kept[starts_[places_[j]]++] = pack(values[j], j);
-    // now each bucket's start is its end, and the one before it ends where it began
-    for (int32_t bucket = 0, from = 0; bucket <= last; from = starts_[bucket++])
-      if (starts_[bucket] - from > 1) std::sort(kept.begin() + from, kept.begin() + starts_[bucket]);
+    // all are put where they belong, those beyond the last bucket too: no branch to mispredict
+    if (static_cast<int64_t>(kept.size()) < n) kept.resize(n);
+    for (int64_t j = 0; j < n; ++j) kept[starts_[places_[j]]++] = pack(values[j], j);
+    // now a bucket's start is its end, and the one before it ends where it began
+    for (int32_t bucket = 0, from = 0; bucket <= last; from = starts_[bucket++]) sort(kept.data(), from, starts_[bucket]);
     return std::min<int64_t>(found, k);
   }
 
  private:
+  static void sort(uint64_t* pairs, int32_t from, int32_t to) {
+    if (to - from > 32) {
+      std::sort(pairs + from, pairs + to);
+      return;
+    }
+    for (int32_t at = from + 1; at < to; ++at) {
+      const uint64_t pair = pairs[at];
+      int32_t place = at;
+      for (; place > from && pairs[place - 1] > pair; --place) pairs[place] = pairs[place - 1];
+      pairs[place] = pair;
+    }
+  }
+
   static constexpr int32_t COUNT = 256;
   int32_t starts_[COUNT + 1];
   std::vector<int32_t> places_;

@@ -105,11 +105,13 @@ extern "C" void tsne_edges(const int64_t* indices, const float* weights, int64_t
 extern "C" int64_t tsne_edges_dense(const int64_t* indices, const float* weights, int64_t layers, int64_t n, int64_t k,
                                     int64_t* starts, int32_t* columns, float* values, int32_t threads) {
   const float share = static_cast<float>(0.5 / n);
-  std::vector<float> matrices(layers * n * n, 0.0f);
+  static thread_local std::vector<float> matrices;  // kept, so that its pages are not asked for again and again
+  matrices.assign(layers * n * n, 0.0f);
+  float* const all_layers = matrices.data();
   starts[0] = 0;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
   for (int64_t layer = 0; layer < layers; ++layer) {
-    float* matrix = matrices.data() + layer * n * n;
+    float* matrix = all_layers + layer * n * n;
     for (int64_t i = 0; i < n; ++i)
       for (int64_t e = (layer * n + i) * k; e < (layer * n + i + 1) * k; ++e) {
         matrix[i * n + indices[e]] += weights[e] * share;
@@ -130,7 +132,7 @@ extern "C" int64_t tsne_edges_dense(const int64_t* indices, const float* weights
     int64_t at = starts[row], held = 0;
     for (int64_t j = 0; j < n; ++j) {
       column[held] = static_cast<int32_t>(j);
-      value[held] = matrices[row * n + j];
+      value[held] = all_layers[row * n + j];
       held += value[held] != 0;
       if (held == 63 || j == n - 1) {
         std::copy_n(column, held, columns + at);

@@ -24,7 +24,8 @@ def check_neighbors(
             f"queries have shape {tuple(queries.shape)}, bank {tuple(bank.shape)}; layers and d must match"
         )
     check_finite(queries, "queries")
-    check_finite(bank, "bank")
+    if bank is not queries:
+        check_finite(bank, "bank")
     n_layers, n_bank = bank.shape[:2]
     fewest = n_bank
     if params.query_ids is not None and params.bank_ids is not None:
@@ -69,15 +70,16 @@ def check_tsne(X: Float[Tensor, "layers n d"], params: TsneParams) -> None:
         if tuple(params.init.shape) not in fits:
             raise ShapeError(f"init has shape {tuple(params.init.shape)}; expected {fits[0]} or {fits[1]}")
         check_finite(params.init.expand(fits[1]), "init")
-        if params.init.numel() and float(params.init.abs().max()) > FARTHEST:
-            raise DataError(f"init reaches {float(params.init.abs().max()):.3g}; expected a map within {FARTHEST:g}")
+        farthest = float(params.init.abs().max()) if params.init.numel() else 0.0
+        if farthest > FARTHEST:
+            raise DataError(f"init reaches {farthest:.3g}; expected a map within {FARTHEST:g}")
     if params.neighbors is not None:
         shape, expected = tuple(params.neighbors.indices.shape), (n_layers, n, params.affinity_neighbors(n))
         if shape != expected:
             raise ShapeError(f"neighbors have shape {shape}; expected {expected}, three perplexities of each point")
         if tuple(params.neighbors.distances.shape) != expected:
             raise ShapeError(f"neighbors' distances have another shape than their indices {expected}")
-        low, high = int(params.neighbors.indices.min()), int(params.neighbors.indices.max())
+        low, high = (int(value) for value in params.neighbors.indices.aminmax())
         if low < 0 or high >= n:
             raise DataError(f"neighbors run from {low} to {high}; expected points 0 to {n - 1}")
 
