@@ -70,12 +70,14 @@ class WarmMap:
         if self.points is None or self._ids is None or len(self._ids) < len(ids):
             return None
         m = X.shape[1]
-        used, order = self._params().affinity_neighbors(m), torch.arange(m, device=X.device)
+        # fewer points than the whole map's lie as much thinner, so that as many fewer reach as far
+        params = self._params(self.config.step_iter, share=m / len(self._ids))
+        used, order = params.affinity_neighbors(m), torch.arange(m, device=X.device)
         near = self.engine.neighbors(X, X, NeighborsParams(used, order, order))
         init = self._start(X, near, ids)
         if init is None:
             return None
-        points, kl = self.engine.tsne(X, replace(self._params(self.config.step_iter, init), neighbors=near))
+        points, kl = self.engine.tsne(X, replace(params, init=init, neighbors=near))
         self.points, self._ids = self.points.clone(), self._ids.clone()
         self.points[:, :m], self._ids[:m] = points, ids
         return points, kl, near
@@ -102,9 +104,9 @@ class WarmMap:
         self._neighbor_ids = state["neighbor_ids"].to(device)
         self._restart = bool(state["restart"][0])
 
-    def _params(self, n_iter: int = 1, init: Tensor | None = None) -> TsneParams:
+    def _params(self, n_iter: int = 1, init: Tensor | None = None, share: float = 1.0) -> TsneParams:
         return TsneParams(
-            perplexity=self.config.perplexity,
+            perplexity=max(1.0, self.config.perplexity * share),
             n_iter=n_iter,
             seed=self.seed,
             init=init,
