@@ -38,7 +38,7 @@ class Rooms:
             config.probe.every, config.training.steps, config.scores.key_frame_every, config.probe.full_every
         )
         self.probe: RunProbe | None = None
-        self.beside, self.beside_reason = worker_policy(config.probe.worker, self.device)
+        self.beside, self.beside_reason = worker_policy(config.probe.worker, self.device, self.cadence.count())
         if config.scores.threads:
             native.use_threads(config.scores.threads)
         self.engine = choose_engine(config.scores.engine, on, config.scores.memory_mib)

@@ -30,7 +30,7 @@ SMALL = {
         "checkpoint_every": 5,
         "threads": 1,
     },
-    "probe": {"every": 4, "full_every": 1, "n_points": 96, "map_points": 48},
+    "probe": {"every": 4, "full_every": 1, "n_points": 96, "map_points": 48, "worker": "off"},
     "scores": {"n_init": 2, "n_iter": 30, "warm_iter": 10, "perplexity": 5.0, "n_nulls": 5, "key_frame_every": 2},
 }
 

@@ -12,7 +12,8 @@ def test_columns_are_those_of_the_design():
     assert SCORE_COLUMNS[SCORE_COLUMNS.index("null_knn_share") + 1] == "null_knn_share_across"
     assert len(SCORE_COLUMNS) == len(set(SCORE_COLUMNS)) == 32
     assert STEP_COLUMNS == (
-        "step", "loss", "lr", "grad_norm", "val_accuracy", "step_ms", "probe_ms", "tokens_per_s",
+        "step", "loss", "lr", "grad_norm", "val_accuracy", "step_ms", "probe_ms", "probe_wait_ms",
+        "tokens_per_s",
     )  # fmt: skip
 
 

@@ -26,7 +26,13 @@ class Clock:
 
 
 def step(number, **values):
-    return {"step": number, "loss": 1.0 / (number + 1), "step_ms": 30.0, "probe_ms": None} | values
+    return {
+        "step": number,
+        "loss": 1.0 / (number + 1),
+        "step_ms": 30.0,
+        "probe_ms": None,
+        "probe_wait_ms": None,
+    } | values
 
 
 def test_piped_lines_say_all_that_is_known():
@@ -34,7 +40,7 @@ def test_piped_lines_say_all_that_is_known():
     progress = Progress(1000, stream, clock=clock)
     progress.update(step(1))
     clock.now += 2
-    progress.update(step(2, probe_ms=20.0, val_accuracy=0.98765), SCORES)
+    progress.update(step(2, probe_ms=90.0, probe_wait_ms=20.0, val_accuracy=0.98765), SCORES)
     progress.close()
     assert stream.getvalue().splitlines() == [
         "step    1/1000  loss 0.500",
