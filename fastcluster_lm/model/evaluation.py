@@ -1,4 +1,4 @@
-"""The evaluation graph: one fixed batch shape, no gradients, the mode restored; accuracy is all it scores."""
+"""The evaluation graph: fixed batch shapes, no gradients, the mode restored; accuracy is all it scores."""
 
 from collections.abc import Callable, Iterator
 
@@ -11,12 +11,15 @@ from fastcluster_lm.model.gpt2 import ModelOutput
 
 
 class Evaluator:
-    """Run a model over instances in chunks of one fixed shape; the last chunk is padded with its first instance."""
+    """Run a model over instances in chunks; where the graph is compiled for one shape the last chunk is filled up."""
 
-    def __init__(self, model: nn.Module, forward: Callable[..., ModelOutput], batch_size: int) -> None:
+    def __init__(
+        self, model: nn.Module, forward: Callable[..., ModelOutput], batch_size: int, *, fixed_shape: bool
+    ) -> None:
         self.model = model
         self.forward = forward
         self.batch_size = batch_size
+        self.fixed_shape = fixed_shape
 
     @torch.no_grad()
     def accuracy(self, instances: Instances) -> float:
@@ -45,8 +48,10 @@ class Evaluator:
         try:
             everything = torch.arange(len(instances), device=instances.tokens.device)
             for chunk in everything.split(self.batch_size):
-                padded = torch.zeros(self.batch_size, dtype=torch.int64, device=chunk.device)
-                padded[: len(chunk)] = chunk
-                yield chunk, self.forward(*instances.inputs(padded))
+                rows = chunk
+                if self.fixed_shape and len(chunk) < self.batch_size:
+                    rows = torch.zeros(self.batch_size, dtype=torch.int64, device=chunk.device)
+                    rows[: len(chunk)] = chunk
+                yield chunk, self.forward(*instances.inputs(rows))
         finally:
             self.model.train(was_training)

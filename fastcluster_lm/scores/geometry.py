@@ -5,6 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fastcluster_lm.errors import ShapeError
+from fastcluster_lm.kernels.class_spread import class_spread
 from fastcluster_lm.kernels.nearest_neighbors import count_below
 from fastcluster_lm.scores.batches import full_precision
 
@@ -27,16 +28,10 @@ def class_distance_normalized_variance(
     n_classes = len(counts)
     if n_classes < 2:
         return X.new_full((len(X),), torch.nan, dtype=torch.float64)
-    # a matmul with the classes' indicator sums each class in one pass and a fixed order
-    member = torch.nn.functional.one_hot(codes, n_classes).to(X.dtype) / counts.to(X.dtype)  # (n, classes)
-    centre = X.mean(1, keepdim=True)
-    with full_precision():
-        means = member.T @ (X - centre)  # (layers, classes, d)
-    own = (X - centre) - means[:, codes]
-    variances = own.square().sum(-1).double() @ member.double()  # (layers, classes)
-    apart = torch.cdist(means.double(), means.double(), compute_mode="donot_use_mm_for_euclid_dist").square()
+    means, variances = class_spread(X.detach(), codes, n_classes)
+    apart = torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist").square()
     # what rounding alone makes of equal means counts as 0
-    size = (X - centre).square().sum(-1).mean(-1).double()  # (layers,)
+    size = (X - X.mean(1, keepdim=True)).square().sum(-1).mean(-1).double()  # (layers,)
     apart = torch.where(apart > (8 * torch.finfo(X.dtype).eps) ** 2 * size[:, None, None], apart, 0.0)
     a, b = torch.triu_indices(n_classes, n_classes, offset=1, device=X.device)
     return ((variances[:, a] + variances[:, b]) / (2 * apart[:, a, b])).mean(-1)

@@ -23,6 +23,9 @@ STEP_COLUMNS: tuple[str, ...] = (
 )  # fmt: skip
 
 
+_PLAIN = (str, int, bool)
+
+
 def score_row(values: Mapping[str, object]) -> Row:
     """Make one whole row of scores.jsonl; absent columns are None.
 
@@ -43,12 +46,16 @@ def step_row(values: Mapping[str, object]) -> Row:
 
 
 def _row(values: Mapping[str, object], columns: Sequence[str], kind: str) -> Row:
-    for name in values:
-        if name not in columns:
+    row: dict[str, Value] = dict.fromkeys(columns)
+    for name, value in values.items():
+        if name not in row:
             raise DataError(
                 f"a {kind} row has no column {name!r}{nearest_name(str(name), columns)}; known are {', '.join(columns)}"
             )
-    return {name: _plain(values.get(name), name, kind) for name in columns}
+        # thousands of rows a run hold little but these
+        plain = value is None or type(value) in _PLAIN or (type(value) is float and math.isfinite(value))
+        row[name] = value if plain else _plain(value, name, kind)  # type: ignore[assignment]
+    return row
 
 
 def _plain(value: object, name: str, kind: str) -> Value:

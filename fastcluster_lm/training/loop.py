@@ -52,7 +52,7 @@ class Trainer:
         self.mark = EarlyStoppingMark.of(config)
         self.compiled, self.compile_reason = compile_policy(config.compile, device)
         self._forward = torch.compile(model, fullgraph=True, dynamic=False) if self.compiled else model
-        self.evaluator = Evaluator(model, self._forward, EVALUATION_BATCH)
+        self.evaluator = Evaluator(model, self._forward, EVALUATION_BATCH, fixed_shape=self.compiled)
         self.optimizer = build_optimizer(model, config)
         self.sampler = BatchSampler(len(train), config.batch_size, seed, device.torch_device)
         self._seed = seed

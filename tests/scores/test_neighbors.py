@@ -269,3 +269,27 @@ def test_large_inputs_taken_a_layer_at_a_time_give_the_same(shared: bool, monkey
         monkeypatch.undo()
         assert torch.equal(whole.indices, layered.indices)
         torch.testing.assert_close(whole.distances, layered.distances, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("n, k", [(17, 16), (60, 17), (60, 59), (130, 40), (300, 90)])
+@pytest.mark.parametrize("kind", ["spread", "clumps", "one far away", "all equal"])
+def test_many_neighbours_of_few_points_are_in_order(n: int, k: int, kind: str) -> None:
+    generator = torch.Generator().manual_seed(n)
+    X = torch.randn(2, n, 3, generator=generator)
+    if kind == "clumps":
+        X = (X * 2).round() + torch.randn(2, n, 3, generator=generator) * 1e-4 * (torch.arange(n) % 3 > 0)[:, None]
+    if kind == "one far away":
+        # all the others fall into one bucket
+        X[:, n // 2] += 1e6
+    if kind == "all equal":
+        X = torch.ones_like(X)
+    ids = torch.arange(n)
+    found = nearest_neighbors(X, X, k, exclude_self=True)
+    assert_nearest(X, X, found.indices, torch.eye(n, dtype=torch.bool)[None].expand(2, -1, -1))
+    assert (found.distances.diff(dim=-1) >= 0).all()
+    assert_ties_to_lower(found.indices, found.distances)
+    # as many as may be, where half of the bank is barred
+    if 2 * k < n:
+        barred = choose_engine("fused", "cpu").neighbors(X, X, NeighborsParams(k, ids % 2, ids % 2)).indices
+        assert ((barred % 2) != (ids % 2)[None, :, None]).all()
+        assert_nearest(X, X, barred, (ids[:, None] % 2 == ids % 2)[None].expand(2, -1, -1))

@@ -91,16 +91,18 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(splits, vocabular
     assert trainer.step == 0
 
 
-def test_evaluation_restores_the_mode_and_pads_the_last_chunk(splits, vocabulary):
+@pytest.mark.parametrize("fixed_shape", [True, False])
+def test_evaluation_restores_the_mode_and_fills_up_the_last_chunk_of_a_fixed_graph(splits, vocabulary, fixed_shape):
     trainer = build(splits, vocabulary)
-    trainer.evaluator.batch_size = 7
+    trainer.evaluator.batch_size, trainer.evaluator.fixed_shape = 7, fixed_shape
     trainer.model.train()
     shapes = []
     forward = trainer.evaluator.forward
     trainer.evaluator.forward = lambda *inputs: shapes.append(inputs[0].shape) or forward(*inputs)
     accuracy = trainer.evaluator.accuracy(trainer.val)
     assert trainer.model.training
-    assert set(shapes) == {(7, 5)}
+    rest = len(trainer.val) % 7
+    assert rest and set(shapes) == ({(7, 5)} if fixed_shape else {(7, 5), (rest, 5)})
     guesses = trainer.model(trainer.val.tokens, trainer.val.output_position).logits.argmax(-1)
     assert accuracy == pytest.approx((guesses == trainer.val.targets).double().mean().item())
 

@@ -1,0 +1,45 @@
+"""Dispatch of class_spread: compiled C++ on a CPU, plain torch elsewhere."""
+
+import ctypes
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fastcluster_lm.errors import DataError, ShapeError
+from fastcluster_lm.kernels.class_spread.reference import spread_of
+from fastcluster_lm.kernels.native import address, library, thread_count
+
+SOURCE = Path(__file__).with_name("cpu.cpp")
+
+
+def class_spread(
+    X: Float[Tensor, "layers n d"], codes: Int[Tensor, " n"], n_classes: int
+) -> tuple[Float[Tensor, "layers classes d"], Float[Tensor, "layers classes"]]:
+    """Give each class's mean, and the mean squared distance of its points from it.
+
+    Shapes: X (layers, n, d), codes (n,) of 0..n_classes-1, each at least once -> means (layers, classes, d) and
+            variances (layers, classes), both f64
+    Errors: ShapeError if the codes do not fit; DataError for one out of range
+    """
+    if codes.shape != X.shape[1:2]:
+        raise ShapeError(f"codes have shape {tuple(codes.shape)}; expected ({X.shape[1]},), one a point")
+    # a code out of range would be counted outside the classes
+    if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < n_classes:
+        raise DataError(f"codes run from {int(codes.min())} to {int(codes.max())}; expected 0 to {n_classes - 1}")
+    native = library(SOURCE) if X.device.type == codes.device.type == "cpu" and X.dtype == torch.float32 else None
+    if native is None:
+        return spread_of(X, codes, n_classes)
+    X, codes = X.contiguous(), codes.long().contiguous()
+    means = torch.empty(len(X), n_classes, X.shape[2], dtype=torch.float64)
+    variances = torch.empty(len(X), n_classes, dtype=torch.float64)
+    native.class_spread(
+        address(X, torch.float32),
+        address(codes, torch.int64),
+        *(ctypes.c_int64(size) for size in (*X.shape, n_classes)),
+        address(means, torch.float64),
+        address(variances, torch.float64),
+        ctypes.c_int32(thread_count()),
+    )
+    return means, variances

@@ -1,0 +1,43 @@
+"""Means and variances of classes: compiled against plain loops and torch, far from the origin and collapsed."""
+
+import pytest
+import torch
+
+from fastcluster_lm.errors import DataError, ShapeError
+from fastcluster_lm.kernels.class_spread import class_spread, op
+
+
+@pytest.fixture(autouse=True, params=["as here", "in torch"])
+def way(request, monkeypatch):
+    """Take each test through the compiled kernel, where there is one, and through torch, as a GPU goes."""
+    if request.param == "in torch":
+        monkeypatch.setattr(op, "library", lambda source: None)
+
+
+@pytest.mark.parametrize("d", [1, 3, 4, 17])
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_means_and_variances_are_those_of_plain_loops(d, offset):
+    X = torch.randn(3, 50, d, generator=torch.Generator().manual_seed(d)) + offset
+    codes = torch.arange(50) % 6
+    means, variances = class_spread(X, codes, 6)
+    for c in range(6):
+        own = X[:, codes == c].double()
+        torch.testing.assert_close(means[:, c], own.mean(1), rtol=1e-14, atol=1e-12)
+        expected = (own - own.mean(1, keepdim=True)).square().sum(-1).mean(-1)
+        torch.testing.assert_close(variances[:, c], expected, rtol=1e-10, atol=0)
+
+
+def test_collapsed_classes_have_no_variance():
+    codes = torch.arange(40) % 4
+    X = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))[codes][None]
+    means, variances = class_spread(X, codes, 4)
+    # a mean of ten equal floats may miss them by float64's own rounding
+    assert variances.abs().max() < 1e-28 and (means[0] - X[0, :4]).abs().max() < 1e-14
+
+
+def test_codes_that_do_not_fit_are_refused():
+    X = torch.zeros(1, 4, 2)
+    with pytest.raises(ShapeError, match=r"codes have shape \(3,\); expected \(4,\)"):
+        class_spread(X, torch.zeros(3).long(), 1)
+    with pytest.raises(DataError, match="codes run from 0 to 2; expected 0 to 1"):
+        class_spread(X, torch.tensor([0, 1, 2, 0]), 2)

@@ -1,0 +1,63 @@
+"""Who may vote, and ranks: the compiled ways against torch, whatever the ids."""
+
+import pytest
+import torch
+
+from fastcluster_lm.errors import DataError
+from fastcluster_lm.kernels import native
+from fastcluster_lm.kernels.nearest_neighbors import count_below
+from fastcluster_lm.kernels.nearest_neighbors import op as ranks
+from fastcluster_lm.kernels.neighbor_votes import first_others, neighbor_votes_native
+from fastcluster_lm.kernels.neighbor_votes import op as votes
+
+
+@pytest.fixture(autouse=True, params=["as here", "in torch"])
+def way(request, monkeypatch):
+    """Take each test through the compiled kernel, where there is one, and through torch, as a GPU goes."""
+    if request.param == "in torch":
+        for module in (votes, ranks):
+            monkeypatch.setattr(module, "library", lambda source: None)
+    return request.param
+
+
+def test_the_first_others_are_those_of_a_plain_loop():
+    generator = torch.Generator().manual_seed(0)
+    indices = torch.stack([torch.randperm(30, generator=generator)[:20] for _ in range(3 * 11)]).view(3, 11, 20)
+    query_ids, bank_ids = torch.arange(11) % 4, torch.arange(30) % 4
+    found = first_others(indices, query_ids, bank_ids, 5)
+    for layer in range(3):
+        for query in range(11):
+            others = [j for j in indices[layer, query].tolist() if bank_ids[j] != query_ids[query]]
+            assert found[layer, query].tolist() == others[:5]
+
+
+def test_too_few_others_are_said_and_not_made_up():
+    indices = torch.tensor([[[0, 1, 2], [2, 1, 0]]])
+    assert first_others(indices, torch.tensor([0, 1]), torch.tensor([0, 0, 1]), 2) is None
+    assert first_others(indices, torch.tensor([0, 1]), torch.tensor([0, 0, 1]), 1).tolist() == [[[2], [1]]]
+
+
+def test_an_index_outside_the_bank_is_refused():
+    with pytest.raises(DataError, match="indices run from 0 to 3; expected 0 to 2"):
+        first_others(torch.tensor([[[0, 3]]]), torch.zeros(1).long(), torch.zeros(3).long(), 1)
+
+
+def test_votes_refuse_an_index_outside_the_bank(way):
+    labels = torch.zeros(1, 1, 3, dtype=torch.int64)
+    found = neighbor_votes_native(torch.tensor([[[[0, 1]]]]), labels[..., :1], labels, winners=False)
+    assert (found is None) == (way == "in torch" or not native.status()[0])
+    if found is not None:
+        with pytest.raises(DataError, match="indices run from 0 to 3"):
+            neighbor_votes_native(torch.tensor([[[[0, 3]]]]), labels[..., :1], labels, winners=False)
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 100])
+def test_values_below_thresholds_are_counted(n):
+    values = torch.randn(2, 3, n, generator=torch.Generator().manual_seed(n)).round(decimals=1)
+    values[0, 0, 0] = torch.inf
+    thresholds = torch.stack([values[..., 0], values.median(-1).values, torch.full((2, 3), torch.inf)], -1)
+    found = count_below(values, thresholds)
+    assert found.tolist() == [
+        [[sum(v < t for v in row) for t in limits] for row, limits in zip(rows, levels, strict=True)]
+        for rows, levels in zip(values.tolist(), thresholds.tolist(), strict=True)
+    ]

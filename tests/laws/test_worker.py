@@ -1,0 +1,156 @@
+"""Probes in a process beside training give what probes within it give, byte for byte, and end when it ends."""
+
+import gc
+import os
+import signal
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from fastcluster_lm.device import Device, worker_policy
+from fastcluster_lm.engine import Hooks, build_run, resume_run, start_run
+from fastcluster_lm.errors import DataError, ProbeError, UsageError
+from fastcluster_lm.probe import FinishedProbe, InlineRunner, SavedState, WorkerRunner
+from fastcluster_lm.probe import runner as runners
+from fastcluster_lm.tasks import taskset_of
+from tests.laws.conftest import fingerprint, run_to_end
+
+
+def probing(config, worker, **changes):
+    return replace(config, probe=replace(config.probe, worker=worker, **changes))
+
+
+def files(folder):
+    """Read all that a run leaves but timings, the stored configuration and the machine's description."""
+    parts = [path for part in ("maps", "checkpoints") for path in sorted((folder.path / part).rglob("*.safetensors"))]
+    return {str(path.relative_to(folder.path)): path.read_bytes() for path in [folder.path / "scores.jsonl", *parts]}
+
+
+@pytest.mark.parametrize("changes", [{"every": 4}, {"every": 1, "full_every": 5, "source": "batch"}])
+def test_a_process_beside_training_scores_what_training_itself_would(small, tmp_path, changes):
+    within = run_to_end(probing(small, "off", **changes), tmp_path / "within").folder
+    beside = run_to_end(probing(small, "on", **changes), tmp_path / "beside").folder
+    assert files(beside) == files(within)
+    assert fingerprint(beside) == fingerprint(within)
+    assert [row["step"] for row in beside.steps()] == [row["step"] for row in within.steps()]
+    probed = [row for row in beside.steps() if row["probe_ms"] is not None]
+    assert len(probed) == sum(row["probe_ms"] is not None for row in within.steps())
+    assert all(row["probe_wait_ms"] is not None for row in beside.steps())
+    assert beside.config()["resolved"]["probe_worker"] and not within.config()["resolved"]["probe_worker"]
+
+
+def test_a_run_stopped_beside_its_worker_goes_on_bit_for_bit(small, tmp_path):
+    small = probing(small, "on", every=1, full_every=5, source="batch")
+    whole = run_to_end(small, tmp_path / "whole").folder
+    seen = []
+    hooks = Hooks(on_step=lambda row, scores: seen.append(row["step"]), should_stop=lambda: 7 in seen)
+    assert not start_run(small, tmp_path / "stopped", hooks).finished
+    outcome = resume_run(tmp_path / "stopped")
+    assert outcome.finished and outcome.resumed_from == 7
+    # a stop leaves a checkpoint of its own
+    extra = {name for name in files(outcome.folder) if "step-000007" in name}
+    assert {name: data for name, data in files(outcome.folder).items() if name not in extra} == files(whole)
+
+
+@pytest.fixture
+def worker(small):
+    """Start a worker of a small run that streams states."""
+    config = probing(small, "on", every=1, full_every=4, source="batch")
+    run = build_run(config, taskset_of(config.tasks, config.seed))
+    runner = run.start_runner()
+    assert isinstance(runner, WorkerRunner)
+    yield run, runner
+    runner.close()
+
+
+def test_weights_are_copied_when_a_probe_is_asked_for(worker):
+    run, runner = worker
+    inline = InlineRunner(run.probe)
+    for step in range(3):
+        if step:
+            result = run.trainer.advance()
+            for one in (inline, runner):
+                one.observe(result.batch, result.states, step)
+        inline.submit(0)
+        runner.submit(0)
+        with torch.no_grad():
+            # as training would go on, long before the process has started
+            for weight in run.trainer.model.parameters():
+                weight.mul_(1.01)
+            if step:
+                result.states.mul_(1.5)
+    inline.save()
+    runner.save()
+    ours, theirs = runner.collect(wait=True), inline.collect(wait=True)
+    assert [type(event) for event in ours] == [FinishedProbe] * 3 + [SavedState] == [type(event) for event in theirs]
+    for one, other in zip(ours[:3], theirs[:3], strict=True):
+        assert one.result.rows == other.result.rows
+    assert ours[3].tensors.keys() == theirs[3].tensors.keys()
+    assert all(torch.equal(value, theirs[3].tensors[name]) for name, value in ours[3].tensors.items())
+    assert runner.behind == 0
+
+
+def test_training_is_only_so_far_ahead(worker, monkeypatch):
+    run, runner = worker
+    for step in range(runners.LEAD + 3):
+        runner.submit(0)
+        assert runner.behind <= runners.LEAD, step
+    monkeypatch.setattr(runners, "LEAD_BYTES", 1)
+    runner.submit(0)
+    assert runner.behind == 1
+
+
+def test_an_error_that_explains_itself_is_raised_where_training_is(worker):
+    run, runner = worker
+    with torch.no_grad():
+        run.trainer.model.ln_f.bias.fill_(float("nan"))
+        next(run.trainer.model.parameters()).fill_(float("nan"))
+    runner.submit(0)
+    with pytest.raises(DataError, match="NaN or infinity in layer"):
+        runner.collect(wait=True)
+
+
+def test_a_process_that_was_killed_is_named(worker):
+    run, runner = worker
+    runner.submit(0)
+    os.kill(runner.process_id, signal.SIGKILL)
+    with pytest.raises(ProbeError, match="the probe's process ended with status -9.*probe.worker=off"):
+        runner.collect(wait=True)
+
+
+def test_the_process_ends_with_its_connection_and_ignores_an_interrupt(worker):
+    run, runner = worker
+    runner.submit(0)
+    os.kill(runner.process_id, signal.SIGINT) if runner.collect(wait=True) else None
+    runner.submit(0)
+    assert len(runner.collect(wait=True)) == 1
+    process = runner._process
+    # as when training is killed: nobody says goodbye
+    runner._sender.shutdown()
+    runner._connection.close()
+    gc.collect()
+    deadline = time.monotonic() + 20
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert process.returncode == 0
+
+
+def test_who_gets_a_process_beside_training(monkeypatch):
+    monkeypatch.setattr("fastcluster_lm.device.cpu_cores", lambda: 2)
+    on = {threads: Device(torch.device("cpu"), torch.float32, threads, "") for threads in (1, 2)}
+    assert worker_policy("auto", on[1], 31) == (True, "training takes 1 of 2 cores")
+    assert worker_policy("auto", on[2], 31)[0] is False and worker_policy("on", on[2], 1)[0] is True
+    assert worker_policy("auto", on[1], 3) == (False, "3 probes are done before a process has started")
+    assert worker_policy("off", on[1], 31) == (False, "turned off")
+    gpu = Device(torch.device("cuda"), torch.float32, 1, "")
+    assert worker_policy("auto", gpu, 31)[0] is False
+    with pytest.raises(UsageError, match="probe.worker: expected auto or off on a GPU"):
+        worker_policy("on", gpu, 31)
+
+
+def test_sizes_count_arrays_alone():
+    assert runners._size({"a": np.zeros(3), "b": np.zeros((2, 2), np.float32)}) == 40
+    assert runners._size("score") == runners._size(7) == 0 and runners._size(np.zeros(2)) == 16
