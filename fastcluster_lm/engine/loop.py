@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fastcluster_lm.engine.rooms import Rooms
-from fastcluster_lm.errors import TrainingError
+from fastcluster_lm.errors import DataError, ProbeError, TrainingError
 from fastcluster_lm.probe import ProbeRunner, SavedState
 from fastcluster_lm.store import RowQueue, RunFolder
 from fastcluster_lm.training import StepResult
@@ -20,7 +20,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the caller of a run wants to hear and say: where it begins, each step and its scores, whether to stop."""
+    """What the caller of a run wants to hear and say: where it begins, each step, whether to stop.
+
+    on_step gets a step's row and the score rows that have come since the step before, None without any; those of a
+    probe beside training come some steps after its own
+    """
 
     on_start: Callable[[RunFolder, int], None] = lambda folder, step: None
     on_step: Callable[[Row, list[Row] | None], None] = lambda row, scores: None
@@ -59,15 +63,20 @@ class Loop:
     def run(self) -> bool:
         """Go on to the last step, or to where the caller stops; say whether it was the last."""
         trainer, total = self._trainer, self._run.config.training.steps
-        self.begin()
-        while trainer.step < total:
-            if trainer.step > 0 and self._hooks.should_stop():
-                if self._saved != trainer.step:
-                    self._save()
-                self.collect(wait=True)
-                self._write_checkpoints()
-                return False
-            self.advance()
+        try:
+            self.begin()
+            while trainer.step < total:
+                if trainer.step > 0 and self._hooks.should_stop():
+                    if self._saved != trainer.step:
+                        self._save()
+                    self.collect(wait=True)
+                    self._write_checkpoints()
+                    return False
+                self.advance()
+        except (DataError, ProbeError):
+            # the steps before the probe that failed are as good as any
+            self._rows.flush()
+            raise
         return True
 
     def begin(self) -> None:

@@ -94,6 +94,7 @@ class WorkerRunner:
 
         entry is `module:function`, called there with the connection's file descriptor; it takes `setup` from it, builds
         the same probe and model, and calls `serve`. `probe` is asked what it needs and for its state, never to score
+        Errors: ProbeError if the process cannot be started
         """
         self._probe, self._model = probe, model
         # what was asked for and has not come: the step of a probe, None for the state; and the bytes sent for it
@@ -109,12 +110,13 @@ class WorkerRunner:
         # found where this process found it; spinning OpenMP threads would take training's core
         env = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", code, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env=env,
-            )
+            command = [sys.executable, "-P", "-c", code, str(theirs.fileno())]
+            try:
+                self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=env)
+            except OSError as error:
+                raise ProbeError(
+                    f"the probe's process cannot be started: {error.strerror or error}; set probe.worker=off"
+                ) from error
         self._send("setup", dict(setup))
         self._send("load", _copies(probe.state()))
 

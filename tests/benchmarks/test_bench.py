@@ -10,6 +10,7 @@ from fastcluster_lm.benchmarks import harness
 from fastcluster_lm.benchmarks.data import make_points
 from fastcluster_lm.benchmarks.run import run_benchmark, verdict
 from fastcluster_lm.cli import main
+from fastcluster_lm.config import apply_settings, load_preset
 from fastcluster_lm.errors import UsageError
 from fastcluster_lm.kernels import native
 
@@ -86,7 +87,6 @@ def test_quality_is_measured_on_the_same_points():
 def test_the_transformers_step_has_our_weights_batches_and_loss():
     pytest.importorskip("transformers")
     from fastcluster_lm.benchmarks.training import transformers_step
-    from fastcluster_lm.config import apply_settings, load_preset
     from fastcluster_lm.engine import build_run
     from fastcluster_lm.tasks import taskset_of
 
@@ -101,16 +101,35 @@ def test_the_transformers_step_has_our_weights_batches_and_loss():
     assert len(set(theirs)) == 3
 
 
-def test_overhead_and_scale_and_maps_say_what_they_measured():
+def test_overhead_times_the_same_steps_with_probes_and_without(monkeypatch):
+    from fastcluster_lm.benchmarks import overhead
+
+    short = ("probe.n_points=288", "probe.map_points=288", "scores.warm_iter=10", "scores.n_nulls=1", "scores.n_init=1")
+    monkeypatch.setattr(overhead, "load_preset", lambda name: apply_settings(load_preset(name), list(short)))
+    within = overhead._measure("tiny", ["probe.every=10", "probe.worker=off"], 10, 2)
+    assert within["where"] == "within training" and within["worker_peak_mib"] == 0
+    assert within["ratio_low"] > 1.5 and within["ratio"] == pytest.approx(1 / (1 - within["share"]), rel=0.2)
+    assert within["spaces_scored"] == ["hidden", "map"] and within["turns"] > 0
+    often = [*overhead.STEP_PROBES, "probe.full_every=60"]
+    beside = overhead._measure("tiny", [*often, "probe.worker=on", "scores.step_iter=0"], 20, 1)
+    assert beside["where"] == "beside training" and beside["worker_peak_mib"] > 100
+    assert beside["spaces_scored"] == ["hidden"] and 0.3 < beside["ratio"] < within["ratio"] * 2
+
+
+def test_overhead_judges_what_has_a_target(monkeypatch):
+    from fastcluster_lm.benchmarks import overhead
+
+    asked = []
+    found = {"where": "beside training", "share": 0.06, "ratio": 1.4}
+    monkeypatch.setattr(overhead, "_measure", lambda preset, settings, *_: asked.append(settings) or dict(found))
     lines = bench("overhead", steps=8)
-    assert [line["every"] for line in lines] == [50, 10, 1, 1, 1] and lines[0]["target"] == 0.05
-    for line in lines[3:]:
-        # a median of ratios lies near the ratio of medians
-        assert line["ratio"] == pytest.approx(1 + line["step_probe_s"] / line["step_s"], rel=0.5)
-        assert line["target"] == 1.5 and line["steps_timed"] > 4
-    for line in lines[:3]:
-        probe, step = line["warm_probe_s"], line["step_s"]
-        assert line["share"] == pytest.approx(probe / (probe + line["every"] * step))
+    judged = [(line["every"], line["found"], line["pass"]) for line in lines if "target" in line]
+    assert judged == [(50, 0.06, False), (1, 1.4, True), (1, 1.4, True)]
+    assert len(lines) == len(asked) == 8 and {line["every"] for line in lines} == {50, 10, 1}
+    assert sum("probe.worker=off" in settings for settings in asked) == 4
+
+
+def test_scale_sums_its_stages():
     (scale,) = bench("scale", shapes=[(100, 4, 5)])
     assert scale["total_s"] == pytest.approx(sum(scale["seconds_by_stage"].values()))
 

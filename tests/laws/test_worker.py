@@ -1,6 +1,7 @@
 """Probes in a process beside training give what probes within it give, byte for byte, and end when it ends."""
 
 import gc
+import json
 import os
 import signal
 import time
@@ -136,6 +137,36 @@ def test_the_process_ends_with_its_connection_and_ignores_an_interrupt(worker):
     while process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     assert process.returncode == 0
+
+
+def test_a_process_that_cannot_be_started_is_explained(small, monkeypatch):
+    config = probing(small, "on")
+    run = build_run(config, taskset_of(config.tasks, config.seed))
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    with pytest.raises(ProbeError, match="cannot be started: No such file or directory; set probe.worker=off"):
+        run.start_runner()
+
+
+def test_steps_before_a_probe_that_fails_are_kept(small, tmp_path, monkeypatch):
+    kill_at = []
+
+    def submit(self, step):
+        if step == 8:
+            kill_at.append(step)
+            os.kill(self.process_id, signal.SIGKILL)
+        return whole(self, step)
+
+    whole = WorkerRunner.submit
+    monkeypatch.setattr(WorkerRunner, "submit", submit)
+    with pytest.raises(ProbeError):
+        start_run(probing(small, "on", every=4), tmp_path / "run")
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "steps.jsonl").read_text().splitlines()]
+    assert kill_at and steps == list(range(len(steps))) and 3 <= len(steps) <= 8
+    monkeypatch.undo()
+    outcome = resume_run(tmp_path / "run")
+    assert outcome.finished and fingerprint(outcome.folder) == fingerprint(
+        run_to_end(probing(small, "off", every=4), tmp_path / "whole").folder
+    )
 
 
 def test_who_gets_a_process_beside_training(monkeypatch):

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 # standard deviation of the first coordinate at the start, and of the noise on top: openTSNE 1.0.4, initialization.py
 START_STD, NOISE_STD = 1e-4, 1e-6
 # up to this many points exact forces are quicker than those on a grid: benchmarks/README.md has the figures
-GRID_POINTS = 20_000
+GRID_POINTS = 30_000
 # beyond this many coordinates the start's components are found by a few subspace iterations with spare directions
 EXACT_WIDTH, SUBSPACE_ITER, SPARE_AXES = 128, 4, 6
 
