@@ -104,7 +104,7 @@ def test_the_transformers_step_has_our_weights_batches_and_loss():
 def test_overhead_times_the_same_steps_with_probes_and_without(monkeypatch):
     from fastcluster_lm.benchmarks import overhead
 
-    short = ("probe.n_points=288", "probe.map_points=288", "scores.warm_iter=10", "scores.n_nulls=1", "scores.n_init=1")
+    short = ("scores.warm_iter=10", "scores.n_nulls=1", "scores.n_init=1")
     monkeypatch.setattr(overhead, "load_preset", lambda name: apply_settings(load_preset(name), list(short)))
     within = overhead._measure("tiny", ["probe.every=10", "probe.worker=off"], 10, 2)
     assert within["where"] == "within training" and within["worker_peak_mib"] == 0
