@@ -9,6 +9,7 @@ from pathlib import Path
 from fastcluster_lm.benchmarks.harness import Line, judged, peak_mib
 from fastcluster_lm.config import RunConfig, apply_settings, load_preset
 from fastcluster_lm.engine import Hooks, Loop, Row, RunFolder, build_run
+from fastcluster_lm.errors import DataError
 from fastcluster_lm.probe import ProbeRunner, WorkerRunner
 from fastcluster_lm.tasks import taskset_of
 
@@ -97,6 +98,10 @@ class _Turns:
             self.runner.close()
 
     def _line(self, turns: list[tuple[float, float]], first_s: float, count: int) -> Line:
+        if not turns:
+            raise DataError(
+                "every turn had a map that started cold; raise --repeats, or scores.warm_iter in a preset of your own"
+            )
         beside = isinstance(self.runner, WorkerRunner)
         return {
             "bench": "overhead",

@@ -11,9 +11,11 @@ from fastcluster_lm.benchmarks.data import make_points
 from fastcluster_lm.benchmarks.run import run_benchmark, verdict
 from fastcluster_lm.cli import main
 from fastcluster_lm.config import apply_settings, load_preset
-from fastcluster_lm.errors import UsageError
+from fastcluster_lm.errors import DataError, UsageError
 from fastcluster_lm.kernels import native
 
+# every map starts anew
+COLD = ["scores.key_frame_every=1", "scores.n_iter=10"]
 needs_compiler = pytest.mark.skipif(not native.status()[0], reason=native.status()[1])
 
 
@@ -104,8 +106,8 @@ def test_the_transformers_step_has_our_weights_batches_and_loss():
 def test_overhead_times_the_same_steps_with_probes_and_without(monkeypatch):
     from fastcluster_lm.benchmarks import overhead
 
-    short = ("scores.warm_iter=10", "scores.n_nulls=1", "scores.n_init=1")
-    monkeypatch.setattr(overhead, "load_preset", lambda name: apply_settings(load_preset(name), list(short)))
+    short = ["scores.key_frame_margin=1.0", "scores.warm_iter=10", "scores.n_nulls=1", "scores.n_init=1"]
+    monkeypatch.setattr(overhead, "load_preset", lambda name: apply_settings(load_preset(name), short))
     within = overhead._measure("tiny", ["probe.every=10", "probe.worker=off"], 10, 2)
     assert within["where"] == "within training" and within["worker_peak_mib"] == 0
     assert within["ratio_low"] > 1.5 and within["ratio"] == pytest.approx(1 / (1 - within["share"]), rel=0.2)
@@ -113,6 +115,9 @@ def test_overhead_times_the_same_steps_with_probes_and_without(monkeypatch):
     often = [*overhead.STEP_PROBES, "probe.full_every=60"]
     beside = overhead._measure("tiny", [*often, "probe.worker=on", "scores.step_iter=0"], 20, 1)
     assert beside["where"] == "beside training" and beside["worker_peak_mib"] > 100
+    monkeypatch.setattr(overhead, "load_preset", lambda name: apply_settings(load_preset(name), [*short, *COLD]))
+    with pytest.raises(DataError, match="every turn had a map that started cold"):
+        overhead._measure("tiny", ["probe.every=10", "probe.worker=off"], 10, 1)
     assert beside["spaces_scored"] == ["hidden"] and 0.3 < beside["ratio"] < within["ratio"] * 2
 
 
