@@ -48,7 +48,7 @@ def _measure(preset: str, settings: list[str], steps: int, repeats: int) -> Line
     """
     config = apply_settings(load_preset(preset), settings)
     # so many steps that the last, which has a key frame, never comes
-    config = apply_settings(config, [f"training.steps={config.training.steps * 100}"])
+    config = apply_settings(config, [f"training.steps={config.training.steps * 100}", "scores.key_frame_every=0"])
     with tempfile.TemporaryDirectory() as folder:
         return _Turns(config, Path(folder)).measure(steps, repeats)
 

@@ -2,7 +2,6 @@
 
 import gc
 import os
-import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -10,12 +9,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fastcluster_lm.config import RunConfig, config_from_dict, config_to_dict, differing_keys
 from fastcluster_lm.device import describe_environment
 from fastcluster_lm.engine.loop import Hooks, Loop, Row, train
 from fastcluster_lm.engine.rooms import Rooms
 from fastcluster_lm.errors import ConfigError, RunFolderError
-from fastcluster_lm.probe import serve
+from fastcluster_lm.probe import RunProbe, serve
 from fastcluster_lm.store import RunFolder
 from fastcluster_lm.tasks import TaskSet, taskset_from_dict, taskset_of
 
@@ -48,7 +49,8 @@ class RunOutcome:
 def start_run(config: RunConfig, out: str | Path, hooks: Hooks | None = None) -> RunOutcome:
     """Train and probe a new run in a new folder.
 
-    Errors: RunExistsError if the folder exists; ConfigError, TaskError, EngineError before anything is written
+    Errors: RunExistsError if the folder exists; ConfigError, TaskError, EngineError before anything is written;
+            TrainingError, ProbeError, DataError on the way, with all written that was complete
     """
     taskset = taskset_of(config.tasks, config.seed)
     run = Rooms(config, taskset)
@@ -70,7 +72,10 @@ def resume_run(
     folder = RunFolder.open(path)
     stored = folder.config()
     config = stored_config(stored, str(path))
-    differing = differing_keys(config, wanted(config)) if wanted else []
+    asked = wanted(config) if wanted else config
+    # where probes run changes no byte, and is for the machine at hand to say
+    config = replace(config, probe=replace(config.probe, worker=asked.probe.worker))
+    differing = differing_keys(config, asked)
     if differing:
         raise ConfigError(
             f"--resume: expected the configuration stored in {path}, got other values for {', '.join(differing)}; "
@@ -112,16 +117,17 @@ def serve_probes(descriptor: int) -> None:
 
     This is what a process beside training does; descriptor is the connection's file descriptor
     """
-    # Ctrl-C is for the training process, which ends this one once its last step is saved
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with Connection(descriptor) as connection:
-        _, setup = connection.recv()
+
+    def build(setup: Mapping[str, Any]) -> tuple[RunProbe, torch.nn.Module]:
         run = Rooms(config_from_dict(setup["config"]), taskset_from_dict(setup["taskset"]))
         assert run.probe is not None
         # what was built stays, so that no later collection walks through it
         gc.collect()
         gc.freeze()
-        serve(connection, run.probe, run.trainer.model)
+        return run.probe, run.trainer.model
+
+    with Connection(descriptor) as connection:
+        serve(connection, build)
 
 
 def default_run_path(preset: str, now: time.struct_time | None = None) -> Path:

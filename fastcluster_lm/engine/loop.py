@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fastcluster_lm.engine.rooms import Rooms
-from fastcluster_lm.errors import DataError, ProbeError, TrainingError
+from fastcluster_lm.errors import FclmError, RunFolderError
 from fastcluster_lm.probe import ProbeRunner, SavedState
 from fastcluster_lm.store import RowQueue, RunFolder
 from fastcluster_lm.training import StepResult
@@ -73,9 +73,10 @@ class Loop:
                     self._write_checkpoints()
                     return False
                 self.advance()
-        except (DataError, ProbeError):
-            # the steps before the probe that failed are as good as any
-            self._rows.flush()
+        except RunFolderError:
+            raise
+        except FclmError as error:
+            self._keep_what_came(error)
             raise
         return True
 
@@ -88,14 +89,9 @@ class Loop:
     def advance(self) -> None:
         """Take one step, and do all that is due after it.
 
-        Errors: TrainingError, once the rows that say how it came to this are written
+        Errors: TrainingError, ProbeError, DataError, RunFolderError
         """
-        try:
-            result = self._trainer.advance()
-        except TrainingError:
-            self.collect(wait=True)
-            self._rows.flush()
-            raise
+        result = self._trainer.advance()
         row = {key: getattr(result, key) for key in ("step", "loss", "lr", "grad_norm", "step_ms", "tokens_per_s")}
         self._finish_step(row, result)
 
@@ -105,17 +101,22 @@ class Loop:
         last = step == training.steps
         if step % training.eval_every == 0 or last:
             row["val_accuracy"] = self._trainer.validate()
+        self._waited = 0.0
+        saved = step > 0 and (step % training.checkpoint_every == 0 or last)
+        while saved and len(self._unwritten) > 1:
+            # no more than two copies are held
+            self.collect(wait=True)
+            self._write_checkpoints()
         probed = self._runner is not None and self._cadence.is_due(step)
         self._rows.add_step(row, probed=probed)
-        self._waited = 0.0
         if self._runner is not None:
             started = time.perf_counter()
             if result is not None:
                 self._runner.observe(result.batch, result.states, step)
             if probed:
                 self._runner.submit(step)
-            self._waited = time.perf_counter() - started
-        if step > 0 and (step % training.checkpoint_every == 0 or last):
+            self._waited += time.perf_counter() - started
+        if saved:
             self._save()
         scores = self.collect(wait=last)
         if self._runner is not None:
@@ -134,18 +135,32 @@ class Loop:
     def collect(self, *, wait: bool) -> list[Row]:
         """Take what the probes have given: rows and maps, and states that complete a checkpoint."""
         scores: list[Row] = []
-        started = time.perf_counter()
-        events = self._runner.collect(wait=wait) if self._runner is not None else []
-        self._waited += time.perf_counter() - started
-        for event in events:
-            if isinstance(event, SavedState):
-                self._states.append(event.tensors)
-                continue
-            if event.result.maps:
-                self._folder.write_map(event.step, event.result.maps, {"warm": str(event.result.warm).lower()})
-            self._rows.add_probe(event.step, event.result.rows, event.result.seconds * 1e3)
-            scores += event.result.rows
+        while self._runner is not None:
+            started = time.perf_counter()
+            events = self._runner.collect(wait=wait)
+            self._waited += time.perf_counter() - started
+            for event in events:
+                if isinstance(event, SavedState):
+                    self._states.append(event.tensors)
+                    continue
+                if event.result.maps:
+                    self._folder.write_map(event.step, event.result.maps, {"warm": str(event.result.warm).lower()})
+                self._rows.add_probe(event.step, event.result.rows, event.result.seconds * 1e3)
+                scores += event.result.rows
+            # an error comes after all that came before it
+            if not wait or not events:
+                break
         return scores
+
+    def _keep_what_came(self, error: FclmError) -> None:
+        """Write the rows, maps and checkpoints that are complete; the error at hand remains the one that is told."""
+        try:
+            self.collect(wait=True)
+        except FclmError as later:
+            if later is not error:
+                error.add_note(str(later))
+        self._write_checkpoints()
+        self._flush()
 
     def _flush(self) -> None:
         self._flushed_at = time.monotonic()

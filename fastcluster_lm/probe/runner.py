@@ -5,10 +5,12 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -19,7 +21,7 @@ from torch import Tensor
 from fastcluster_lm.errors import FclmError, ProbeError
 from fastcluster_lm.probe.run_probe import ProbeResult, RunProbe
 
-# probes that training may be ahead of the process beside it, and bytes of weights and states copied for them
+# probes and states that training may be ahead of the process beside it, and bytes that may wait to be sent there
 LEAD, LEAD_BYTES = 4, 2**28
 
 
@@ -46,7 +48,7 @@ class ProbeRunner(Protocol):
         """Take what a training step's forward gave."""
 
     def submit(self, step: int) -> None:
-        """Ask for a probe of the weights as they are now; it waits for the probe before."""
+        """Ask for a probe of the weights as they are now."""
 
     def save(self) -> None:
         """Ask for the state that the next probe would begin from."""
@@ -97,25 +99,36 @@ class WorkerRunner:
         Errors: ProbeError if the process cannot be started
         """
         self._probe, self._model = probe, model
-        # what was asked for and has not come: the step of a probe, None for the state; and the bytes sent for it
-        self._pending: deque[tuple[int | None, int]] = deque()
-        self._bytes = 0
+        # what was asked for and has not come: the step of a probe, None for the state
+        self._pending: deque[int | None] = deque()
         self._done: list[Event] = []
+        self._failure: FclmError | None = None
         # a thread sends, so that training goes on while the process starts or takes in large weights
         self._sender = ThreadPoolExecutor(1, "probe-sender")
         self._sending: Future[None] | None = None
+        self._unsent = 0
+        self._lock = Lock()
         module, function = entry.split(":")
-        code = f"import sys; from {module} import {function}; {function}(int(sys.argv[1]))"
+        # signals are for the training process, which ends this one once its last step is saved
+        code = (
+            "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+            "signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+            f"from {module} import {function}; {function}(int(sys.argv[1]))"
+        )
         self._connection, theirs = Pipe()
         # found where this process found it; spinning OpenMP threads would take training's core
-        env = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        path = os.pathsep.join(place or os.getcwd() for place in sys.path)
+        env = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path}
         with theirs:
             command = [sys.executable, "-P", "-c", code, str(theirs.fileno())]
             try:
-                self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=env)
+                self._process = subprocess.Popen(
+                    command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=env, process_group=0
+                )
             except OSError as error:
                 raise ProbeError(
-                    f"the probe's process cannot be started: {error.strerror or error}; set probe.worker=off"
+                    f"the probe's process cannot be started: {error.strerror or error}; "
+                    "resume the run with -s probe.worker=off"
                 ) from error
         self._send("setup", dict(setup))
         self._send("load", _copies(probe.state()))
@@ -126,22 +139,27 @@ class WorkerRunner:
             self._send("observe", _copy(batch), _copy(states), step)
 
     def submit(self, step: int) -> None:
-        """Send a copy of the weights; wait where the process is more than LEAD probes behind, or LEAD_BYTES."""
-        while len(self._pending) >= LEAD or (self._pending and sum(size for _, size in self._pending) > LEAD_BYTES):
+        """Send a copy of the weights; wait where the process is more than LEAD behind."""
+        while len(self._pending) >= LEAD:
             self._receive_one()
         weights = self._model.state_dict() if self._probe.needs_weights(step) else {}
         self._send("score", step, _copies(weights))
-        self._expect(step)
+        self._pending.append(step)
 
     def save(self) -> None:
         """Ask the process for its state."""
         self._send("state")
-        self._expect(None)
+        self._pending.append(None)
 
     def collect(self, *, wait: bool) -> list[Event]:
-        """Give what has come."""
-        while self._pending and (wait or self._connection.poll()):
-            self._receive_one()
+        """Give what has come; an error only once all that came before it was given."""
+        try:
+            while self._pending and self._failure is None and (wait or self._connection.poll()):
+                self._receive_one()
+        except FclmError as error:
+            self._failure = error
+        if self._failure is not None and not self._done:
+            raise self._failure
         done, self._done = self._done, []
         return done
 
@@ -162,25 +180,45 @@ class WorkerRunner:
         self._sender.shutdown()
         self._connection.close()
 
-    def _expect(self, step: int | None) -> None:
-        self._pending.append((step, self._bytes))
-        self._bytes = 0
-
     def _receive_one(self) -> None:
+        if self._failure is not None:
+            raise self._failure
         try:
-            kind, value = self._connection.recv()
+            kind, step, value = self._connection.recv()
         except (EOFError, OSError) as error:
-            raise self._ended() from error
+            self._failure = self._ended()
+            raise self._failure from error
         if kind == "failed":
+            self._failure = value
             raise value
-        step, _ = self._pending.popleft()
+        asked = self._pending.popleft()
+        if step != asked:
+            raise ProbeError(f"expected the probe's process to answer for step {asked}, got an answer for {step}")
         self._done.append(SavedState(_tensors(value)) if step is None else FinishedProbe(step, value))
 
     def _send(self, *message: Any) -> None:
+        size = sum(_size(part) for part in message)
+        with self._lock:
+            full = self._unsent > LEAD_BYTES
+        if full and self._sending is not None:
+            wait_for([self._sending])
         if self._sending is not None and self._sending.done() and self._sending.exception() is not None:
-            raise self._ended() from self._sending.exception()
-        self._bytes += sum(_size(part) for part in message)
-        self._sending = self._sender.submit(self._connection.send, message)
+            self._failure = self._failure or self._ended()
+            raise self._failure from self._sending.exception()
+        with self._lock:
+            self._unsent += size
+        self._sending = self._sender.submit(self._deliver, message, size)
+
+    def _deliver(self, message: tuple[Any, ...], size: int) -> None:
+        """Send from the sender's thread; what cannot be sent ends the process, so that nobody waits for its answer."""
+        try:
+            self._connection.send(message)
+        except BaseException:
+            self._process.kill()
+            raise
+        finally:
+            with self._lock:
+                self._unsent -= size
 
     def _ended(self) -> ProbeError:
         try:
@@ -193,28 +231,40 @@ class WorkerRunner:
         )
 
 
-def serve(connection: Connection, probe: RunProbe, model: torch.nn.Module) -> None:
-    """Answer a WorkerRunner until nobody listens; errors that explain themselves are its to raise."""
+def serve(connection: Connection, build: Callable[[Any], tuple[RunProbe, torch.nn.Module]]) -> None:
+    """Build what a WorkerRunner's setup describes, and answer it until nobody listens.
+
+    Errors that explain themselves are sent, to be raised where training is
+    """
+    probe: RunProbe | None = None
+    model = torch.nn.Module()
     while True:
         try:
             kind, *content = connection.recv()
-        except (EOFError, ConnectionError):
-            # training is done, or was stopped
+        except (EOFError, OSError):
+            # training is done, or was stopped, in the middle of a message too
             return
-        answer = _answer(probe, model, kind, *content)
+        answer: tuple[str, int | None, Any] | None = None
+        try:
+            if kind == "setup":
+                probe, model = build(content[0])
+            elif probe is not None:
+                answer = _answer(probe, model, kind, *content)
+        except FclmError as error:
+            answer = "failed", None, error
         if answer is None:
             continue
         try:
             connection.send(answer)
-        except ConnectionError:
+        except OSError:
             return
 
 
-def _answer(probe: RunProbe, model: torch.nn.Module, kind: str, *content: Any) -> tuple[str, Any] | None:
+def _answer(probe: RunProbe, model: torch.nn.Module, kind: str, *content: Any) -> tuple[str, int | None, Any] | None:
     if kind == "score":
-        return _score(probe, model, *content)
+        return "done", content[0], _score(probe, model, *content)
     if kind == "state":
-        return "state", _copies(probe.state())
+        return "state", None, _copies(probe.state())
     if kind == "load":
         probe.load_state(_tensors(content[0]))
     if kind == "observe":
@@ -223,17 +273,12 @@ def _answer(probe: RunProbe, model: torch.nn.Module, kind: str, *content: Any) -
     return None
 
 
-def _score(
-    probe: RunProbe, model: torch.nn.Module, step: int, weights: dict[str, np.ndarray]
-) -> tuple[str, ProbeResult | FclmError]:
+def _score(probe: RunProbe, model: torch.nn.Module, step: int, weights: dict[str, np.ndarray]) -> ProbeResult:
     started = time.perf_counter()
     if weights:
         model.load_state_dict(_tensors(weights))
-    try:
-        result = probe.score(step)
-    except FclmError as error:
-        return "failed", error
-    return "done", ProbeResult(result.rows, result.maps, result.warm, time.perf_counter() - started)
+    result = probe.score(step)
+    return ProbeResult(result.rows, result.maps, result.warm, time.perf_counter() - started)
 
 
 def _copy(tensor: Tensor) -> np.ndarray:

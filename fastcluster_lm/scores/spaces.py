@@ -72,6 +72,10 @@ def score_space(
     plan, scoring = PLANS[space] if plan is None else plan, scoring or Scoring()
     for name, split in queries.items():
         _check_split(name, split, bank)
+    if near is not None and near.indices.shape[:2] != bank.X.shape[:2]:
+        raise ShapeError(
+            f"near has shape {tuple(near.indices.shape)}; expected {tuple(bank.X.shape[:2])} and neighbours"
+        )
     divisions = divisions or Divisions()
     parts = [part for split in queries.values() for part in divisions.of(split, bank, plan, scoring)]
     clusters, centroids = _cluster(parts, queries, space, scoring, engine, kmeans_init or {})

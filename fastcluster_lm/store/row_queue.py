@@ -33,8 +33,10 @@ class RowQueue:
     def flush(self) -> None:
         """Write all rows before the first step whose probe still runs: scores first, so that no step lacks its own."""
         ready = next((i for i, row in enumerate(self._steps) if row["step"] in self._open), len(self._steps))
+        # each is let go once it is written, so that none is written twice
         if self._scores:
             self._folder.append_scores(self._scores)
+            self._scores = []
         if ready:
             self._folder.append_steps(self._steps[:ready])
-        self._steps, self._scores = self._steps[ready:], []
+            self._steps = self._steps[ready:]

@@ -24,6 +24,8 @@ def score_tables_native(tables: Int[Tensor, "count k_true k_pred"]) -> Float[Ten
     native = library(SOURCE) if tables.device.type == "cpu" else None
     if native is None:
         return None
+    if tables.numel() and int(tables.min()) < 0:
+        raise DataError(f"tables hold {int(tables.min())}; expected counts of 0 or more")
     tables = tables.long().contiguous()
     scores = torch.empty(len(tables), len(COLUMNS), dtype=torch.float64)
     sizes = [ctypes.c_int64(size) for size in tables.shape]

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fastcluster_lm.errors import ShapeError
 from fastcluster_lm.kernels.native import address, library, thread_count
 from fastcluster_lm.kernels.rounding import SPARE, matmul_rounding, row_squares
 
@@ -84,7 +85,10 @@ def count_below(values: Float[Tensor, "*rows n"], thresholds: Float[Tensor, "*ro
     """Count the values of each row that are below each of its thresholds: ranks, where the values are distances.
 
     Shapes: values f32 (..., n), thresholds f32 (..., k) -> counts i64 (..., k)
+    Errors: ShapeError if the rows differ
     """
+    if values.shape[:-1] != thresholds.shape[:-1]:
+        raise ShapeError(f"values have shape {tuple(values.shape)}, thresholds {tuple(thresholds.shape)}; rows differ")
     native = library(SOURCE) if values.device.type == "cpu" and values.dtype == torch.float32 else None
     if native is None:
         places = [(values < threshold[..., None]).sum(-1) for threshold in thresholds.unbind(-1)]

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fastcluster_lm.errors import DataError
+from fastcluster_lm.errors import DataError, ShapeError
 from fastcluster_lm.kernels.native import address, library, thread_count
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
@@ -54,8 +54,12 @@ def first_others(
     """Keep each query's first k neighbours of another identity than its own; None where some query has fewer.
 
     Shapes: indices (layers, q, many) into the bank, nearest first; ids (q,) and (m,) -> (layers, q, k)
-    Errors: DataError for an index outside the bank
+    Errors: ShapeError if the ids do not fit; DataError for an index outside the bank
     """
+    if indices.ndim != 3 or len(query_ids) != indices.shape[1]:
+        raise ShapeError(f"indices have shape {tuple(indices.shape)}; expected (layers, {len(query_ids)}, many)")
+    if indices.numel() == 0:
+        return None if k else indices
     low, high = (int(value) for value in indices.aminmax())
     if low < 0 or high >= len(bank_ids):
         raise DataError(f"indices run from {low} to {high}; expected 0 to {len(bank_ids) - 1}")

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fastcluster_lm.errors import ShapeError
+from fastcluster_lm.errors import DataError, ShapeError
 from fastcluster_lm.kernels.edges import Edges
 from fastcluster_lm.kernels.native import address, library, thread_count
 from fastcluster_lm.kernels.tsne_affinities.reference import symmetrise, weights_of
@@ -24,12 +24,15 @@ def tsne_affinities(
 
     Shapes: distances f32 ascending and indices i64, both (layers, n, k), no point its own neighbour -> edges
     Units:  distances in any unit; a layer's affinities sum to 1
-    Errors: ShapeError if the shapes differ
+    Errors: ShapeError if the shapes differ; DataError for an index that is no point
     Source: van der Maaten and Hinton 2008, section 2; where more points coincide than the perplexity, they share alike
     """
     if distances.ndim != 3 or distances.shape != indices.shape:
         shapes = f"distances have shape {tuple(distances.shape)}, indices {tuple(indices.shape)}"
         raise ShapeError(f"{shapes}; both must be (layers, n, k)")
+    if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < distances.shape[1]:
+        low, high = int(indices.min()), int(indices.max())
+        raise DataError(f"indices run from {low} to {high}; expected points 0 to {distances.shape[1] - 1}")
     native = library(SOURCE) if distances.device.type == "cpu" else None
     if native is None:
         return symmetrise(weights_of(distances, perplexity), indices)

@@ -15,7 +15,7 @@ from fastcluster_lm.errors import DataError, UsageError
 from fastcluster_lm.kernels import native
 
 # every map starts anew
-COLD = ["scores.key_frame_every=1", "scores.n_iter=10"]
+COLD = ["scores.key_frame_margin=0.0", "scores.warm_iter=1", "scores.n_iter=300"]
 needs_compiler = pytest.mark.skipif(not native.status()[0], reason=native.status()[1])
 
 

@@ -82,6 +82,11 @@ def test_scores_do_not_depend_on_the_threads():
         native.use_threads(before)
 
 
+def test_counts_below_zero_are_refused():
+    with pytest.raises(DataError, match="tables hold -1; expected counts of 0 or more"):
+        score_tables_native(torch.tensor([[[2, -1]]]))
+
+
 def test_codes_out_of_range_and_shapes_that_differ_are_refused():
     codes = torch.zeros(1, 2, 5, dtype=torch.int64)
     with pytest.raises(DataError, match="clusterings run from 0 to 0; expected 0 to -1"):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastcluster_lm.errors import DataError
+from fastcluster_lm.errors import DataError, ShapeError
 from fastcluster_lm.kernels import native
 from fastcluster_lm.kernels.nearest_neighbors import count_below
 from fastcluster_lm.kernels.nearest_neighbors import op as ranks
@@ -38,6 +38,11 @@ def test_too_few_others_are_said_and_not_made_up():
 
 
 def test_an_index_outside_the_bank_is_refused():
+    with pytest.raises(ShapeError, match=r"indices have shape \(1, 1, 2\); expected \(layers, 2, many\)"):
+        first_others(torch.tensor([[[0, 1]]]), torch.zeros(2).long(), torch.zeros(3).long(), 1)
+    with pytest.raises(ShapeError, match="rows differ"):
+        count_below(torch.zeros(2, 3), torch.zeros(4, 1))
+    assert first_others(torch.zeros(1, 2, 0).long(), torch.zeros(2).long(), torch.zeros(3).long(), 1) is None
     with pytest.raises(DataError, match="indices run from 0 to 3; expected 0 to 2"):
         first_others(torch.tensor([[[0, 3]]]), torch.zeros(1).long(), torch.zeros(3).long(), 1)
 

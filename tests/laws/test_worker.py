@@ -13,10 +13,12 @@ import torch
 
 from fastcluster_lm.device import Device, worker_policy
 from fastcluster_lm.engine import Hooks, build_run, resume_run, start_run
-from fastcluster_lm.errors import DataError, ProbeError, UsageError
+from fastcluster_lm.errors import ConfigError, DataError, ProbeError, TrainingError, UsageError
 from fastcluster_lm.probe import FinishedProbe, InlineRunner, SavedState, WorkerRunner
 from fastcluster_lm.probe import runner as runners
+from fastcluster_lm.store import RunFolder
 from fastcluster_lm.tasks import taskset_of
+from fastcluster_lm.training import Trainer
 from tests.laws.conftest import fingerprint, run_to_end
 
 
@@ -94,14 +96,11 @@ def test_weights_are_copied_when_a_probe_is_asked_for(worker):
     assert runner.behind == 0
 
 
-def test_training_is_only_so_far_ahead(worker, monkeypatch):
+def test_training_is_only_so_far_ahead(worker):
     run, runner = worker
     for step in range(runners.LEAD + 3):
         runner.submit(0)
         assert runner.behind <= runners.LEAD, step
-    monkeypatch.setattr(runners, "LEAD_BYTES", 1)
-    runner.submit(0)
-    assert runner.behind == 1
 
 
 def test_an_error_that_explains_itself_is_raised_where_training_is(worker):
@@ -122,12 +121,16 @@ def test_a_process_that_was_killed_is_named(worker):
         runner.collect(wait=True)
 
 
-def test_the_process_ends_with_its_connection_and_ignores_an_interrupt(worker):
+def test_the_process_ends_with_its_connection_and_leaves_signals_to_training(worker):
     run, runner = worker
-    runner.submit(0)
-    os.kill(runner.process_id, signal.SIGINT) if runner.collect(wait=True) else None
-    runner.submit(0)
-    assert len(runner.collect(wait=True)) == 1
+    assert os.getpgid(runner.process_id) != os.getpgid(0)
+    for _ in range(2):
+        # before it has built anything, and after
+        runner.submit(0)
+        time.sleep(0.3)
+        os.kill(runner.process_id, signal.SIGINT)
+        os.kill(runner.process_id, signal.SIGTERM)
+        assert len(runner.collect(wait=True)) == 1
     process = runner._process
     # as when training is killed: nobody says goodbye
     runner._sender.shutdown()
@@ -143,7 +146,7 @@ def test_a_process_that_cannot_be_started_is_explained(small, monkeypatch):
     config = probing(small, "on")
     run = build_run(config, taskset_of(config.tasks, config.seed))
     monkeypatch.setattr("sys.executable", "/nowhere/python")
-    with pytest.raises(ProbeError, match="cannot be started: No such file or directory; set probe.worker=off"):
+    with pytest.raises(ProbeError, match="cannot be started: No such file or directory; resume the run with -s probe"):
         run.start_runner()
 
 
@@ -164,11 +167,77 @@ def test_steps_before_a_probe_that_fails_are_kept(small, tmp_path, monkeypatch):
         start_run(probing(small, "on", every=4), tmp_path / "run")
     steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "steps.jsonl").read_text().splitlines()]
     assert kill_at and steps == list(range(8))
+    # what came before the error is there: rows, maps, and the checkpoint of step 5
+    folder = RunFolder.open(tmp_path / "run")
+    assert {row["step"] for row in folder.scores()} == {0, 4} and folder.map_steps() == [0, 4]
+    assert folder.latest_checkpoint() == 5
     monkeypatch.undo()
-    outcome = resume_run(tmp_path / "run")
+    # as the message advises
+    off = lambda config: replace(config, probe=replace(config.probe, worker="off"))  # noqa: E731
+    outcome = resume_run(tmp_path / "run", wanted=off)
+    assert outcome.resumed_from == 5
     assert outcome.finished and fingerprint(outcome.folder) == fingerprint(
         run_to_end(probing(small, "off", every=4), tmp_path / "whole").folder
     )
+
+
+def test_an_answer_for_another_step_is_refused(worker):
+    run, runner = worker
+    runner.submit(0)
+    runner._pending[0] = 3
+    with pytest.raises(ProbeError, match="expected the probe's process to answer for step 3, got an answer for 0"):
+        runner.collect(wait=True)
+
+
+def test_what_cannot_be_sent_ends_the_wait_for_it(worker):
+    run, runner = worker
+    runner._send("score", 0, lambda: None)
+    runner._pending.append(0)
+    with pytest.raises(ProbeError, match="ended with status -9"):
+        runner.collect(wait=True)
+    with pytest.raises(ProbeError):
+        runner.submit(0)
+
+
+def test_a_probe_that_cannot_be_built_says_why(small):
+    config = probing(small, "on")
+    run = build_run(config, taskset_of(config.tasks, config.seed))
+    run.config = replace(config, probe=replace(config.probe, n_points=48, map_points=48))
+    runner = run.start_runner()
+    try:
+        runner.submit(0)
+        with pytest.raises(ConfigError, match="scores.n_neighbors: expected at most"):
+            runner.collect(wait=True)
+    finally:
+        runner.close()
+
+
+def test_a_loss_that_is_not_finite_keeps_the_checkpoints_of_probes_under_way(small, tmp_path, monkeypatch):
+    advance = Trainer.advance
+
+    def diverge(self):
+        if self.step == 6:
+            raise TrainingError("the loss is not finite")
+        return advance(self)
+
+    monkeypatch.setattr(Trainer, "advance", diverge)
+    for worker in ("on", "off"):
+        with pytest.raises(TrainingError):
+            start_run(probing(small, worker, every=4), tmp_path / worker)
+    one, other = (RunFolder.open(tmp_path / worker) for worker in ("on", "off"))
+    assert files(one) == files(other) and one.latest_checkpoint() == 5
+    assert len(one.steps()) == len(other.steps()) == 7
+
+
+def test_bytes_that_wait_to_be_sent_are_bounded(worker, monkeypatch):
+    run, runner = worker
+    monkeypatch.setattr(runners, "LEAD_BYTES", 5000)
+    states, most = torch.zeros(16, 3, 16), 0
+    for step in range(1, 200):
+        runner.observe(torch.arange(16), states, step)
+        most = max(most, runner._unsent)
+    # one message beyond the limit, and the one that is being sent
+    assert 0 < most <= 5000 + 2 * (states.nbytes + 16 * 8)
 
 
 def test_who_gets_a_process_beside_training(monkeypatch):
