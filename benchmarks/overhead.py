@@ -85,7 +85,7 @@ class _Turns:
                 while not self._probed_fully():
                     self._take(self.probing, 1)
                 self._drain(1 if self.every > 1 else 0)
-                behind = self._behind()
+                behind = self.runner.behind
                 self.seen.clear()
                 started = time.perf_counter()
                 self._take(self.probing, count)
@@ -135,11 +135,8 @@ class _Turns:
         for _ in range(steps):
             loop.advance()
 
-    def _behind(self) -> int:
-        return self.runner.behind if isinstance(self.runner, WorkerRunner) else 0
-
     def _drain(self, behind: int) -> None:
         self.seen += self.probing.collect(wait=False)
-        while self._behind() > behind:
+        while self.runner.behind > behind:
             time.sleep(5e-4)
             self.seen += self.probing.collect(wait=False)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fastcluster_lm.device import cpu_cores
+from fastcluster_lm.errors import DataError
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,18 @@ def address(tensor: Tensor, dtype: torch.dtype) -> ctypes.c_void_p:
         found = f"{tensor.dtype} with strides {tensor.stride()} on {tensor.device}"
         raise ValueError(f"expected a contiguous {dtype} CPU tensor, got {found}")
     return ctypes.c_void_p(tensor.data_ptr())
+
+
+def check_codes(values: Tensor, limit: int, name: str) -> None:
+    """Refuse codes or indices that compiled code would take to a place outside its arrays.
+
+    Errors: DataError for a value below 0 or from limit on
+    """
+    if values.numel() == 0:
+        return
+    low, high = (int(value) for value in values.aminmax())
+    if low < 0 or high >= limit:
+        raise DataError(f"{name} run from {low} to {high}; expected 0 to {limit - 1}")
 
 
 def cache_dir() -> Path:

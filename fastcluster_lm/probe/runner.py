@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from threading import Lock
@@ -56,6 +57,10 @@ class ProbeRunner(Protocol):
     def collect(self, *, wait: bool) -> list[Event]:
         """Give what is done and was not given yet, in the order it was asked for; with `wait` all of it."""
 
+    @property
+    def behind(self) -> int:
+        """How many things were asked for that have not come."""
+
     def close(self) -> None:
         """End what runs; nothing is collected any more."""
 
@@ -80,6 +85,11 @@ class InlineRunner:
         """Give what was done since."""
         done, self._done = self._done, []
         return done
+
+    @property
+    def behind(self) -> int:
+        """Nothing is ever asked for that is not done at once."""
+        return 0
 
     def close(self) -> None:
         """Nothing runs."""
@@ -153,11 +163,10 @@ class WorkerRunner:
 
     def collect(self, *, wait: bool) -> list[Event]:
         """Give what has come; an error only once all that came before it was given."""
-        try:
+        with suppress(FclmError):
             while self._pending and self._failure is None and (wait or self._connection.poll()):
                 self._receive_one()
-        except FclmError as error:
-            self._failure = error
+        # what ended the loop is kept, and raised here when it is its turn
         if self._failure is not None and not self._done:
             raise self._failure
         done, self._done = self._done, []
@@ -181,20 +190,26 @@ class WorkerRunner:
         self._connection.close()
 
     def _receive_one(self) -> None:
+        """Take one answer; an error is kept, and no answer is taken after it."""
+        if self._failure is None:
+            try:
+                self._done.append(self._next())
+            except FclmError as error:
+                self._failure = error
         if self._failure is not None:
             raise self._failure
+
+    def _next(self) -> Event:
         try:
             kind, step, value = self._connection.recv()
         except (EOFError, OSError) as error:
-            self._failure = self._ended()
-            raise self._failure from error
+            raise self._ended() from error
         if kind == "failed":
-            self._failure = value
             raise value
         asked = self._pending.popleft()
         if step != asked:
             raise ProbeError(f"expected the probe's process to answer for step {asked}, got an answer for {step}")
-        self._done.append(SavedState(_tensors(value)) if step is None else FinishedProbe(step, value))
+        return SavedState(_tensors(value)) if step is None else FinishedProbe(step, value)
 
     def _send(self, *message: Any) -> None:
         size = sum(_size(part) for part in message)

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fastcluster_lm.errors import DataError, ShapeError
+from fastcluster_lm.errors import ShapeError
 from fastcluster_lm.kernels.class_spread.reference import spread_of
-from fastcluster_lm.kernels.native import address, library, thread_count
+from fastcluster_lm.kernels.native import address, check_codes, library, thread_count
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
 
@@ -25,9 +25,7 @@ def class_spread(
     """
     if codes.shape != X.shape[1:2]:
         raise ShapeError(f"codes have shape {tuple(codes.shape)}; expected ({X.shape[1]},), one a point")
-    # a code out of range would be counted outside the classes
-    if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < n_classes:
-        raise DataError(f"codes run from {int(codes.min())} to {int(codes.max())}; expected 0 to {n_classes - 1}")
+    check_codes(codes, n_classes, "codes")
     native = library(SOURCE) if X.device.type == codes.device.type == "cpu" and X.dtype == torch.float32 else None
     if native is None:
         return spread_of(X, codes, n_classes)

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fastcluster_lm.errors import DataError, ShapeError
-from fastcluster_lm.kernels.native import address, library, thread_count
+from fastcluster_lm.kernels.native import address, check_codes, library, thread_count
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
 # the last axis of every result
@@ -51,10 +51,8 @@ def score_labelings_native(
     native = library(SOURCE) if labelings.device.type == clusterings.device.type == "cpu" else None
     if native is None:
         return None
-    for name, codes, limit in (("labelings", labelings, n_true), ("clusterings", clusterings, n_pred)):
-        # a code out of range would be written outside the table
-        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < limit:
-            raise DataError(f"{name} run from {int(codes.min())} to {int(codes.max())}; expected 0 to {limit - 1}")
+    check_codes(labelings, n_true, "labelings")
+    check_codes(clusterings, n_pred, "clusterings")
     labelings, clusterings = labelings.long().contiguous(), clusterings.long().contiguous()
     n_sets, n_labelings, n_points = labelings.shape
     scores = torch.empty(n_sets, n_labelings, clusterings.shape[1], len(COLUMNS), dtype=torch.float64)

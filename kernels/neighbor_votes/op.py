@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fastcluster_lm.errors import DataError, ShapeError
-from fastcluster_lm.kernels.native import address, library, thread_count
+from fastcluster_lm.errors import ShapeError
+from fastcluster_lm.kernels.native import address, check_codes, library, thread_count
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
 
@@ -31,10 +31,7 @@ def neighbor_votes_native(
     if native is None or indices.numel() == 0:
         return None
     n_bank = bank_labels.shape[-1]
-    low, high = (int(value) for value in indices.aminmax())
-    # an index out of range would be read outside the labels
-    if low < 0 or high >= n_bank:
-        raise DataError(f"indices run from {low} to {high}; expected 0 to {n_bank - 1}")
+    check_codes(indices, n_bank, "indices")
     indices, query_labels, bank_labels = (tensor.long().contiguous() for tensor in tensors)
     sizes = [ctypes.c_int64(size) for size in (*indices.shape, len(query_labels), n_bank)]
     scores = torch.empty(2, len(query_labels), *indices.shape[:2], dtype=torch.float64)
@@ -60,9 +57,7 @@ def first_others(
         raise ShapeError(f"indices have shape {tuple(indices.shape)}; expected (layers, {len(query_ids)}, many)")
     if indices.numel() == 0:
         return None if k else indices
-    low, high = (int(value) for value in indices.aminmax())
-    if low < 0 or high >= len(bank_ids):
-        raise DataError(f"indices run from {low} to {high}; expected 0 to {len(bank_ids) - 1}")
+    check_codes(indices, len(bank_ids), "indices")
     native = library(SOURCE) if indices.device.type == "cpu" else None
     if native is None:
         other = bank_ids[indices] != query_ids[None, :, None]

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fastcluster_lm.errors import DataError, ShapeError
+from fastcluster_lm.errors import ShapeError
 from fastcluster_lm.kernels.edges import Edges
-from fastcluster_lm.kernels.native import address, library, thread_count
+from fastcluster_lm.kernels.native import address, check_codes, library, thread_count
 from fastcluster_lm.kernels.tsne_affinities.reference import symmetrise, weights_of
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
@@ -30,9 +30,7 @@ def tsne_affinities(
     if distances.ndim != 3 or distances.shape != indices.shape:
         shapes = f"distances have shape {tuple(distances.shape)}, indices {tuple(indices.shape)}"
         raise ShapeError(f"{shapes}; both must be (layers, n, k)")
-    if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < distances.shape[1]:
-        low, high = int(indices.min()), int(indices.max())
-        raise DataError(f"indices run from {low} to {high}; expected points 0 to {distances.shape[1] - 1}")
+    check_codes(indices, distances.shape[1], "indices")
     native = library(SOURCE) if distances.device.type == "cpu" else None
     if native is None:
         return symmetrise(weights_of(distances, perplexity), indices)
