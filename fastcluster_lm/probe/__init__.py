@@ -1,8 +1,9 @@
 """When hidden states are scored, which ones, and what is kept between probes; it computes no score itself."""
 
 from fastcluster_lm.probe.cadence import Cadence
+from fastcluster_lm.probe.pending import ProbeResult
 from fastcluster_lm.probe.probe_set import ProbeSet, choose_probe_set
-from fastcluster_lm.probe.run_probe import ProbeResult, RunProbe
+from fastcluster_lm.probe.run_probe import RunProbe
 from fastcluster_lm.probe.runner import FinishedProbe, InlineRunner, ProbeRunner, SavedState, WorkerRunner, serve
 
 __all__ = [

@@ -54,7 +54,7 @@ class Trainer:
         self._forward = torch.compile(model, fullgraph=True, dynamic=False) if self.compiled else model
         self.evaluator = Evaluator(model, self._forward, EVALUATION_BATCH, fixed_shape=self.compiled)
         self.optimizer = build_optimizer(model, config)
-        self.sampler = BatchSampler(len(train), config.batch_size, seed, device.torch_device)
+        self.sampler = BatchSampler(len(train), config.batch_size, seed)
         self._seed = seed
 
     def advance(self) -> StepResult:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fastcluster_lm.kernels.nearest_neighbors import nearest_neighbors_native
 from fastcluster_lm.kernels.rounding import SPARE, matmul_rounding
+from fastcluster_lm.kernels.transfer import to_device
 from fastcluster_lm.scores.batches import full_precision, power_of_two, scaling
 from fastcluster_lm.scores.engines.checks import check_neighbors, forbidden
 from fastcluster_lm.scores.engines.params import Neighbors, NeighborsParams
@@ -33,6 +34,7 @@ def find_neighbors(
     Errors: ShapeError, DataError as in check_neighbors
     """
     check_neighbors(queries, bank, params)
+    params = _on_device(params, bank.device)
     if len(bank) > 1 and bank.numel() * bank.element_size() > WHOLE_BYTES:
         own = queries is bank
         parts = []
@@ -43,6 +45,12 @@ def find_neighbors(
             )
         return Neighbors(*(torch.cat(column) for column in zip(*parts, strict=True)))
     return _find(queries, bank, params, memory_budget)
+
+
+def _on_device(params: NeighborsParams, device: torch.device) -> NeighborsParams:
+    if params.query_ids is None or params.bank_ids is None:
+        return params
+    return NeighborsParams(params.n_neighbors, to_device(params.query_ids, device), to_device(params.bank_ids, device))
 
 
 def _of_layer(params: NeighborsParams, layer: int) -> NeighborsParams:
