@@ -76,6 +76,8 @@ def worker_policy(wanted: str, device: Device, n_probes: int) -> tuple[bool, str
         return True, "asked for"
     if wanted == "off":
         return False, "turned off"
+    if device.torch_device.type == "cuda":
+        return False, "on a GPU probes have a stream of their own"
     if not possible:
         return False, "a process beside training is for POSIX systems and CPUs"
     if n_probes < FEWEST_PROBES:

@@ -42,7 +42,7 @@ class Fetch:
 
     def wait(self) -> list[Tensor]:
         """Give them on the host, in their order, once they have come."""
-        if self._event is not None:
+        if self._event is not None and not self._event.query():
             self._event.synchronize()
         return self._host
 

@@ -146,12 +146,15 @@ def _search_candidates(
     floor: Tensor,
     memory_budget: int,
 ) -> tuple[Tensor, Tensor]:
-    """Rank the candidates by direct differences; a row whose k-th may tie with a point left out is searched in full."""
+    """Rank the candidates by direct differences; a CPU searches rows in full whose k-th may tie with one left out."""
     exact = _gather_points(bank, candidates)  # (layers, rows, c, d)
     exact = exact.sub_(queries[:, :, None, :]).square_().sum(-1).sqrt_()
     exact.masked_fill_(~admissible, torch.inf)
     distances, order = exact.sort(dim=-1, stable=True)
     distances, indices = distances[..., :k].contiguous(), candidates.gather(-1, order)[..., :k]
+    if bank.device.type != "cpu":
+        # a GPU would have to wait for the answer: there the spare candidates must do
+        return distances, indices
     doubtful = distances[..., -1].square() >= floor
     for layer, row in _rows_by_layer(doubtful, max(1, memory_budget // (bank.element_size() * bank.shape[1]))):
         layer_mask = None if mask is None else (mask if mask.ndim == 2 else mask[layer])[row]

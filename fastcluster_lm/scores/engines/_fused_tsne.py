@@ -89,7 +89,7 @@ def _start(X: Float[Tensor, "layers n d"], params: TsneParams) -> Float[Tensor, 
     spread = scores.std(-1, correction=0)[:, :1, None]
     points[:, :axes] = torch.where(spread > 0, scores / torch.where(spread > 0, spread, 1.0) * START_STD, 0.0)
     flat = points.std(-1, correction=0, keepdim=True) < NOISE_STD
-    points += noise * torch.where(flat, points.new_tensor(START_STD), NOISE_STD)
+    points += noise * torch.where(flat, points.new_full((), START_STD), NOISE_STD)
     return points.sub_(points.mean(-1, keepdim=True))
 
 
