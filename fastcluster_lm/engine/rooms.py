@@ -85,6 +85,8 @@ class Rooms:
             "threads": self.device.threads,
             "compiled": self.trainer.compiled,
             "compile_reason": self.trainer.compile_reason,
+            "head": "fused" if self.trainer.fused_head else "plain",
+            "head_reason": self.trainer.head_reason,
             "engine": self.engine.name,
             "engine_reason": self.engine_reason,
             "probe_worker": self.beside,
