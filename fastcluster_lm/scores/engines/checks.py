@@ -32,7 +32,7 @@ def check_neighbors(
         _check_ids(params.query_ids, "query_ids", n_layers, queries.shape[1])
         _check_ids(params.bank_ids, "bank_ids", n_layers, n_bank)
         if queries.shape[1]:
-            fewest = n_bank - _most_forbidden(params.query_ids, params.bank_ids)
+            fewest = n_bank - most_forbidden(params.query_ids, params.bank_ids)
     if params.n_neighbors > fewest:
         raise DataError(
             f"n_neighbors is {params.n_neighbors}, but a query has only {fewest} admissible points of {n_bank}; "
@@ -96,7 +96,7 @@ def _check_ids(ids: Tensor, name: str, n_layers: int, n: int) -> None:
         raise ShapeError(f"{name} have shape {tuple(ids.shape)}; expected {(n,)} or {(n_layers, n)}")
 
 
-def _most_forbidden(query_ids: Tensor, bank_ids: Tensor) -> int:
+def most_forbidden(query_ids: Tensor, bank_ids: Tensor) -> int:
     """Count, by two binary searches, the most bank points that any query may not have."""
     layers = max(query_ids.shape[0] if query_ids.ndim == 2 else 1, bank_ids.shape[0] if bank_ids.ndim == 2 else 1)
     sought = query_ids.expand(layers, -1).contiguous()
