@@ -26,10 +26,11 @@ def test_a_run_has_cold_maps_says_so_and_trains_as_without_probes(tmp_path, rapi
     short = config_from_dict(
         {
             **SMALL,
-            "model": {**SMALL["model"], "dropout": 0.2},
+            "model": {**SMALL["model"], "n_layers": 1, "dropout": 0.2},
             "training": {**SMALL["training"], "steps": 4},
-            "probe": {**SMALL["probe"], "every": 2, "full_every": 4},
-            "scores": {**SMALL["scores"], "engine": "rapids"},
+            # a full probe at step 2, which is no key frame
+            "probe": {**SMALL["probe"], "every": 1, "full_every": 2},
+            "scores": {**SMALL["scores"], "engine": "rapids", "n_init": 1},
         }
     )
     folder = run_to_end(short, tmp_path / "run").folder

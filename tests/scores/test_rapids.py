@@ -151,7 +151,8 @@ OTHER = {
     KMeansParams: {"n_clusters": 4, "n_init": 3, "max_iter": 7, "tol": 0.1, "seed": 9, "init": points(2, 60)[0, :3]},
     TsneParams: {
         "perplexity": 6.0,
-        "n_iter": 33,
+        # with as many exaggerated iterations as the 30 below
+        "n_iter": 31,
         "seed": 9,
         "init": torch.zeros(60, 2),
         "early_exaggeration": 8.0,
@@ -191,6 +192,10 @@ def plain(value):
     return value if isinstance(value, str | int | float | None) else type(value).__name__
 
 
+# what no library hears of, and a note says so
+UNHEARD = {"min_gradient_norm"}
+
+
 @pytest.mark.parametrize("kind", list(BASE), ids=lambda kind: kind.__name__)
 def test_every_parameter_is_handed_on_or_refused_or_noted(fakes, kind):
     before = calls_of(fakes, kind(**BASE[kind]))
@@ -203,12 +208,12 @@ def test_every_parameter_is_handed_on_or_refused_or_noted(fakes, kind):
                 field.name: OTHER[kind][field.name],
             }
         after = calls_of(fakes, kind(**changed))
-        assert after is None or after != before or field.name in NOTES, f"{kind.__name__}.{field.name} is forgotten"
+        assert after is None or (after != before) != (field.name in UNHEARD), f"{kind.__name__}.{field.name} is forgotten"
 
 
 def test_notes_are_of_parameters_that_exist():
     fields = {field.name for kind in BASE for field in dataclasses.fields(kind)}
-    assert set(NOTES) <= fields and len(RapidsEngine.notes) == len(NOTES)
+    assert UNHEARD <= set(NOTES) <= fields and len(RapidsEngine.notes) == len(NOTES)
 
 
 def test_parameters_arrive_under_their_names(fakes):
