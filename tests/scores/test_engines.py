@@ -42,7 +42,7 @@ def test_reference_refuses_a_gpus_points() -> None:
 def test_rapids_says_what_is_missing() -> None:
     if torch.cuda.is_available():
         pytest.skip("tells what a machine without a GPU lacks")
-    with pytest.raises(EngineError, match="no CUDA device.*use engine 'fused'"):
+    with pytest.raises(EngineError, match="no CUDA device.*use 'fused'"):
         choose_engine("rapids", "cpu")
     with pytest.raises(EngineError, match="no CUDA device"):
         RapidsEngine()

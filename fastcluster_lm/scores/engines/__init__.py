@@ -88,7 +88,7 @@ def choose_engine(name: str, device: torch.device | str, memory_mib: int = 256) 
     if name == "rapids":
         if kind != "cuda":
             reason = _rapids_packages.missing() or f"it runs on CUDA, the points are on {kind!r}"
-            raise EngineError(f"engine 'rapids' cannot run here: {reason}; use engine 'fused' or 'reference'")
+            raise EngineError(f"engine 'rapids' cannot run here: {reason}; use 'fused' or 'reference'")
         from fastcluster_lm.scores.engines._rapids import RapidsEngine
 
         return RapidsEngine(memory_mib)

@@ -58,7 +58,7 @@ def load() -> Libraries:
     """
     reason = missing()
     if reason:
-        raise EngineError(f"engine 'rapids' cannot run here: {reason}; use engine 'fused' or 'reference'")
+        raise EngineError(f"engine 'rapids' cannot run here: {reason}; use 'fused' or 'reference'")
     return _import()
 
 
