@@ -151,8 +151,8 @@ class RapidsEngine:
                 output_type="cupy",
             )
             model.fit(self._handed(x))
-            labels = torch.from_dlpack(model.labels_).long()
-            centroids = torch.from_dlpack(model.cluster_centers_).float()
+            labels = _copied(model.labels_, torch.int64)
+            centroids = _copied(model.cluster_centers_, torch.float32)
             inertia = (x.double() - centroids[labels]).square().sum()
             if not math.isfinite(float(inertia)):
                 raise DataError("cuML gave clusters that are not finite; use engine 'fused'")
@@ -194,13 +194,22 @@ class RapidsEngine:
             precomputed_knn=(self._handed(indices), self._handed(distances)),
             output_type="cupy",
         )
-        return torch.from_dlpack(model.fit_transform(self._handed(x))).float().contiguous()
+        return _copied(model.fit_transform(self._handed(x)), torch.float32)
 
     def _handed(self, tensor: Tensor) -> Any:
         """Show cupy a tensor; its writer has finished, since cuML computes on a stream of its own."""
         if tensor.is_cuda:
             torch.cuda.current_stream(tensor.device).synchronize()
         return self.libraries.cupy.from_dlpack(tensor.contiguous())
+
+
+def _copied(array: Any, dtype: torch.dtype) -> Tensor:
+    """Copy a result out of cupy's memory, to the end: cupy gives it to the next caller, on a stream other than ours."""
+    shown = torch.from_dlpack(array)
+    copy = torch.empty(shown.shape, dtype=dtype, device=shown.device).copy_(shown)
+    if copy.is_cuda:
+        torch.cuda.current_stream(copy.device).synchronize()
+    return copy
 
 
 def _check_seed(seed: int) -> None:

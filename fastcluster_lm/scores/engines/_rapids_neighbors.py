@@ -41,7 +41,7 @@ def search_layers(
         empty = queries.new_empty(n_layers, 0, params.n_neighbors, dtype=torch.float32)
         return Neighbors(empty, empty.long())
     layers = [
-        _search(faiss, queries[layer], bank[layer], _of_layer(params, layer), memory_budget)
+        _search(faiss, queries[layer], bank[layer], _of_layer(params, layer, queries.device), memory_budget)
         for layer in range(n_layers)
     ]
     return Neighbors(*(torch.stack(column) for column in zip(*layers, strict=True)))
@@ -117,8 +117,11 @@ def _rank(
     return sq_dist[:, :k], candidates.gather(1, order)[:, :k]
 
 
-def _of_layer(params: NeighborsParams, layer: int) -> NeighborsParams:
-    ids = [x if x is None or x.ndim == 1 else x[layer] for x in (params.query_ids, params.bank_ids)]
+def _of_layer(params: NeighborsParams, layer: int, device: torch.device) -> NeighborsParams:
+    """Give one layer's parameters, the ids where the points are."""
+    ids = [
+        None if x is None else (x if x.ndim == 1 else x[layer]).to(device) for x in (params.query_ids, params.bank_ids)
+    ]
     return NeighborsParams(params.n_neighbors, *ids)
 
 
