@@ -3,6 +3,7 @@
 import os
 import platform
 import shutil
+import subprocess
 import sys
 from dataclasses import dataclass
 from importlib import metadata
@@ -142,6 +143,27 @@ def package_versions(names: tuple[str, ...]) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def describe_gpus() -> dict[str, str]:
+    """Say which NVIDIA driver, CUDA and GPUs are here, each a line of text; what is absent says so."""
+    found = {"driver": _driver() or "none found", "cuda": torch.version.cuda or "torch is built without CUDA"}
+    for index in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(index)
+        found[f"gpu {index}"] = f"{gpu.name}, sm_{gpu.major}{gpu.minor}, {gpu.total_memory / 2**30:.0f} GiB"
+    if "gpu 0" not in found:
+        found["gpu"] = "none that torch can use"
+    return found
+
+
+def _driver() -> str | None:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    command = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    lines = done.stdout.split() if done.returncode == 0 else []
+    return lines[0] if lines else None
 
 
 def describe_environment() -> dict[str, Any]:

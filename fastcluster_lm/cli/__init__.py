@@ -13,6 +13,7 @@ import click
 from fastcluster_lm import __version__
 from fastcluster_lm.cli.base import CommandGroup, listing, verbose
 from fastcluster_lm.cli.bench import bench
+from fastcluster_lm.cli.doctor import doctor
 from fastcluster_lm.errors import ConfigError
 
 
@@ -151,6 +152,7 @@ def scores(run: Path, form: str, **filters: Any) -> None:
 
 
 main.add_command(bench)
+main.add_command(doctor)
 
 
 @main.command()
@@ -170,26 +172,6 @@ def runs(root: Path | None, form: str) -> None:
     folders = [] if root is None and not Path("runs").exists() else list_runs(root or Path("runs"))
     rows = [run_overview(folder) for folder in folders]
     print_rows(rows, tuple(rows[0]) if rows else ("run",), format=form, stream=sys.stdout)
-
-
-@main.command()
-@verbose
-@listing
-def doctor(form: str) -> None:
-    """Say which scoring engines can run here, and why not the others.
-
-    \b
-    Example:
-      fclm doctor
-    """
-    from fastcluster_lm.scores.engines import engine_report
-    from fastcluster_lm.views import print_rows
-
-    rows = [
-        {**entry, "versions": " ".join(f"{name} {version}" for name, version in entry["versions"].items())}
-        for entry in engine_report()
-    ]
-    print_rows(rows, ("name", "available", "reason", "versions"), format=form, stream=sys.stdout)
 
 
 @main.command()

@@ -20,7 +20,7 @@ from fastcluster_lm.probe import (
     WorkerRunner,
     choose_probe_set,
 )
-from fastcluster_lm.scores.engines import choose_engine
+from fastcluster_lm.scores.engines import choose_engine, decide_engine
 from fastcluster_lm.tasks import TaskSet
 from fastcluster_lm.training import Trainer
 
@@ -49,9 +49,8 @@ class Rooms:
         self.beside, self.beside_reason = worker_policy(config.probe.worker, self.device, self.cadence.count())
         if config.scores.threads:
             native.use_threads(config.scores.threads)
-        self.engine = choose_engine(config.scores.engine, on, config.scores.memory_mib)
-        named = config.scores.engine != "auto"
-        self.engine_reason = "asked for by name" if named else f"auto on {on.type}: the first engine that can run"
+        decided, self.engine_reason = decide_engine(config.scores.engine, on)
+        self.engine = choose_engine(decided, on, config.scores.memory_mib)
         if config.probe.every > 0:
             sets = {
                 name: choose_probe_set(
@@ -93,6 +92,7 @@ class Rooms:
             "head_reason": self.trainer.head_reason,
             "engine": self.engine.name,
             "engine_reason": self.engine_reason,
+            "engine_notes": list(self.engine.notes),
             "probe_worker": self.beside,
             "probe_worker_reason": self.beside_reason,
             "cpu_kernels": native.status()[1],

@@ -35,7 +35,7 @@ class WarmMap:
     def draw(
         self, X: Float[Tensor, "layers n d"], ids: Int[Tensor, " n"], *, key_frame: bool
     ) -> tuple[Float[Tensor, "layers n 2"], dict[str, Tensor], bool]:
-        """Draw all points, cold at a key frame or after the map lost its neighbours, else from where they were.
+        """Draw all points, cold at a key frame, after the map lost its neighbours, or where the engine must.
 
         Shapes: X (layers, n, d), ids (n,) of the instances, on the host -> points (layers, n, 2), columns (layers,)
                 float64 on the device, to be given to `settle` once they are on the host; warm
@@ -43,7 +43,8 @@ class WarmMap:
         k, n = self.config.n_neighbors, X.shape[1]
         used, order = self._params().affinity_neighbors(n), torch.arange(n)
         near = self.engine.neighbors(X, X, NeighborsParams(max(used, k), order, order))
-        init = None if key_frame or self._restart else self._start(X, near, ids)
+        cold = key_frame or self._restart or not self.engine.warm_maps
+        init = None if cold else self._start(X, near, ids)
         warm = init is not None
         params = self._params(self.config.warm_iter if warm else self.config.n_iter, init)
         known = Neighbors(near.distances[..., :used], near.indices[..., :used])
@@ -70,11 +71,11 @@ class WarmMap:
         self._restart = bool((self._preserved - preserved).mean() > self.config.key_frame_margin)
 
     def move(self, X: Float[Tensor, "layers m d"], ids: Int[Tensor, " m"]) -> tuple[Tensor, Tensor, Neighbors] | None:
-        """Let the first m points take a few steps; None where too few of them are on the map, or none is asked for.
+        """Let the first m points take a few steps; None where too few are on the map, or none is asked for or possible.
 
         Shapes: X (layers, m, d), ids (m,) -> points (layers, m, 2), kl (layers,), their nearest neighbours among them
         """
-        if self.config.step_iter == 0:
+        if self.config.step_iter == 0 or not self.engine.warm_maps:
             return None
         if self.points is None or self._ids is None or len(self._ids) < len(ids):
             return None

@@ -8,7 +8,7 @@ import torch
 
 from fastcluster_lm.errors import EngineError, nearest_name
 from fastcluster_lm.kernels import native
-from fastcluster_lm.scores.engines import _rapids
+from fastcluster_lm.scores.engines import _rapids_packages
 from fastcluster_lm.scores.engines._fused import FusedEngine
 from fastcluster_lm.scores.engines.params import (
     Clustering,
@@ -31,6 +31,7 @@ __all__ = [
     "NeighborsParams",
     "TsneParams",
     "choose_engine",
+    "decide_engine",
     "engine_report",
 ]
 
@@ -47,15 +48,30 @@ class EngineReport(TypedDict):
     versions: dict[str, str]
 
 
+def decide_engine(name: str, device: torch.device | str) -> tuple[str, str]:
+    """Turn auto into the name of an engine, and say why; any other name stays, asked for.
+
+    auto is rapids on a CUDA device where cuML, cupy and FAISS can run, and fused everywhere else
+    """
+    if name != "auto":
+        return name, "asked for by name"
+    kind = torch.device(device).type
+    if kind != "cuda":
+        return "fused", f"auto on {kind}: fused is the engine for it"
+    lacking = _rapids_packages.missing()
+    if lacking:
+        return "fused", f"auto on cuda, where rapids cannot run: {lacking}"
+    found = ", ".join(f"{package} {version}" for package, version in _rapids_packages.versions().items())
+    return "rapids", f"auto on cuda, with {found}"
+
+
 def choose_engine(name: str, device: torch.device | str, memory_mib: int = 256) -> Engine:
-    """Give the engine of that name; auto is rapids on a CUDA device where it can run, and fused everywhere else.
+    """Give the engine of that name, or the one that auto stands for as decide_engine says.
 
     Errors: EngineError for an unknown name, a missing package or the wrong device, saying what to do
     """
     kind = torch.device(device).type
-    if name == "auto":
-        # rapids is not built yet, so auto is fused on CUDA too
-        return FusedEngine(memory_mib)
+    name, _ = decide_engine(name, device)
     if name == "fused":
         return FusedEngine(memory_mib)
     if name == "reference":
@@ -70,7 +86,12 @@ def choose_engine(name: str, device: torch.device | str, memory_mib: int = 256) 
 
         return ReferenceEngine()
     if name == "rapids":
-        raise EngineError(f"engine 'rapids' cannot run here: {_rapids.missing()}; use 'fused' or 'reference'")
+        if kind != "cuda":
+            reason = _rapids_packages.missing() or f"it runs on CUDA, the points are on {kind!r}"
+            raise EngineError(f"engine 'rapids' cannot run here: {reason}; use 'fused' or 'reference'")
+        from fastcluster_lm.scores.engines._rapids import RapidsEngine
+
+        return RapidsEngine(memory_mib)
     known = ("auto", *ENGINES)
     raise EngineError(f"engine is {name!r}; expected one of {', '.join(known)}{nearest_name(name, known)}")
 
@@ -80,10 +101,11 @@ def engine_report() -> list[EngineReport]:
     absent = _absent_packages()
     reason = f"missing: {', '.join(absent)}" if absent else "scikit-learn, openTSNE and faiss-cpu are installed"
     names = [name for name in REFERENCE_PACKAGES.values() if name not in absent]
+    lacking, can = _rapids_packages.missing(), "cuML, cupy and FAISS can run on the GPU; auto takes it there"
     return [
         EngineReport(name="fused", available=True, reason=_native(), versions=_versions(["torch"])),
         EngineReport(name="reference", available=not absent, reason=reason, versions=_versions(names)),
-        EngineReport(name="rapids", available=False, reason=_rapids.missing(), versions={}),
+        EngineReport(name="rapids", available=not lacking, reason=lacking or can, versions=_rapids_packages.versions()),
     ]
 
 

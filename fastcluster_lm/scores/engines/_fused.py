@@ -16,6 +16,8 @@ class FusedEngine:
     """
 
     name = "fused"
+    warm_maps = True
+    notes: tuple[str, ...] = ()
 
     def __init__(self, memory_mib: int = 256) -> None:
         self.memory_budget = memory_mib * 2**20

@@ -26,6 +26,8 @@ class ReferenceEngine:
     """The libraries behind our parameters; a field that they cannot honour is refused."""
 
     name = "reference"
+    warm_maps = True
+    notes: tuple[str, ...] = ()
 
     @torch.no_grad()
     def neighbors(

@@ -145,9 +145,15 @@ class Map(NamedTuple):
 
 @runtime_checkable
 class Engine(Protocol):
-    """Whatever computes the three verbs over all layers at once."""
+    """Whatever computes the three verbs over all layers at once.
+
+    warm_maps: whether a map can go on from init; where it cannot, every map starts cold
+    notes: what its libraries do otherwise than the parameters ask, for the record of a run
+    """
 
     name: str
+    warm_maps: bool
+    notes: tuple[str, ...]
 
     def neighbors(
         self, queries: Float[Tensor, "layers nq d"], bank: Float[Tensor, "layers nb d"], params: NeighborsParams

@@ -1,0 +1,47 @@
+"""What a machine offers a run: driver, packages, engines, compiler, threads, each with a reason; it starts no run."""
+
+import os
+import platform
+
+import torch
+
+from fastcluster_lm.device import cpu_cores, describe_gpus, package_versions
+from fastcluster_lm.kernels import native
+from fastcluster_lm.scores.engines import engine_report
+
+# what is told about whether it is installed or not
+PACKAGES = (
+    "fastcluster-lm", "torch", "triton", "numpy", "scipy", "scikit-learn", "openTSNE", "faiss-cpu",
+    "cuml-cu13", "cupy-cuda13x", "faiss-gpu",
+)  # fmt: skip
+COLUMNS = ("part", "name", "value", "note")
+
+
+def examine() -> list[dict[str, str]]:
+    """List what was found, a row each, with COLUMNS; note says why, or what to do."""
+    rows = [("system", "python", platform.python_version(), "")]
+    rows.append(("system", "platform", f"{platform.system()} {platform.machine()}", ""))
+    rows += [("gpu", name, value, "") for name, value in describe_gpus().items()]
+    installed = package_versions(PACKAGES)
+    rows += [("package", name, installed.get(name, "not installed"), "") for name in PACKAGES]
+    for engine in engine_report():
+        used = ", ".join(f"{name} {version}" for name, version in engine["versions"].items())
+        note = f"{engine['reason']} ({used})" if used else engine["reason"]
+        rows.append(("engine", engine["name"], "usable" if engine["available"] else "not usable", note))
+    compiled, by = native.status()
+    kept = f"kept in {_shortened(native.cache_dir())}" if compiled else f"slower torch code runs in their place: {by}"
+    rows.append(("cpu", "kernels", f"compiled by {by}" if compiled else "not compiled", kept))
+    rows.append(("cpu", "cores", str(cpu_cores()), ""))
+    rows.append(("cpu", "torch threads", str(torch.get_num_threads()), "training.threads sets them"))
+    rows.append(("cpu", "kernel threads", str(native.thread_count()), "scores.threads sets them"))
+    policy = os.environ.get("OMP_WAIT_POLICY", "not set")
+    slow = "" if policy.upper() == "PASSIVE" else "threads that spin stall on a shared machine; set it to PASSIVE"
+    rows.append(("cpu", "OMP_WAIT_POLICY", policy, slow))
+    return [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+
+
+def _shortened(path: os.PathLike[str]) -> str:
+    """Write the home folder as ~, so that what is sent on names no one."""
+    home = os.path.expanduser("~")
+    text = os.fspath(path)
+    return "~" + text[len(home) :] if text.startswith(home + os.sep) else text

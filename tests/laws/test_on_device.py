@@ -1,0 +1,199 @@
+"""What must hold on whatever device computes: always checked on the CPU, and on a GPU by `fclm doctor --self-test`."""
+
+import json
+import time
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fastcluster_lm.config import config_from_dict
+from fastcluster_lm.engine import Rooms
+from fastcluster_lm.kernels.kmeans_assign import kmeans_assign
+from fastcluster_lm.kernels.tsne_affinities import tsne_affinities
+from fastcluster_lm.kernels.tsne_forces import StepRule, start_descent
+from fastcluster_lm.scores.engines import KMeansParams, NeighborsParams, TsneParams, choose_engine, engine_report
+from fastcluster_lm.tasks import taskset_of
+from tests.laws.conftest import SMALL, fingerprint, run_to_end
+from tests.tolerances import KMEANS_INERTIA, KNN_DISTANCE, TSNE_KL
+
+STEPS = 12
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request) -> torch.device:
+    """Give each device in turn; without a GPU its half is skipped, by name."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return torch.device(request.param)
+
+
+@pytest.fixture(params=["fused", "rapids"])
+def engine(request, device):
+    """Give the engines that can run on the device, beside the reference."""
+    report = {row["name"]: row for row in engine_report()}[request.param]
+    if request.param == "rapids" and (device.type == "cpu" or not report["available"]):
+        pytest.skip("rapids is for a GPU" if device.type == "cpu" else report["reason"])
+    return choose_engine(request.param, device)
+
+
+def blobs(device, n_layers=2, n=300, width=16):
+    generator = torch.Generator().manual_seed(0)
+    centers = torch.randn(n_layers, 6, width, generator=generator) * 3
+    X = centers[:, torch.arange(n) % 6] + torch.randn(n_layers, n, width, generator=generator)
+    # many points that coincide, as layer 0 has
+    X[0] = X[0, :10].repeat(n // 10, 1)
+    return X.to(device)
+
+
+def config_on(device, **sections):
+    merged = {**SMALL, "device": device.type}
+    for name, values in sections.items():
+        merged[name] = {**SMALL[name], **values}
+    return config_from_dict(merged)
+
+
+def test_kmeans_assign_is_the_reference_of_its_device(device):
+    X = blobs(device)[1]
+    labels, sq_dist = kmeans_assign(X, X[:11])
+    exact = torch.cdist(X.double(), X[:11].double(), compute_mode="donot_use_mm_for_euclid_dist").square()
+    assert (exact.gather(1, labels[:, None])[:, 0] <= exact.amin(1) * (1 + 1e-5) + 1e-5).all()
+    torch.testing.assert_close(sq_dist.double(), exact.gather(1, labels[:, None])[:, 0], rtol=1e-4, atol=1e-4)
+
+
+def test_one_step_of_the_map_follows_the_gradient_in_float64(device):
+    X = blobs(device)
+    order = torch.arange(X.shape[1], device=device)
+    near = choose_engine("fused", device).neighbors(X, X, NeighborsParams(30, order, order))
+    edges = tsne_affinities(near.distances, near.indices, 10.0)
+    start = torch.randn(2, 2, X.shape[1], generator=torch.Generator().manual_seed(1)).to(device)
+    start -= start.mean(-1, keepdim=True)
+    descent = start_descent(start, edges)
+    kl = descent.kl_divergence().cpu()
+    # the first step is the quarter gradient itself, times the rate and the first gain of 1.2
+    descent.advance(1, StepRule(1.0, 0.0, 100.0, 1e30), torch.ones(2, dtype=torch.bool))
+    moved = (start - descent.points()).double().cpu()
+    P, points = _dense(near, 10.0), start.double().cpu()
+    apart = points[:, :, :, None] - points[:, :, None, :]
+    kernel = 1 / (1 + apart.square().sum(1))
+    kernel.diagonal(dim1=1, dim2=2).zero_()
+    total = kernel.sum((1, 2), keepdim=True)
+    gradient = (((P - kernel / total) * kernel)[:, None] * apart).sum(-1)
+    torch.testing.assert_close(moved, gradient * 120, rtol=1e-4, atol=1e-5)
+    logs = torch.where(P > 0, P * (P.clamp(min=1e-300) / (kernel / total).clamp(min=1e-300)).log(), 0)
+    torch.testing.assert_close(kl, logs.sum((1, 2)), rtol=1e-4, atol=1e-4)
+
+
+def _dense(near, perplexity):
+    """Give the affinities as matrices, in float64 on the CPU, by the reference of their kernel."""
+    from fastcluster_lm.kernels.tsne_affinities.reference import symmetrise, weights_of
+
+    distances, indices = near.distances.cpu(), near.indices.cpu()
+    edges = symmetrise(weights_of(distances, perplexity), indices)
+    n_layers, n, _ = distances.shape
+    dense = torch.zeros(n_layers * n, n, dtype=torch.float64)
+    dense.index_put_((edges.rows(), edges.columns.long()), edges.values.double(), accumulate=True)
+    return dense.view(n_layers, n, n)
+
+
+def test_neighbours_are_as_near_as_the_true_ones(engine, device):
+    X = blobs(device)
+    ids = torch.arange(X.shape[1], device=device) // 4
+    found = engine.neighbors(X, X, NeighborsParams(7, ids, ids))
+    exact = torch.cdist(X.double(), X.double(), compute_mode="donot_use_mm_for_euclid_dist").cpu()
+    exact.masked_fill_((ids[:, None] == ids).cpu(), torch.inf)
+    kth = exact.sort(-1).values[..., 6:7]
+    assert (exact.gather(2, found.indices.cpu()) <= kth * (1 + KNN_DISTANCE) + 1e-6).all()
+    assert found.indices.device.type == device.type
+
+
+def test_clusters_and_maps_are_those_of_the_reference(engine, device):
+    pytest.importorskip("sklearn")
+    pytest.importorskip("openTSNE")
+    X, reference = blobs(device)[1:], choose_engine("reference", "cpu")
+    mine, theirs = (one.kmeans(part, KMeansParams(6)) for one, part in ((engine, X), (reference, X.cpu())))
+    assert (mine.inertia.cpu() <= theirs.inertia * KMEANS_INERTIA).all()
+    params, order = TsneParams(perplexity=20), torch.arange(X.shape[1], device=device)
+    # the neighbours are ours on both sides, since faiss-gpu's package stands where faiss-cpu's does
+    near = choose_engine("fused", "cpu").neighbors(X.cpu(), X.cpu(), NeighborsParams(60, order.cpu(), order.cpu()))
+    kl = engine.tsne(X, params).kl_divergence.cpu()
+    assert (kl <= reference.tsne(X.cpu(), replace(params, neighbors=near)).kl_divergence * TSNE_KL).all()
+
+
+def test_an_engine_repeats_itself(engine, device):
+    X = blobs(device)
+    for verb, params in ((engine.kmeans, KMeansParams(6)), (engine.tsne, TsneParams(perplexity=20, n_iter=100))):
+        one, again = verb(X, params), verb(X, params)
+        assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
+
+
+def test_weights_are_the_same_with_probes_and_without(engine, device, tmp_path):
+    config = config_on(device, scores={"engine": engine.name}, model={"dropout": 0.2})
+    before = torch.get_rng_state()
+    prints = {
+        every: fingerprint(
+            run_to_end(replace(config, probe=replace(config.probe, every=every)), tmp_path / f"every-{every}").folder
+        )
+        for every in (0, 4)
+    }
+    assert len(set(prints.values())) == 1, prints
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_probes_wait_for_the_device_as_often_as_is_told(device, record_property):
+    """Count, on a GPU, what makes the host wait, and where; on a CPU nothing waits and the run is what is tested."""
+    config = config_on(device, scores={"engine": "fused"})
+    run = Rooms(config, taskset_of(config.tasks, config.seed))
+    assert run.probe is not None
+    run.probe.score(0)
+    waits = _waits(device, lambda: run.probe.score(8))
+    steps = _waits(device, run.trainer.advance)
+    if device.type == "cpu":
+        assert waits == steps == []
+    record_property("waits_of_a_probe", len(waits))
+    record_property("waits_of_a_step", len(steps))
+    record_property("places", json.dumps(sorted(set(waits))))
+
+
+def _waits(device, work):
+    """Give the places where the host waited for the device."""
+    if device.type == "cpu":
+        work()
+        return []
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            work()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    # the file's name alone: a path would name the user
+    return [
+        f"{warning.filename.rpartition('/')[2]}:{warning.lineno}"
+        for warning in caught
+        if "synchroniz" in str(warning.message)
+    ]
+
+
+def test_what_probes_cost_is_told(engine, device, record_property):
+    config = config_on(device, scores={"engine": engine.name})
+    run = Rooms(config, taskset_of(config.tasks, config.seed))
+    assert run.probe is not None
+    measured = {}
+    for name, work in (("step_ms", run.trainer.advance), ("probe_ms", lambda: run.probe.score(8))):
+        work()
+        _settle(device)
+        started = time.perf_counter()
+        for _ in range(3):
+            work()
+        _settle(device)
+        measured[name] = (time.perf_counter() - started) / 3 * 1e3
+    for name, value in measured.items():
+        assert value > 0
+        record_property(name, round(value, 3))
+
+
+def _settle(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
