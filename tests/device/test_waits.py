@@ -9,8 +9,10 @@ from fastcluster_lm.config import config_from_dict
 from fastcluster_lm.engine import Rooms
 from fastcluster_lm.errors import DataError
 from fastcluster_lm.kernels import native
+from fastcluster_lm.kernels.tsne_forces.tiled import TiledDescent
 from fastcluster_lm.probe import InlineRunner, StreamRunner
 from fastcluster_lm.scores import batches, geometry
+from fastcluster_lm.scores.agreement import AGREEMENTS
 from fastcluster_lm.tasks import taskset_of
 from tests.device.pretend_cuda import HostWaitError, PretendTensor, pretend_cuda
 from tests.laws.conftest import SMALL
@@ -19,12 +21,16 @@ from tests.laws.conftest import SMALL
 KINDS = {"fresh": {"every": 1, "full_every": 1}, "batch": {"every": 1, "full_every": 2, "source": "batch"}}
 
 
+# columns that KMeans decides
+CLUSTERED = {*AGREEMENTS, "null_ari", "null_ami", "null_f1"}
+
+
 def rooms(kind: str, device: str) -> Rooms:
     config = config_from_dict(
         {
             **SMALL,
             "device": device,
-            "training": {**SMALL["training"], "compile": "off"},
+            "training": {**SMALL["training"], "compile": "off", "precision": "float32"},
             "probe": {**SMALL["probe"], **KINDS[kind], "worker": "auto" if device == "cuda" else "off"},
         }
     )
@@ -63,8 +69,14 @@ def plain_torch(monkeypatch):
     native.library.cache_clear()
 
 
+@pytest.fixture
+def tiled(monkeypatch):
+    """Let the descent's tiled torch form stand for its Triton kernels, which a CPU does not launch."""
+    monkeypatch.setattr("fastcluster_lm.kernels.tsne_forces.op.TritonDescent", TiledDescent)
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_probes_wait_for_nothing_and_score_as_on_a_cpu(plain_torch, kind):
+def test_probes_wait_for_nothing_and_score_as_on_a_cpu(plain_torch, tiled, kind):
     n_probes = 2 if kind == "fresh" else 4
     expected = probed(rooms(kind, "cpu"), n_probes)
     with pretend_cuda() as mode:
@@ -81,10 +93,11 @@ def test_probes_wait_for_nothing_and_score_as_on_a_cpu(plain_torch, kind):
         assert len(ours.rows) == len(theirs.rows) > 0
         for row, wanted in zip(ours.rows, theirs.rows, strict=True):
             assert row.keys() == wanted.keys()
-            for column, value in wanted.items() if wanted["layer"] else ():
-                if isinstance(value, float):
+            for column, value in wanted.items():
+                # layer 0 has fewer places than clusters, where rounding alone decides which of them are empty
+                if isinstance(value, float) and not (row["layer"] == 0 and column in CLUSTERED):
                     assert row[column] == pytest.approx(value, rel=2e-3, abs=2e-3), (column, row, wanted)
-                else:
+                elif not isinstance(value, float):
                     assert row[column] == value
 
 
@@ -102,7 +115,7 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("fault", PLANTED)
-def test_a_planted_wait_is_caught(monkeypatch, fault):
+def test_a_planted_wait_is_caught(monkeypatch, tiled, fault):
     with pretend_cuda() as mode:
         run = rooms("fresh", "cuda")
         taken = run.probe.take(0)
@@ -124,7 +137,7 @@ def test_a_planted_wait_is_caught(monkeypatch, fault):
             run.probe.launch(taken)
 
 
-def test_a_layer_with_nan_is_told_when_the_scores_are_read():
+def test_a_layer_with_nan_is_told_when_the_scores_are_read(tiled):
     with pretend_cuda() as mode:
         run = rooms("fresh", "cuda")
         taken = run.probe.take(0)
