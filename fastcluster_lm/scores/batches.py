@@ -52,13 +52,16 @@ def as_caller(result: Tensor, like: Array) -> Array:
     return result if isinstance(like, Tensor) else result.cpu().numpy()
 
 
-def check_finite(X: Float[Tensor, "layers n d"], name: str) -> None:
+def check_finite(
+    X: Float[Tensor, "layers n d"], name: str, *, sq_norms: Float[Tensor, "layers n"] | None = None
+) -> None:
     """Refuse NaN and infinity by the layers that hold them; one wait on the device.
 
+    Shapes: X (layers, n, d); sq_norms (layers, n) of the points save the pass over them
     Errors: DataError naming the layers
     """
     # a sum reads the points once and writes nothing; it is finite unless a value is not, or all of them are huge
-    suspect = ~X.sum((1, 2)).isfinite()
+    suspect = ~(X.sum((1, 2)) if sq_norms is None else sq_norms.sum(1)).isfinite()
     if not bool(suspect.any()):
         return
     broken = (~X.isfinite()).flatten(1).any(1)
