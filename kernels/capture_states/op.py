@@ -17,7 +17,7 @@ class StateCapture:
             error on a CPU
     """
 
-    # on CUDA each layer goes at once into its slice of one buffer: no layer's activations are kept for a last torch.cat,
+    # on CUDA each layer goes at once into its slice of one buffer: no activations are kept for a last torch.cat,
     # which in evaluation would hold them all, and a list of layers would need a table of addresses that a CUDA graph
     # cannot renew; the op writes into its arguments and has no gradient, so it gets detached tensors only.
     # on a CPU the plain operators stay visible to torch.compile, which fuses them
