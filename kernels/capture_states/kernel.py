@@ -35,5 +35,5 @@ def capture_states_kernel(
         x = tl.load(rows[:, None] + d[None, :], mask=inside[:, None] & in_d[None, :], other=0.0).to(tl.float32)
         x = tl.where(inside[:, None], x, float("nan"))
         tl.store(states_ptr + cells[:, None] * D + d[None, :], x, mask=in_b[:, None] & in_d[None, :])
-        sq_norm += tl.sum(tl.where(in_d[None, :], x * x, 0.0), axis=1)
+        sq_norm += tl.sum(x * x, axis=1)
     tl.store(sq_norms_ptr + cells, sq_norm, mask=in_b)
