@@ -1,4 +1,4 @@
-"""Dispatch of the t-SNE descent: compiled C++ on a CPU, tiled torch elsewhere; it decides on no schedule."""
+"""Dispatch of the t-SNE descent: C++ on a CPU, Triton on CUDA, else tiled torch; it decides on no schedule."""
 
 import ctypes
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastcluster_lm.kernels.edges import Edges
 from fastcluster_lm.kernels.native import address, library, thread_count
+from fastcluster_lm.kernels.tsne_forces.fused import TritonDescent
 from fastcluster_lm.kernels.tsne_forces.grid import grid_repulsion
 from fastcluster_lm.kernels.tsne_forces.tiled import TiledDescent
 
@@ -53,6 +54,8 @@ def start_descent(start: Float[Tensor, "layers 2 n"], edges: Edges, *, grid: boo
     Shapes: start (layers, 2, n) f32, n >= 2
     Source: van der Maaten and Hinton 2008; gains and step rule of openTSNE 1.0.4
     """
+    if start.device.type == "cuda" and not grid:
+        return TritonDescent(start, edges)
     native = library(SOURCE) if start.device.type == "cpu" else None
     return TiledDescent(start, edges, grid) if native is None else NativeDescent(native, start, edges, grid)
 

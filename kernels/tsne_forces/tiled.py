@@ -1,4 +1,4 @@
-"""The t-SNE descent in torch, in tiles of pairs: for CUDA, and for a CPU without a C++ compiler."""
+"""The t-SNE descent in torch, in tiles of pairs: for a CPU without a C++ compiler, and for grids on CUDA."""
 
 import math
 from typing import TYPE_CHECKING
@@ -67,18 +67,12 @@ class TiledDescent:
 
     def kl_divergence(self) -> Tensor:
         """Sum in float64: pair by pair over the edges, tile by tile for the normaliser."""
-        flat = self._points.double().mT.reshape(-1, 2)
-        apart = (flat[self.rows] - flat[self.columns]).square().sum(1)
-        values = self.edges.values.double()
-        terms = torch.where(values > 0, values * (values.clamp(min=1e-300) * (1 + apart)).log(), 0)
-        per_layer = self.lengths.view(-1, self.n).sum(1)
-        cross = torch.segment_reduce(terms, "sum", lengths=per_layer)
         rows = max(1, GPU_PAIRS // (4 * self.n))
         sums = [
             torch.stack([_exact_sq_dist(part, y).add_(1).reciprocal_().sum() for part in y.split(rows, dim=1)]).sum()
             for y in self._points
         ]
-        return cross + (torch.stack(sums) - self.n).log()
+        return cross_entropy(self._points, self.edges) + (torch.stack(sums) - self.n).log()
 
     def _attraction(self) -> Float[Tensor, "layers 2 n"]:
         flat = self._points.mT.reshape(-1, 2)
@@ -101,6 +95,16 @@ class TiledDescent:
             self.sums[layers, columns.start // (self.tiles[0][1].stop)] = kernel.sum((1, 2))
             self.repelled[layers, :, columns] = torch.bmm(self.right[layers, 1:], kernel.square_())
         return (points * self.repelled[:, :1]).sub_(self.repelled[:, 1:]), self.sums.sum(1) - n
+
+
+def cross_entropy(points: Float[Tensor, "layers 2 n"], edges: Edges) -> Float[Tensor, " layers"]:
+    """Sum over the edges p log(p (1 + |yi - yj|^2)) in float64: KL divergence less the normaliser's logarithm."""
+    n = points.shape[-1]
+    flat, rows = points.double().mT.reshape(-1, 2), edges.rows()
+    apart = (flat[rows] - flat[edges.columns + rows // n * n]).square().sum(1)
+    values = edges.values.double()
+    terms = torch.where(values > 0, values * (values.clamp(min=1e-300) * (1 + apart)).log(), 0)
+    return torch.segment_reduce(terms, "sum", lengths=edges.starts.diff().view(-1, n).sum(1))
 
 
 def _tiles(n_layers: int, n: int, pairs: int) -> list[tuple[slice, slice]]:

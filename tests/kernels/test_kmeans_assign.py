@@ -1,7 +1,5 @@
-"""kmeans_assign against float64: the CPU implementation, the kernel in the interpreter, the op's registration."""
+"""kmeans_assign on a CPU against float64, and the op's registration; the kernel is proven in test_triton_kernels.py."""
 
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,44 +12,6 @@ from fastcluster_lm.errors import DataError, ShapeError
 from fastcluster_lm.kernels.kmeans_assign import kmeans_assign, op, reference
 
 HERE = Path(__file__).parent
-# bytes of shared memory a block may have: sm_80, sm_90
-SHARED_LIMIT = {80: 166912, 90: 232448}
-
-
-def run(script: str, **environment: str) -> list[dict]:
-    """Run a script beside this file in its own process; interpreter and compiler do not share one."""
-    inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    root = str(HERE.parent.parent)
-    done = subprocess.run(
-        [sys.executable, str(HERE / script)],
-        env={**inherited, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def test_kernel_in_the_interpreter_against_float64() -> None:
-    pytest.importorskip("triton")
-    rows = run("interpret_kmeans_assign.py", TRITON_INTERPRET="1")
-    assert len(rows) == 11
-    for row in rows:
-        assert row["tails"] and row["complete"], row
-        if "error" in row:
-            assert row["error"] <= row["torch_error"] + 2e-5, row
-            assert row["worst_choice"] <= 1e-5, row
-            assert row["duplicates_chosen"] == 0, row
-
-
-def test_kernel_compiles_for_gpus_within_its_registers(tmp_path: Path) -> None:
-    pytest.importorskip("triton")
-    rows = run("compile_kmeans_assign.py", TRITON_CACHE_DIR=str(tmp_path))
-    assert [row["sm"] for row in rows] == [80, 90]
-    for row in rows:
-        # 24 bytes of stack were read on sm_80; a tile that spills in earnest takes hundreds
-        assert row["registers"] <= 200 and row["local"] == 0 and row["stack"] <= 32, row
-        assert row["shared"] <= SHARED_LIMIT[row["sm"]], row
 
 
 @pytest.mark.parametrize("width", [1, 2, 15, 16, 17, 32])
@@ -87,8 +47,17 @@ def test_sixteen_bit_points_are_summed_in_float32(dtype: torch.dtype) -> None:
     torch.testing.assert_close(sq_dist.double(), truth, rtol=1e-5, atol=1e-4)
 
 
+def test_runs_share_their_points() -> None:
+    X, centroids = torch.randn(2, 33, 4), torch.randn(2, 3, 5, 4)
+    labels, sq_dist = kmeans_assign(X, centroids)
+    assert labels.shape == (2, 3, 33)
+    for run in range(3):
+        own = kmeans_assign(X, centroids[:, run])
+        assert torch.equal(labels[:, run], own[0]) and torch.equal(sq_dist[:, run], own[1])
+
+
 def test_op_is_registered_as_torch_wants_it() -> None:
-    opcheck(torch.ops.fclm.kmeans_assign.default, (torch.randn(2, 9, 3), torch.randn(2, 4, 3)))
+    opcheck(torch.ops.fclm.kmeans_assign.default, (torch.randn(2, 9, 3), torch.randn(2, 2, 4, 3)))
 
 
 def test_compiles_into_one_graph() -> None:

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fastcluster_lm.kernels.cluster_sums import cluster_sums
+from fastcluster_lm.kernels.kmeans_assign import kmeans_assign
 from fastcluster_lm.kernels.kmeans_runs import Runs, kmeans_runs_native
 from fastcluster_lm.kernels.rounding import matmul_rounding
 from fastcluster_lm.scores.batches import full_precision, scaled, scaling
@@ -159,6 +161,8 @@ class _Lloyd:
 
     def _assign(self, X: Tensor, x_sq: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
         """Give each point its nearest centroid in every run: labels and sq_dist, both (layers, runs, n)."""
+        if X.is_cuda:
+            return kmeans_assign(X, centroids)
         n_layers, n, width = X.shape
         runs, k = centroids.shape[1:3]
         side_by_side = centroids.reshape(n_layers, runs * k, width)
@@ -202,15 +206,9 @@ def _inertia(X: Tensor, centroids: Tensor, labels: Tensor) -> Float[Tensor, " la
 
 
 def _means(X: Tensor, labels: Int[Tensor, "layers runs n"], old: Tensor) -> tuple[Tensor, Tensor]:
-    """Average each cluster's points; an empty cluster keeps its centroid. Sums are in a fixed order on a CPU."""
-    n_layers, n, width = X.shape
-    runs, k = old.shape[1:3]
-    first = torch.arange(n_layers * runs, device=X.device).view(n_layers, runs, 1) * k
-    flat = (labels + first).flatten()
-    sums = X.new_zeros(n_layers * runs * k, width)
-    sums.index_add_(0, flat, X[:, None].expand(-1, runs, -1, -1).reshape(-1, width))
-    sizes = torch.bincount(flat, minlength=n_layers * runs * k).view(n_layers, runs, k)
-    means = sums.view_as(old) / sizes.clamp(min=1)[..., None]
+    """Average each cluster's points, sums in a fixed order; an empty cluster keeps its centroid."""
+    sums, sizes = cluster_sums(X, labels, old.shape[2])
+    means = sums / sizes.clamp(min=1)[..., None]
     return torch.where(sizes[..., None] > 0, means, old), sizes
 
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fastcluster_lm.kernels.nearest_neighbors import nearest_neighbors_native
+from fastcluster_lm.kernels.nearest_neighbors import MOST_NEIGHBORS, nearest_neighbors_fused, nearest_neighbors_native
 from fastcluster_lm.kernels.rounding import SPARE, matmul_rounding
 from fastcluster_lm.scores.batches import full_precision, power_of_two, scaling
 from fastcluster_lm.scores.engines.checks import check_neighbors, forbidden
@@ -61,6 +61,10 @@ def _find(queries: Tensor, bank: Tensor, params: NeighborsParams, memory_budget:
     # the matmul needs centred points; the direct differences must not be centred, which would round them
     bank = bank / scale
     queries = bank if own else queries / scale
+    if queries.is_cuda and k <= MOST_NEIGHBORS:
+        # no candidate is lost to rounding, so that no row is doubtful and nothing waits for the device
+        distances, indices = nearest_neighbors_fused(queries, bank, k, params.query_ids, params.bank_ids)
+        return Neighbors((distances * scale).float(), indices)
     with full_precision():
         native = nearest_neighbors_native(
             queries, bank, offset / scale, k, params.query_ids, params.bank_ids, memory_budget
@@ -71,8 +75,9 @@ def _find(queries: Tensor, bank: Tensor, params: NeighborsParams, memory_budget:
     distances = torch.empty(n_layers, n_queries, k, device=queries.device)
     indices = torch.empty(n_layers, n_queries, k, dtype=torch.int64, device=queries.device)
     n_candidates = min(k + SPARE, n_bank)
-    # a gathered candidate costs more than a direct distance, so few points are compared in full
-    direct = 4 * n_candidates >= n_bank
+    # a gathered candidate costs more than a direct distance, so few points are compared in full; and on CUDA a second
+    # look at doubtful rows would wait for the device
+    direct = 4 * n_candidates >= n_bank or queries.is_cuda
     row_bytes = queries.element_size() * n_layers * max(n_bank, 1 if direct else n_candidates * width)
     rows = max(1, memory_budget // row_bytes)
     with full_precision():
