@@ -84,9 +84,10 @@ def precision_policy(wanted: str, device: Device) -> tuple[torch.dtype, str]:
 def head_policy(wanted: str, device: Device, logits_mib: float) -> tuple[bool, str]:
     """Decide whether output head and training loss are one op that keeps no logits, and say why.
 
-    Source: forward and backward on one CPU core beside plain torch, in turns, 256 rows and 32,768 tokens: at width 32
-            0.44 to 0.45 of its time and 8 MiB at the peak instead of 97; at width 768 1.07 to 1.23 of its time and
-            104 MiB instead of 134, 96 of them the weight's gradient. No GPU was at hand: there the bound is a guess
+    Source: forward and backward on one CPU core beside plain torch, in turns, 256 rows, peak memory over that before:
+            32,768 tokens of width 32: 0.44 to 0.48 of its time, 9 MiB instead of 97; of width 768: 1.07 to 1.23, 104
+            MiB instead of 134, 96 of them the weight's gradient. 131,072 tokens of width 32: 0.46, 21 MiB instead of
+            385; of width 768: 1.00 to 1.34, 392 MiB instead of 517. No GPU was at hand: there the bound is a guess
     """
     size = f"the logits of a step take {logits_mib:.3g} MiB"
     if wanted == "fused":

@@ -7,9 +7,10 @@ if __name__ != "fastcluster_lm.kernels":
         "repository's root off sys.path if another program asked for its own `kernels`"
     )
 
+from fastcluster_lm.kernels.capture_states import StateCapture
 from fastcluster_lm.kernels.kmeans_assign import kmeans_assign
 from fastcluster_lm.kernels.linear_cross_entropy import linear_cross_entropy
 from fastcluster_lm.kernels.tsne_affinities import tsne_affinities
 from fastcluster_lm.kernels.tsne_forces import start_descent
 
-__all__ = ["kmeans_assign", "linear_cross_entropy", "start_descent", "tsne_affinities"]
+__all__ = ["StateCapture", "kmeans_assign", "linear_cross_entropy", "start_descent", "tsne_affinities"]

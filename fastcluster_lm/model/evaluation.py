@@ -31,16 +31,24 @@ class Evaluator:
         return right.item() / len(instances)
 
     @torch.no_grad()
-    def states_into(self, instances: Instances, buffer: Float[Tensor, "layers n D"]) -> None:
+    def states_into(
+        self, instances: Instances, buffer: Float[Tensor, "layers n D"]
+    ) -> Float[Tensor, "layers n"] | None:
         """Write every layer's state at the probed position into a buffer that exists already.
 
-        Shapes: buffer (n_layers + 1, len(instances), D), written in place
+        Shapes: buffer (n_layers + 1, len(instances), D), written in place -> the states' squared norms, where the
+                forward gave them on the way
         """
         start = 0
+        norms = []
         for chunk, output in self._chunks(instances):
             rows = output.states[: len(chunk)].transpose(0, 1)  # (layers, chunk, D)
             buffer[:, start : start + len(chunk)].copy_(rows)
             start += len(chunk)
+            if output.sq_norms is not None:
+                # a copy, since the next run of a CUDA graph overwrites what this one gave
+                norms.append(output.sq_norms[: len(chunk)].T.clone())
+        return torch.cat(norms, 1) if norms else None
 
     def _chunks(self, instances: Instances) -> Iterator[tuple[Int[Tensor, " chunk"], ModelOutput]]:
         was_training = self.model.training

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from fastcluster_lm.config import ModelConfig
+from fastcluster_lm.kernels import StateCapture
 
 
 class ModelOutput(NamedTuple):
@@ -16,6 +17,7 @@ class ModelOutput(NamedTuple):
 
     logits: Float[Tensor, "..."]  # (B, V) at the output position, or (B, T, V) if all tokens were asked for
     states: Float[Tensor, "B layers D"]  # detached, at the probed position; 0 is the embedding
+    sq_norms: Float[Tensor, "B layers"] | None = None  # of the states, where a kernel gave them on the way
 
 
 class HiddenOutput(NamedTuple):
@@ -23,6 +25,7 @@ class HiddenOutput(NamedTuple):
 
     hidden: Float[Tensor, "..."]  # (B, D) at the output position, or (B, T, D); after the final norm
     states: Float[Tensor, "B layers D"]  # as in ModelOutput
+    sq_norms: Float[Tensor, "B layers"] | None = None
 
 
 class GPT2(nn.Module):
@@ -59,8 +62,8 @@ class GPT2(nn.Module):
         Shapes: tokens (B, T), output_position (B,), probe_position (B,), by default the output position
         Units:  states are detached, so no gradient ever flows through them
         """
-        hidden, states = self.hidden(tokens, output_position, probe_position, all_tokens)
-        return ModelOutput(F.linear(hidden, self.wte.weight), states)
+        output = self.hidden(tokens, output_position, probe_position, all_tokens)
+        return ModelOutput(F.linear(output.hidden, self.wte.weight), output.states, output.sq_norms)
 
     def hidden(
         self,
@@ -77,19 +80,20 @@ class GPT2(nn.Module):
         if probe_position is not None:
             positions = torch.stack((output_position, probe_position), 1)
         x = self.drop(self.wte(tokens) + self.wpe.weight[: tokens.shape[1]])
-        states = [_gather(x.detach(), positions[:, -1:])]
+        capture = StateCapture(x, positions[:, -1], len(self.blocks) + 1)
+        capture.add(x)
         for block in self.blocks[:-1]:
             x = block(x)
-            states.append(_gather(x.detach(), positions[:, -1:]))
+            capture.add(x)
         if all_tokens:
             x = self.blocks[-1](x)
-            states.append(_gather(x.detach(), positions[:, -1:]))
+            capture.add(x)
         else:
             # nothing after the last block looks at other positions, so it is computed for these alone
             x = cast(Block, self.blocks[-1]).at(x, positions)  # (B, P, D)
-            states.append(x[:, -1:].detach())
+            capture.add_rows(x[:, -1:])
             x = x[:, 0]
-        return HiddenOutput(self.ln_f(x), torch.cat(states, 1))
+        return HiddenOutput(self.ln_f(x), capture.states(), capture.sq_norms())
 
     def _draw_weights(self, generator: torch.Generator) -> None:
         # GPT-2: normal weights, residual projections scaled down by the number of residual additions

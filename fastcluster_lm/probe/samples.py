@@ -20,8 +20,9 @@ from fastcluster_lm.scores.clusters import Split
 class Sample:
     """The states of one split and what is known of each point.
 
-    Shapes: states (layers, n, d); all else on the host: labels and instructions (n,), on_map (m,) which points the map
-            shows, ids (n,) numbers of the instances, over both splits
+    Shapes: states (layers, n, d); sq_norms (layers, n) of the states, if they came along; all else on the host: labels
+            and instructions (n,), on_map (m,) which points the map shows, ids (n,) numbers of the instances, over both
+            splits
     """
 
     name: str
@@ -30,11 +31,12 @@ class Sample:
     instructions: Int[np.ndarray, " n"]
     on_map: Int[Tensor, " m"]
     ids: Int[Tensor, " n"]
+    sq_norms: Float[Tensor, "layers n"] | None = None
 
     def split(self, *kinds: str) -> Split:
         """Give the points and their labels of these kinds, all by default, to be scored."""
         labels = {kind: self.labels[kind] for kind in kinds} if kinds else self.labels
-        return Split(self.name, self.states, labels, self.instructions)
+        return Split(self.name, self.states, labels, self.instructions, self.sq_norms)
 
     def shown(self) -> "Sample":
         """Keep the points on the map alone."""
@@ -50,7 +52,7 @@ class Sample:
 
     def placed(self, points: Float[Tensor, "layers n 2"]) -> "Sample":
         """Give the same points where the map puts them."""
-        return replace(self, states=points)
+        return replace(self, states=points, sq_norms=None)
 
 
 class FreshSource:
@@ -76,13 +78,11 @@ class FreshSource:
 
     def take(self, evaluator: Evaluator) -> Sample:
         """Run all instances."""
-        evaluator.states_into(self.instances, self.sample.states)
-        return self.sample
+        return replace(self.sample, sq_norms=evaluator.states_into(self.instances, self.sample.states))
 
     def take_shown(self, evaluator: Evaluator) -> Sample:
         """Run the instances on the map alone."""
-        evaluator.states_into(self._shown_instances, self._shown.states)
-        return self._shown
+        return replace(self._shown, sq_norms=evaluator.states_into(self._shown_instances, self._shown.states))
 
 
 class RingSource:

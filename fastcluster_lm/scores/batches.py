@@ -53,14 +53,19 @@ def as_caller(result: Tensor, like: Array) -> Array:
     return result if isinstance(like, Tensor) else result.cpu().numpy()
 
 
-def check_finite(X: Float[Tensor, "layers n d"], name: str) -> None:
+def check_finite(
+    X: Float[Tensor, "layers n d"], name: str, *, sq_norms: Float[Tensor, "layers n"] | None = None
+) -> None:
     """Refuse NaN and infinity by the layers that hold them; on a GPU one wait, or none where checks are put off.
 
-    Errors: DataError naming the layers
+    Shapes: X (layers, n, d); sq_norms (layers, n) of the points spare the pass over them
+    Errors: DataError naming the layers; where checks are put off, also for a norm whose square is beyond float32
     """
+    put_off = deferring(X)
     # a sum reads the points once and writes nothing; it is finite unless a value is not, or all of them are huge
-    if not deferring(X) and not bool((~X.sum((1, 2)).isfinite()).any()):
+    if not put_off and bool((X.sum((1, 2)) if sq_norms is None else sq_norms.sum(1)).isfinite().all()):
         return
+    values = sq_norms[..., None] if put_off and sq_norms is not None else X
 
     def judge(broken: Tensor) -> DataError | None:
         layers = [str(layer) for layer, is_broken in enumerate(broken.tolist()) if is_broken]
@@ -68,7 +73,7 @@ def check_finite(X: Float[Tensor, "layers n d"], name: str) -> None:
             return None
         return DataError(f"{name} holds NaN or infinity in layer {', '.join(layers)}; expected finite values")
 
-    check((~X.isfinite()).flatten(1).any(1), judge)
+    check((~values.isfinite()).flatten(1).any(1), judge)
 
 
 def scaling(X: Float[Tensor, "layers n d"]) -> tuple[Float[Tensor, "layers 1 d"], Float[Tensor, "layers 1 1"]]:

@@ -74,12 +74,14 @@ class Split:
     labels:    name -> (n,) integers, best on the host; `distribution` are the blocks of nulls and knn_share_across,
                `input` and `output` make the groups and ceilings; what is absent leaves its scores None
     instances: (n,) identity of the instruction; None: every point is its own
+    sq_norms:  (layers, n) squared norms of X, if whoever made it knows them; they tell whether all is finite
     """
 
     name: str
     X: Float[Tensor, "layers n d"]
     labels: Mapping[str, Int[Tensor, " n"] | Int[np.ndarray, " n"]]
     instances: Int[Tensor, " n"] | Int[np.ndarray, " n"] | None = None
+    sq_norms: Float[Tensor, "layers n"] | None = None
 
 
 @dataclass(frozen=True, eq=False)

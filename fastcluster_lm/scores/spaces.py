@@ -102,7 +102,7 @@ def _check_split(name: str, split: Split, bank: Split) -> None:
         )
     if n == 0:
         raise DataError(f"split {name!r} has no points; give at least one")
-    check_finite(split.X, f"split {name!r}")
+    check_finite(split.X, f"split {name!r}", sq_norms=split.sq_norms)
 
 
 def _cluster(

@@ -144,11 +144,13 @@ class Trainer:
         all_tokens = self.config.loss == "all"
         targets = self.train.next_tokens(batch).flatten() if all_tokens else self.train.targets[batch]
         if self.fused_head:
-            hidden, states = self._hidden(*self.train.inputs(batch), all_tokens=all_tokens)
-            return linear_cross_entropy(hidden.flatten(0, -2), self.model.wte.weight, targets), states
-        logits, states = self._forward(*self.train.inputs(batch), all_tokens=all_tokens)
-        # logits may have come in bfloat16
-        return F.cross_entropy(logits.float().flatten(0, -2), targets), states
+            output = self._hidden(*self.train.inputs(batch), all_tokens=all_tokens)
+            loss = linear_cross_entropy(output.hidden.flatten(0, -2), self.model.wte.weight, targets)
+        else:
+            output = self._forward(*self.train.inputs(batch), all_tokens=all_tokens)
+            # logits may have come in bfloat16
+            loss = F.cross_entropy(output.logits.float().flatten(0, -2), targets)
+        return loss, output.states
 
 
 @contextmanager

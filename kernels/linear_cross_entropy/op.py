@@ -16,6 +16,8 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 # instead of 1024 0.74 to 0.82; at (256, 64, 32768) 0.57, 0.53, 0.62 and 0.94
 TILE_BYTES = 4 * 2**20
 TILE_ROWS = 1024
+# the target of a row that does not count, as torch's cross_entropy has it
+IGNORED = -100
 # programs that fill a GPU; fixed, so that no sum depends on which GPU it is
 PROGRAMS = 256
 
@@ -26,8 +28,9 @@ def linear_cross_entropy(
     """Give the mean cross entropy of the targets under the logits X @ weight.T, and its gradients.
 
     Shapes: X (n, d), weight (v, d), targets i64 (n,) -> scalar f32
-    Units:  nats a row; NaN without rows. Logits, sums and the gradient of a logit are fp32 whatever the inputs are; a
-            gradient is rounded to its input's dtype once, at the end. A target outside 0..v-1 gives NaN on CUDA
+    Units:  nats a row that counts, which one with the target -100 does not; NaN without any. Logits, sums and the
+            gradient of a logit are fp32 whatever the inputs are; a gradient is rounded to its input's dtype once, at
+            the end. Any other target outside 0..v-1 gives NaN on CUDA
     Errors: ShapeError if the shapes do not fit; DataError for other dtypes, v == 0, on a CPU a target outside 0..v-1
     Source: Wijmans et al. 2025 (Cut Cross-Entropy), without its filter of small gradients and its order of sums
     """
@@ -41,7 +44,9 @@ def linear_cross_entropy(
         raise DataError(f"X is {X.dtype}, weight is {weight.dtype}; expected one of float32, float16, bfloat16")
     if targets.dtype != torch.int64:
         raise DataError(f"targets are {targets.dtype}; expected int64")
-    return _losses(X, weight, targets)[0].mean()
+    counts = targets != IGNORED
+    losses = _losses(X, weight, torch.where(counts, targets, 0))[0]
+    return torch.where(counts, losses, 0).sum() / counts.sum()
 
 
 @custom_op("fclm::linear_cross_entropy", mutates_args=(), device_types="cpu")

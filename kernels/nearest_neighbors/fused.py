@@ -107,7 +107,8 @@ def launch(
     queries = bank if own_bank else _by_coordinate(queries)
     if query_ids is None or bank_ids is None:
         # one id for all queries and another for the whole bank
-        query_ids, bank_ids = torch.tensor_split(torch.arange(2, device=queries.device), 2)
+        query_ids = torch.zeros(1, dtype=torch.int64, device=queries.device)
+        bank_ids = torch.ones(1, dtype=torch.int64, device=queries.device)
     own, other = query_ids.expand(n_layers, n_queries), bank_ids.expand(n_layers, n_bank)
     sizes = block_sizes(k, queries.dtype)
     nearest_neighbors_kernel[(-(-n_queries // sizes["BLOCK_Q"]), n_layers)](

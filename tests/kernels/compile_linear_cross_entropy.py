@@ -20,20 +20,22 @@ from fastcluster_lm.kernels.linear_cross_entropy import kernel, op
 
 TOOL = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin", "cuobjdump")
 NAMES = {"float32": "*fp32", "bfloat16": "*bf16", "float16": "*fp16"}
+NUMBERS = ("target_ptr", "positions_ptr")
 # kept in fp32 whatever the inputs are
 ACCUMULATED = ("grad_ptr", "peak_ptr", "peaks_ptr", "log_sum_ptr", "sums_ptr", "target_logit_ptr", "dx_ptr")
+ACCUMULATED += ("states_ptr", "sq_norms_ptr")
 
 
 def needs(fn: triton.JITFunction, sizes: dict, dtype: str, capability: int) -> dict:
     """Compile one kernel and read off what it needs; pointers, width and strides are taken to be divisible by 16."""
-    options = {name: sizes[name] for name in ("num_warps", "num_stages")}
+    options = {name: sizes[name] for name in ("num_warps", "num_stages") if name in sizes}
     constants = {name: value for name, value in sizes.items() if name in fn.arg_names}
     signature = {}
     for name in fn.arg_names:
         if name in constants:
             signature[name] = "constexpr"
         elif name.endswith("_ptr"):
-            signature[name] = "*i64" if name == "target_ptr" else "*fp32" if name in ACCUMULATED else NAMES[dtype]
+            signature[name] = "*i64" if name in NUMBERS else "*fp32" if name in ACCUMULATED else NAMES[dtype]
         else:
             signature[name] = "i32"
     even = [at for at, name in enumerate(fn.arg_names) if name.endswith("_ptr") or name in ("D", "x_row", "w_row")]
@@ -50,13 +52,14 @@ def needs(fn: triton.JITFunction, sizes: dict, dtype: str, capability: int) -> d
     return {"registers": registers, "stack": stack, "local": local, "shared": compiled.metadata.shared}
 
 
-for dtype in sys.argv[1:]:
-    kind = getattr(torch, dtype)
-    launches = [(kernel.linear_cross_entropy_kernel, op.block_sizes(kind))]
-    gradients = {tuple(op.gradient_block_sizes(width, kind).items()) for width in range(1, 4097)}
-    for fn in (kernel.hidden_gradient_kernel, kernel.weight_gradient_kernel):
-        launches += [(fn, dict(sizes)) for sizes in sorted(gradients, key=str)]
-    for fn, sizes in launches:
-        for capability in (80, 90, 100):
-            row = {"kernel": fn.__name__, "dtype": dtype, "sizes": sizes, "sm": capability}
-            print(json.dumps({**row, **needs(fn, sizes, dtype, capability)}), flush=True)
+if __name__ == "__main__":
+    for dtype in sys.argv[1:]:
+        kind = getattr(torch, dtype)
+        launches = [(kernel.linear_cross_entropy_kernel, op.block_sizes(kind))]
+        gradients = {tuple(op.gradient_block_sizes(width, kind).items()) for width in range(1, 4097)}
+        for fn in (kernel.hidden_gradient_kernel, kernel.weight_gradient_kernel):
+            launches += [(fn, dict(sizes)) for sizes in sorted(gradients, key=str)]
+        for fn, sizes in launches:
+            for capability in (80, 90, 100):
+                row = {"kernel": fn.__name__, "dtype": dtype, "sizes": sizes, "sm": capability}
+                print(json.dumps({**row, **needs(fn, sizes, dtype, capability)}), flush=True)

@@ -1,11 +1,5 @@
 """linear_cross_entropy on a CPU against float64, its registration, its memory; the kernels without a GPU."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,22 +9,8 @@ from torch.library import opcheck
 from fastcluster_lm.errors import DataError, ShapeError
 from fastcluster_lm.kernels.linear_cross_entropy import linear_cross_entropy, op, reference
 from tests.kernels import interpret_linear_cross_entropy as measured
+from tests.kernels.processes import run_script
 from tests.tolerances import LINEAR_CROSS_ENTROPY
-
-HERE = Path(__file__).parent
-
-
-def run(script: str, *arguments: str, **environment: str) -> list[dict]:
-    """Run a script beside this file in its own process; interpreter and compiler do not share one."""
-    inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, str(HERE / script), *arguments],
-        env={**inherited, "PYTHONPATH": str(HERE.parent.parent), "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def draw(n: int, v: int, width: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
@@ -184,7 +164,7 @@ def judge_reruns(row: dict) -> None:
 
 def test_kernels_in_the_interpreter_against_float64():
     pytest.importorskip("triton")
-    *rows, reruns = run("interpret_linear_cross_entropy.py", TRITON_INTERPRET="1")
+    *rows, reruns = run_script("interpret_linear_cross_entropy.py", TRITON_INTERPRET="1")
     assert len(rows) == len(measured.CASES)
     judge(rows)
     judge_reruns(reruns)
@@ -193,7 +173,7 @@ def test_kernels_in_the_interpreter_against_float64():
 @pytest.mark.slow
 def test_wide_rows_in_the_interpreter_against_float64():
     pytest.importorskip("triton")
-    *rows, _ = run("interpret_linear_cross_entropy.py", "wide", TRITON_INTERPRET="1")
+    *rows, _ = run_script("interpret_linear_cross_entropy.py", "wide", TRITON_INTERPRET="1")
     assert len(rows) == len(measured.WIDE_CASES)
     judge(rows)
 
@@ -212,7 +192,7 @@ def judge_needs(rows: list[dict]) -> None:
 
 def test_kernels_compile_for_gpus_without_spills(tmp_path):
     pytest.importorskip("triton")
-    rows = run("compile_linear_cross_entropy.py", "float32", "bfloat16", TRITON_CACHE_DIR=str(tmp_path))
+    rows = run_script("compile_linear_cross_entropy.py", "float32", "bfloat16", TRITON_CACHE_DIR=str(tmp_path))
     # the forward, and two gradients with two widths of tile, three for 16-bit inputs; on three GPUs
     assert len(rows) == 3 * (1 + 2 * 2) + 3 * (1 + 2 * 3)
     judge_needs(rows)
@@ -221,4 +201,19 @@ def test_kernels_compile_for_gpus_without_spills(tmp_path):
 @pytest.mark.slow
 def test_kernels_compile_for_half_precision_without_spills(tmp_path):
     pytest.importorskip("triton")
-    judge_needs(run("compile_linear_cross_entropy.py", "float16", TRITON_CACHE_DIR=str(tmp_path)))
+    judge_needs(run_script("compile_linear_cross_entropy.py", "float16", TRITON_CACHE_DIR=str(tmp_path)))
+
+
+def test_a_row_without_a_target_counts_as_in_torch() -> None:
+    generator = torch.Generator().manual_seed(3)
+    X, weight = torch.randn(9, 5, generator=generator), torch.randn(7, 5, generator=generator)
+    targets = torch.randint(0, 7, (9,), generator=generator)
+    targets[[0, 4, 8]] = -100
+    ours, theirs = ([part.clone().requires_grad_() for part in (X, weight)] for _ in range(2))
+    one = linear_cross_entropy(*ours, targets)
+    other = F.cross_entropy(theirs[0] @ theirs[1].T, targets)
+    one.backward(), other.backward()
+    torch.testing.assert_close(one, other)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+    assert ours[0].grad[4].abs().sum() == 0 < ours[0].grad[1].abs().sum()

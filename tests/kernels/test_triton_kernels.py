@@ -69,6 +69,24 @@ def test_every_launch_has_a_budget_and_every_budget_a_launch() -> None:
     assert all(set(row) == expected for tiles in BUDGETS.values() for row in tiles.values())
 
 
+def test_what_is_launched_is_what_was_compiled() -> None:
+    rows = [json.loads(line) for line in run("launches.py")]
+    known = [kernel for case in CASES.values() for kernel in case.kernels()]
+    assert {row["function"] for row in rows} == {kernel.function.__name__ for kernel in known}
+    for row in rows:
+        launched = {**row["constants"], **row["options"]}
+        fitting = [
+            tile
+            for kernel in known
+            if kernel.function.__name__ == row["function"] and kernel.signature(row["constants"]) == row["signature"]
+            for tile in kernel.tiles
+            if tile.items() <= launched.items()
+        ]
+        assert len(fitting) == 1, row
+        # a pointer that is not aligned would be compiled anew, into something that has no budget
+        assert row["unaligned"] == [], row
+
+
 def hold(row: dict) -> None:
     """Hold what a compiled kernel needs against its budget: registers as written down, nothing spilled."""
     budget = BUDGETS.get(row["kernel"], {}).get(row["tile"], {}).get(f"sm_{row['sm']}")

@@ -1,0 +1,22 @@
+"""Runs the scripts that print what the kernels give and need, each in a process of its own; it judges nothing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def run_script(script: str, *arguments: str, **environment: str) -> list[dict]:
+    """Run a script beside this file and read its JSON lines; interpreter and compiler do not share a process."""
+    inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, str(HERE / script), *arguments],
+        env={**inherited, "PYTHONPATH": str(HERE.parent.parent), "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
