@@ -69,7 +69,7 @@ def transformers_step(run: Any, config: RunConfig, compiled: bool) -> Callable[[
     optimizer = torch.optim.AdamW(
         theirs.parameters(), lr=training.learning_rate, betas=(training.beta1, training.beta2), fused=True
     )
-    sampler = BatchSampler(len(train), training.batch_size, config.seed, torch.device("cpu"))
+    sampler = BatchSampler(len(train), training.batch_size, config.seed)
     forward = torch.compile(theirs) if compiled else theirs
 
     def step() -> float:

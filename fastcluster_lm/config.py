@@ -87,6 +87,12 @@ class TrainingConfig:
     checkpoint_every: int = setting(500, "steps between checkpoints; the last step always has one", low=1)
     keep_checkpoints: int = setting(0, "newest checkpoints kept; 0: all", low=0)
     compile: str = setting("auto", "torch.compile the step", choices=("auto", "on", "off"))
+    head: str = setting(
+        "auto",
+        "output head and loss: plain holds all logits of a step, fused a tile of them (and rounds otherwise); "
+        "auto: fused from 32 MiB of logits on, 1024 on a GPU",
+        choices=("auto", "plain", "fused"),
+    )
     threads: int = setting(0, "CPU threads; 0: as torch chooses", low=0, high=1024)
 
 

@@ -8,7 +8,8 @@ if __name__ != "fastcluster_lm.kernels":
     )
 
 from fastcluster_lm.kernels.kmeans_assign import kmeans_assign
+from fastcluster_lm.kernels.linear_cross_entropy import linear_cross_entropy
 from fastcluster_lm.kernels.tsne_affinities import tsne_affinities
 from fastcluster_lm.kernels.tsne_forces import start_descent
 
-__all__ = ["kmeans_assign", "start_descent", "tsne_affinities"]
+__all__ = ["kmeans_assign", "linear_cross_entropy", "start_descent", "tsne_affinities"]

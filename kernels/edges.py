@@ -21,4 +21,5 @@ class Edges(NamedTuple):
     def rows(self) -> Int[Tensor, " entries"]:
         """Give each entry's row, 0 to layers * n - 1."""
         lengths = self.starts.diff()
-        return torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
+        rows = torch.arange(len(lengths), device=lengths.device)
+        return rows.repeat_interleave(lengths, output_size=len(self.columns))

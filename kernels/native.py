@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fastcluster_lm.device import cpu_cores
 from fastcluster_lm.errors import DataError
+from fastcluster_lm.kernels.deferred import check
 
 log = logging.getLogger(__name__)
 
@@ -92,9 +93,13 @@ def check_codes(values: Tensor, limit: int, name: str) -> None:
     """
     if values.numel() == 0:
         return
-    low, high = (int(value) for value in values.aminmax())
-    if low < 0 or high >= limit:
-        raise DataError(f"{name} run from {low} to {high}; expected 0 to {limit - 1}")
+
+    def judge(extremes: Tensor) -> DataError | None:
+        low, high = extremes.tolist()
+        fits = low >= 0 and high < limit
+        return None if fits else DataError(f"{name} run from {low} to {high}; expected 0 to {limit - 1}")
+
+    check(torch.stack(values.aminmax()), judge)
 
 
 def cache_dir() -> Path:

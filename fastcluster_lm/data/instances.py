@@ -87,6 +87,6 @@ def build_instances(
             number += 1
     columns.pop("tokens")
     columns.pop("probes_input")
-    tensors = {name: torch.tensor(values, dtype=torch.int64, device=device) for name, values in columns.items()}
-    tokens = torch.tensor(rows, dtype=torch.int64, device=device).reshape(-1, width)
-    return Instances(tokens=tokens, probes_input=position == "input", **tensors)
+    tensors = {name: torch.tensor(values, dtype=torch.int64).to(device) for name, values in columns.items()}
+    tokens = torch.tensor(rows, dtype=torch.int64).reshape(-1, width)
+    return Instances(tokens=tokens.to(device), probes_input=position == "input", **tensors)

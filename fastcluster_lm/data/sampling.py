@@ -1,4 +1,4 @@
-"""Batches drawn on the device from a generator of their own, resumable from its state; it moves no data."""
+"""Batches drawn on the host from a generator of their own, resumable from its state; it moves no data."""
 
 import torch
 from jaxtyping import Int
@@ -10,13 +10,13 @@ from fastcluster_lm.device import generator
 class BatchSampler:
     """Go through the instances in a new random order each epoch; a batch may span two epochs."""
 
-    def __init__(self, n_instances: int, batch_size: int, seed: int, device: torch.device) -> None:
+    def __init__(self, n_instances: int, batch_size: int, seed: int) -> None:
         self.n_instances = n_instances
         self.batch_size = batch_size
-        self._generator = generator(seed, device)
-        self._device = device
+        # on the host, where the probe's bookkeeping needs the numbers too, and the same on every device
+        self._generator = generator(seed, torch.device("cpu"))
         # one epoch's order and how far it is used up; none is drawn yet
-        self._order = torch.arange(n_instances, device=device)
+        self._order = torch.arange(n_instances)
         self._position = n_instances
 
     def draw(self) -> Int[Tensor, " batch"]:
@@ -24,7 +24,7 @@ class BatchSampler:
         parts, missing = [], self.batch_size
         while missing:
             if self._position == self.n_instances:
-                self._order = torch.randperm(self.n_instances, generator=self._generator, device=self._device)
+                self._order = torch.randperm(self.n_instances, generator=self._generator)
                 self._position = 0
             part = self._order[self._position : self._position + missing]
             self._position += len(part)
@@ -43,5 +43,5 @@ class BatchSampler:
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Go on from a saved state: the draws that follow are those of the sampler that was saved."""
         self._generator.set_state(state["generator"].cpu())
-        self._order = state["order"].to(self._device)
+        self._order = state["order"].cpu()
         self._position = int(state["position"])

@@ -11,7 +11,15 @@ from fastcluster_lm.data import Vocabulary, build_instances, split_instructions
 from fastcluster_lm.device import Device, choose_device, cpu_cores, generator, worker_policy
 from fastcluster_lm.kernels import native
 from fastcluster_lm.model import GPT2
-from fastcluster_lm.probe import Cadence, InlineRunner, ProbeRunner, RunProbe, WorkerRunner, choose_probe_set
+from fastcluster_lm.probe import (
+    Cadence,
+    InlineRunner,
+    ProbeRunner,
+    RunProbe,
+    StreamRunner,
+    WorkerRunner,
+    choose_probe_set,
+)
 from fastcluster_lm.scores.engines import choose_engine, decide_engine
 from fastcluster_lm.tasks import TaskSet
 from fastcluster_lm.training import Trainer
@@ -76,6 +84,8 @@ class Rooms:
             "threads": self.device.threads,
             "compiled": self.trainer.compiled,
             "compile_reason": self.trainer.compile_reason,
+            "head": "fused" if self.trainer.fused_head else "plain",
+            "head_reason": self.trainer.head_reason,
             "engine": self.engine.name,
             "engine_reason": self.engine_reason,
             "engine_notes": list(self.engine.notes),
@@ -93,6 +103,8 @@ class Rooms:
         """Start what runs the probes, from the probe's state at hand; None where nothing is probed."""
         if self.probe is None:
             return None
+        if self.device.torch_device.type == "cuda" and self.config.probe.worker != "off":
+            return StreamRunner(self.probe, self.device.torch_device)
         if not self.beside:
             return InlineRunner(self.probe)
         threads = self.device.threads

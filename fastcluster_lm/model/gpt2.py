@@ -18,6 +18,13 @@ class ModelOutput(NamedTuple):
     states: Float[Tensor, "B layers D"]  # detached, at the probed position; 0 is the embedding
 
 
+class HiddenOutput(NamedTuple):
+    """What one forward pass gives before the output head."""
+
+    hidden: Float[Tensor, "..."]  # (B, D) at the output position, or (B, T, D); after the final norm
+    states: Float[Tensor, "B layers D"]  # as in ModelOutput
+
+
 class GPT2(nn.Module):
     """GPT-2's architecture: pre-norm blocks, tanh-GELU, learned positions, tied output head.
 
@@ -52,6 +59,20 @@ class GPT2(nn.Module):
         Shapes: tokens (B, T), output_position (B,), probe_position (B,), by default the output position
         Units:  states are detached, so no gradient ever flows through them
         """
+        hidden, states = self.hidden(tokens, output_position, probe_position, all_tokens)
+        return ModelOutput(F.linear(hidden, self.wte.weight), states)
+
+    def hidden(
+        self,
+        tokens: Int[Tensor, "B T"],
+        output_position: Int[Tensor, " B"],
+        probe_position: Int[Tensor, " B"] | None = None,
+        all_tokens: bool = False,
+    ) -> HiddenOutput:
+        """Give what the output head takes, for a loss that wants no logits; `wte.weight` is the head.
+
+        Shapes: as forward, with hidden (B, D) or (B, T, D) in place of logits
+        """
         positions = output_position[:, None]  # (B, P)
         if probe_position is not None:
             positions = torch.stack((output_position, probe_position), 1)
@@ -68,7 +89,7 @@ class GPT2(nn.Module):
             x = cast(Block, self.blocks[-1]).at(x, positions)  # (B, P, D)
             states.append(x[:, -1:].detach())
             x = x[:, 0]
-        return ModelOutput(F.linear(self.ln_f(x), self.wte.weight), torch.cat(states, 1))
+        return HiddenOutput(self.ln_f(x), torch.cat(states, 1))
 
     def _draw_weights(self, generator: torch.Generator) -> None:
         # GPT-2: normal weights, residual projections scaled down by the number of residual additions

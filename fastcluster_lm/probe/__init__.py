@@ -1,9 +1,11 @@
 """When hidden states are scored, which ones, and what is kept between probes; it computes no score itself."""
 
 from fastcluster_lm.probe.cadence import Cadence
+from fastcluster_lm.probe.pending import ProbeResult
 from fastcluster_lm.probe.probe_set import ProbeSet, choose_probe_set
-from fastcluster_lm.probe.run_probe import ProbeResult, RunProbe
+from fastcluster_lm.probe.run_probe import RunProbe
 from fastcluster_lm.probe.runner import FinishedProbe, InlineRunner, ProbeRunner, SavedState, WorkerRunner, serve
+from fastcluster_lm.probe.stream_runner import StreamRunner
 
 __all__ = [
     "Cadence",
@@ -14,6 +16,7 @@ __all__ = [
     "ProbeSet",
     "RunProbe",
     "SavedState",
+    "StreamRunner",
     "WorkerRunner",
     "choose_probe_set",
     "serve",

@@ -4,19 +4,21 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fastcluster_lm.kernels.transfer import to_device
+
 
 class StateRing:
     """States of the newest n distinct instances, each in a slot of its own that it keeps until it is the oldest.
 
-    Shapes: states (layers, n, d), instances (n,) i64, -1 where a slot is empty, seen_at (n,) i64: the step of the
-            weights that gave a slot's states
+    Shapes: states (layers, n, d) on the device; on the host instances (n,) i64, -1 where a slot is empty, and
+            seen_at (n,) i64: the step of the weights that gave a slot's states
     """
 
     def __init__(self, n_layers: int, n_slots: int, d_model: int, n_instances: int, device: torch.device) -> None:
         self.states = torch.zeros(n_layers, n_slots, d_model, device=device)
-        self.instances = torch.full((n_slots,), -1, device=device)
-        self.seen_at = torch.full((n_slots,), -1, device=device)
-        self._slot_of = torch.full((n_instances,), -1, device=device)
+        self.instances = torch.full((n_slots,), -1)
+        self.seen_at = torch.full((n_slots,), -1)
+        self._slot_of = torch.full((n_instances,), -1)
         self._filled = 0
 
     @property
@@ -27,15 +29,14 @@ class StateRing:
     def push(self, batch: Int[Tensor, " B"], states: Float[Tensor, "B layers d"], step: int) -> None:
         """Take a batch's states: instances that have a slot renew it, the others take the oldest slots.
 
-        Shapes: batch (B,) numbers of instances, states (B, layers, d) of weights as they were after `step` steps
+        Shapes: batch (B,) numbers of instances, on the host; states (B, layers, d) of weights as they were after
+                `step` steps
         """
         n_slots = len(self.instances)
         # of an instance that comes twice the last one counts, and of too many the last ones
-        last = torch.full_like(self._slot_of, -1).scatter_reduce(
-            0, batch, torch.arange(len(batch), device=batch.device), "amax"
-        )
+        last = torch.full_like(self._slot_of, -1).scatter_reduce(0, batch, torch.arange(len(batch)), "amax")
         rows = last[batch.unique()].sort().values[-n_slots:]
-        batch, states = batch[rows], states[rows]
+        batch, states = batch[rows], states[to_device(rows, states.device)]
         slots = self._slot_of[batch]
         known = slots >= 0
         age = self.seen_at.clone()
@@ -48,7 +49,7 @@ class StateRing:
         self._slot_of[batch] = slots
         self.instances[slots] = batch
         self.seen_at[slots] = step
-        self.states[:, slots] = states.transpose(0, 1)
+        self.states[:, to_device(slots, states.device)] = states.transpose(0, 1)
         self._filled = min(n_slots, self._filled + fresh)
 
     def mean_age(self, step: int) -> float:

@@ -1,9 +1,7 @@
 """One probe of a run after the other: states in, rows and a map out; what it keeps between probes can be saved."""
 
-import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,32 +12,18 @@ from torch import Tensor
 from fastcluster_lm.config import ScoresConfig
 from fastcluster_lm.data import Instances
 from fastcluster_lm.errors import ConfigError
+from fastcluster_lm.kernels.deferred import Checks, deferred
 from fastcluster_lm.model import Evaluator
 from fastcluster_lm.probe.cadence import Cadence
+from fastcluster_lm.probe.pending import PendingProbe, ProbeResult, Taken, class_spreads
 from fastcluster_lm.probe.probe_set import ProbeSet
 from fastcluster_lm.probe.samples import FreshSource, RingSource, Sample
 from fastcluster_lm.probe.warm_map import WarmMap
-from fastcluster_lm.scores.clusters import PLANS, Divisions, Scoring, score_space
+from fastcluster_lm.scores.clusters import PLANS, Divisions, PendingSpace, Scoring, Split, start_space
 from fastcluster_lm.scores.engines.params import Engine
-from fastcluster_lm.scores.geometry import class_distance_normalized_variance
 
 # what a step probe scores
 STEP_PLAN = (("all", "task"),)
-
-
-@dataclass(frozen=True)
-class ProbeResult:
-    """What one probe gave.
-
-    Shapes: maps: points (layers, n_train + n_val, 2) float32, and (n_train + n_val,) int64 labels beside them; empty
-            for a step probe
-    Units:  seconds of wall clock for the whole probe, the states' forward passes included
-    """
-
-    rows: list[dict[str, Any]]
-    maps: dict[str, np.ndarray]
-    warm: bool
-    seconds: float
 
 
 class RunProbe:
@@ -81,6 +65,7 @@ class RunProbe:
             self._ring = RingSource(train, n_inputs, n_layers + 1, slots, shown, d_model)
         self._scoring = Scoring(n_neighbors=config.n_neighbors, n_init=config.n_init, n_nulls=config.n_nulls, seed=seed)
         self._divisions = Divisions()
+        self._device = sets["train"].instances.tokens.device
         self._map = WarmMap(config, engine, seed)
         # centroids that the next step probe's KMeans goes on from, by space, split, group and number
         self._centroids: dict[str, Tensor] = {}
@@ -128,19 +113,37 @@ class RunProbe:
     def score(self, step: int) -> ProbeResult:
         """Score every layer, in the hidden space and on its map; a step probe scores less, and has no row too early."""
         started = time.perf_counter()
+        result = self.finish(self.launch(self.take(step)))
+        return replace(result, seconds=time.perf_counter() - started)
+
+    def take(self, step: int) -> Taken:
+        """Give the points of a probe, with the states of the weights as they are now."""
         full = self.cadence.is_full(step)
         train, source, age = self._take_train(step, shown=not full)
-        rows: list[dict[str, Any]] = []
-        maps: dict[str, np.ndarray] = {}
-        warm = True
-        if train is not None and full:
-            rows, maps, warm = self._score_full(step, train)
-        elif train is not None:
-            rows = self._score_step(train)
-        for row in rows:
-            own = source if row["split"] == "train" else "fresh"
-            row.update(step=step, tier="full" if full else "step", source=own, age_steps=age if own == "batch" else 0)
-        return ProbeResult(rows, maps, warm, time.perf_counter() - started)
+        samples = {} if train is None else {"train": train}
+        if full:
+            samples["val"] = self._sources["val"].take(self.evaluator)
+        return Taken(step, full, samples, source, age)
+
+    def launch(self, taken: Taken) -> PendingProbe:
+        """Give the device all that the probe needs of it; on a GPU nothing here waits for it.
+
+        The probe before must be finished: whether the map starts anew depends on it
+        """
+        with deferred(self._device) as checks:
+            if taken.full:
+                return self._launch_full(taken, checks)
+            return self._launch_step(taken, checks)
+
+    def finish(self, pending: PendingProbe) -> ProbeResult:
+        """Make rows and map of what the device found, waiting for it if need be.
+
+        Errors: DataError for NaN in a layer, say, where the device had to be asked for it
+        """
+        columns = pending.columns()
+        if pending.taken.full:
+            self._map.settle(columns, warm=pending.warm)
+        return ProbeResult(pending.rows(columns), pending.maps(), pending.warm, 0.0)
 
     def state(self) -> dict[str, Tensor]:
         """Give all that the next probe depends on: the map and what measures it, centroids, the ring."""
@@ -152,7 +155,7 @@ class RunProbe:
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Go on from a saved state."""
-        device = self.sets["train"].instances.tokens.device
+        device = self._device
         self._map.load_state(state, device)
         self._centroids = {
             name.removeprefix("centroids/"): value.to(device)
@@ -176,53 +179,49 @@ class RunProbe:
         sample = self._ring.take()
         return sample.shown() if shown else sample, "batch", self._ring.ring.mean_age(step)
 
-    def _score_full(self, step: int, train: Sample) -> tuple[list[dict[str, Any]], dict[str, np.ndarray], bool]:
-        samples = {"train": train, "val": self._sources["val"].take(self.evaluator)}
-        rows = self._score_space("hidden", {name: sample.split() for name, sample in samples.items()})
+    def _launch_full(self, taken: Taken, checks: Checks) -> PendingProbe:
+        samples = taken.samples
+        spaces = [self._start_space("hidden", {name: sample.split() for name, sample in samples.items()})]
         shown = [sample.shown() for sample in samples.values()]
         joint, ids = torch.cat([part.states for part in shown], 1), torch.cat([part.ids for part in shown])
-        points, columns, warm = self._map.draw(joint, ids, key_frame=self.cadence.is_key_frame(step))
+        points, columns, warm = self._map.draw(joint, ids, key_frame=self.cadence.is_key_frame(taken.step))
         parts = points.split([len(part.ids) for part in shown], dim=1)
         on_map = {part.name: part.placed(place) for part, place in zip(shown, parts, strict=True)}
-        rows += self._score_space("map", {name: sample.split() for name, sample in on_map.items()})
-        self._add_geometry(rows, {"hidden": samples, "map": on_map}, columns)
-        for row in rows:
-            row["warm"] = warm and row["space"] == "map"
-        return rows, _stored_map(points, shown), warm
+        spaces.append(self._start_space("map", {name: sample.split() for name, sample in on_map.items()}))
+        spread = class_spreads({"hidden": samples, "map": on_map})
+        return PendingProbe(taken, spaces, columns, spread, points, shown, warm=warm, checks=checks)
 
-    def _score_step(self, train: Sample) -> list[dict[str, Any]]:
+    def _launch_step(self, taken: Taken, checks: Checks) -> PendingProbe:
         """Score task labels on the map's training points: warm centroids, few steps of the map, no nulls."""
-        spaces = {"hidden": train.split("task")}
-        moved = self._map.move(train.states, train.ids)
-        if moved is not None:
-            spaces["map"] = train.placed(moved[0]).split("task")
-        rows = []
-        for space, split in spaces.items():
-            # the points at hand may lack a task, and then have fewer clusters than there are centroids for
-            name = _task_clusters(space, split.labels["task"])
-            own = {name: self._centroids[name]} if name in self._centroids else {}
-            scoring = replace(self._scoring, n_init=0 if own else 1, n_nulls=0)
-            scored = score_space(
-                {"train": split},
-                split,
-                space=space,
-                plan=STEP_PLAN,
-                scoring=scoring,
-                engine=self.engine,
-                kmeans_init=own,
-                divisions=self._divisions,
-                near=moved[2] if moved is not None and space == "hidden" else None,
-            )
-            self._centroids.update(scored.centroids)
-            rows += scored.rows
-        for row in rows:
-            row["warm"] = True
-            if row["space"] == "map" and moved is not None:
-                row["kl"] = float(moved[1][row["layer"]])
-        return rows
+        started: list[PendingSpace] = []
+        columns: dict[str, Tensor] = {}
+        for train in taken.samples.values():
+            spaces = {"hidden": train.split("task")}
+            moved = self._map.move(train.states, train.ids)
+            if moved is not None:
+                spaces["map"] = train.placed(moved[0]).split("task")
+                columns["kl"] = moved[1]
+            for space, split in spaces.items():
+                # the points at hand may lack a task, and then have fewer clusters than there are centroids for
+                name = _task_clusters(space, split.labels["task"])
+                own = {name: self._centroids[name]} if name in self._centroids else {}
+                pending = start_space(
+                    {"train": split},
+                    split,
+                    space=space,
+                    plan=STEP_PLAN,
+                    scoring=replace(self._scoring, n_init=0 if own else 1, n_nulls=0),
+                    engine=self.engine,
+                    kmeans_init=own,
+                    divisions=self._divisions,
+                    near=moved[2] if moved is not None and space == "hidden" else None,
+                )
+                self._centroids.update(pending.centroids)
+                started.append(pending)
+        return PendingProbe(taken, started, columns, {}, None, [], warm=True, checks=checks)
 
-    def _score_space(self, space: str, splits: dict[str, Any]) -> list[dict[str, Any]]:
-        scored = score_space(
+    def _start_space(self, space: str, splits: dict[str, Split]) -> PendingSpace:
+        pending = start_space(
             splits,
             splits["train"],
             space=space,
@@ -234,27 +233,8 @@ class RunProbe:
         # step probes go on from the task clusters of all training points
         wanted = _task_clusters(space, splits["train"].labels["task"])
         self._centroids = {name: value for name, value in self._centroids.items() if not name.startswith(f"{space}/")}
-        self._centroids |= {name: value for name, value in scored.centroids.items() if name == wanted}
-        return scored.rows
-
-    def _add_geometry(
-        self, rows: list[dict[str, Any]], spaces: Mapping[str, Mapping[str, Sample]], columns: dict[str, Tensor]
-    ) -> None:
-        """Fill the columns of group "all" that come from neighbours and class means; None where they are undefined."""
-        values = {name: tensor.tolist() for name, tensor in columns.items()}
-        spread: dict[tuple[str, str, str], list[float]] = {}
-        for space, samples in spaces.items():
-            for name, sample in samples.items():
-                for kind, codes in sample.labels.items():
-                    own = torch.as_tensor(codes, device=sample.states.device)
-                    spread[name, kind, space] = class_distance_normalized_variance(sample.states, own).tolist()
-        by_space = {"hidden": ("intrinsic_dimension", "neighbor_overlap"), "map": ("kl", "trustworthiness")}
-        for row in rows:
-            if row["group"] != "all":
-                continue
-            found = {name: values[name][row["layer"]] for name in by_space[row["space"]] if name in values}
-            found["cdnv"] = spread[row["split"], row["labels"], row["space"]][row["layer"]]
-            row.update({name: value if math.isfinite(value) else None for name, value in found.items()})
+        self._centroids |= {name: value for name, value in pending.centroids.items() if name == wanted}
+        return pending
 
     def _check_reachable(self) -> None:
         """Refuse a k for which even perfect clusters could not fill every neighbour list with the query's own task."""
@@ -280,15 +260,6 @@ class RunProbe:
 def _task_clusters(space: str, task: Any) -> str:
     """Name the centroids of the training points' task clusters, as score_space does."""
     return f"{space}/train/all/{len(np.unique(np.asarray(task)))}"
-
-
-def _stored_map(points: Tensor, shown: Sequence[Sample]) -> dict[str, np.ndarray]:
-    kept = {
-        kind: np.concatenate([sample.labels[kind] for sample in shown])
-        for kind in ("task", "distribution", "input", "output")
-    }
-    is_val = np.repeat([0, 1], [len(sample.ids) for sample in shown])
-    return {"points": points.cpu().numpy(), "is_val": is_val, **kept}
 
 
 def _fewest_partners(task: np.ndarray, group: np.ndarray, identity: np.ndarray) -> int:

@@ -20,7 +20,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fastcluster_lm.errors import FclmError, ProbeError
-from fastcluster_lm.probe.run_probe import ProbeResult, RunProbe
+from fastcluster_lm.probe.pending import ProbeResult
+from fastcluster_lm.probe.run_probe import RunProbe
 
 # probes and states that training may be ahead of the process beside it, and bytes that may wait to be sent there
 LEAD, LEAD_BYTES = 4, 2**28

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fastcluster_lm.data import Instances
+from fastcluster_lm.kernels.transfer import to_device
 from fastcluster_lm.model import Evaluator
 from fastcluster_lm.probe.probe_set import ProbeSet, label_kinds
 from fastcluster_lm.probe.ring import StateRing
@@ -19,8 +20,8 @@ from fastcluster_lm.scores.clusters import Split
 class Sample:
     """The states of one split and what is known of each point.
 
-    Shapes: states (layers, n, d); labels and instructions (n,) on the host; on_map (m,) which points the map shows;
-            ids (n,) numbers of the instances, over both splits
+    Shapes: states (layers, n, d); all else on the host: labels and instructions (n,), on_map (m,) which points the map
+            shows, ids (n,) numbers of the instances, over both splits
     """
 
     name: str
@@ -37,13 +38,13 @@ class Sample:
 
     def shown(self) -> "Sample":
         """Keep the points on the map alone."""
-        at = self.on_map.cpu().numpy()
+        at = self.on_map.numpy()
         return Sample(
             self.name,
-            self.states[:, self.on_map],
+            self.states[:, to_device(self.on_map, self.states.device)],
             {kind: values[at] for kind, values in self.labels.items()},
             self.instructions[at],
-            torch.arange(len(at), device=self.ids.device),
+            torch.arange(len(at)),
             self.ids[self.on_map],
         )
 
@@ -57,8 +58,9 @@ class FreshSource:
 
     def __init__(self, name: str, chosen: ProbeSet, n_inputs: int, n_layers: int, d_model: int, first_id: int) -> None:
         self.instances = chosen.instances
-        self.on_map = chosen.on_map.nonzero()[:, 0]
-        self._shown_instances = self.instances.select(self.on_map)
+        on_map = chosen.on_map.nonzero()[:, 0]
+        self.on_map = on_map.cpu()
+        self._shown_instances = self.instances.select(on_map)
         device = self.instances.tokens.device
         # all but the states stays as it is, and these are written into the same buffers at every probe
         self.sample = Sample(
@@ -68,7 +70,7 @@ class FreshSource:
             # the two splits number their instructions apart, and share none
             self.instances.instruction.cpu().numpy(),
             self.on_map,
-            chosen.index + first_id,
+            chosen.index.cpu() + first_id,
         )
         self._shown = self.sample.shown()
 
@@ -94,11 +96,11 @@ class RingSource:
         self._labels = _on_host(label_kinds(train, n_inputs))
         self._instructions = train.instruction.cpu().numpy()
         # slots are as good as drawn at random, so the first of them are the map's
-        self._on_map = torch.arange(n_shown, device=device)
+        self._on_map = torch.arange(n_shown)
 
     def take(self) -> Sample:
         """Give what the ring holds now."""
-        at = self.ring.instances.cpu().numpy()
+        at = self.ring.instances.numpy()
         labels = {kind: values[at] for kind, values in self._labels.items()}
         return Sample("train", self.ring.states, labels, self._instructions[at], self._on_map, self.ring.instances)
 

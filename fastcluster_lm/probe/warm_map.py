@@ -8,11 +8,14 @@ from torch import Tensor
 
 from fastcluster_lm.config import ScoresConfig
 from fastcluster_lm.kernels.neighbor_votes import first_others
+from fastcluster_lm.kernels.transfer import to_device
 from fastcluster_lm.scores.engines.params import Engine, Neighbors, NeighborsParams, TsneParams
 from fastcluster_lm.scores.geometry import intrinsic_dimension, neighbor_overlap, trustworthiness
 
 # retained points whose mean place a new point starts from, and the least share of them that a warm map needs
 START_FROM, RETAINED = 3, 0.5
+# the column that decides on the next map and stands in no row
+PRESERVED = "preserved"
 
 
 class WarmMap:
@@ -22,7 +25,8 @@ class WarmMap:
         self.config, self.engine, self.seed = config, engine, seed
         self.points: Tensor | None = None
         self._ids: Tensor | None = None
-        # neighbours at the last full probe, the share that the last cold map preserved, whether the next must be cold
+        # neighbours at the last full probe, the share that the last cold map preserved (host), whether the next must be
+        # cold
         self._neighbors: Tensor | None = None
         self._neighbor_ids = torch.empty(0, dtype=torch.int64)
         self._preserved: Tensor | None = None
@@ -33,10 +37,11 @@ class WarmMap:
     ) -> tuple[Float[Tensor, "layers n 2"], dict[str, Tensor], bool]:
         """Draw all points, cold at a key frame, after the map lost its neighbours, or where the engine must.
 
-        Shapes: X (layers, n, d), ids (n,) of the instances -> points (layers, n, 2), columns (layers,) float64, warm
+        Shapes: X (layers, n, d), ids (n,) of the instances, on the host -> points (layers, n, 2), columns (layers,)
+                float64 on the device, to be given to `settle` once they are on the host; warm
         """
         k, n = self.config.n_neighbors, X.shape[1]
-        used, order = self._params().affinity_neighbors(n), torch.arange(n, device=X.device)
+        used, order = self._params().affinity_neighbors(n), torch.arange(n)
         near = self.engine.neighbors(X, X, NeighborsParams(max(used, k), order, order))
         cold = key_frame or self._restart or not self.engine.warm_maps
         init = None if cold else self._start(X, near, ids)
@@ -53,13 +58,17 @@ class WarmMap:
         }
         if self._neighbors is not None and torch.equal(ids, self._neighbor_ids):
             columns["neighbor_overlap"] = neighbor_overlap(own, self._neighbors)
-        preserved = neighbor_overlap(own, on_map)
-        if not warm or self._preserved is None:
-            self._preserved = preserved
-        self._restart = bool((self._preserved - preserved).mean() > self.config.key_frame_margin)
+        columns[PRESERVED] = neighbor_overlap(own, on_map)
         self.points, self._ids = points, ids.clone()
         self._neighbors, self._neighbor_ids = own, ids.clone()
         return points, columns, warm
+
+    def settle(self, columns: dict[str, Tensor], *, warm: bool) -> None:
+        """Take the columns of the map that was drawn, on the host, and see whether the next one must start cold."""
+        preserved = columns.pop(PRESERVED)
+        if not warm or self._preserved is None:
+            self._preserved = preserved
+        self._restart = bool((self._preserved - preserved).mean() > self.config.key_frame_margin)
 
     def move(self, X: Float[Tensor, "layers m d"], ids: Int[Tensor, " m"]) -> tuple[Tensor, Tensor, Neighbors] | None:
         """Let the first m points take a few steps; None where too few are on the map, or none is asked for or possible.
@@ -73,7 +82,7 @@ class WarmMap:
         m = X.shape[1]
         # fewer points than the whole map's lie as much thinner, so that as many fewer reach as far
         params = self._params(self.config.step_iter, share=m / len(self._ids))
-        used, order = params.affinity_neighbors(m), torch.arange(m, device=X.device)
+        used, order = params.affinity_neighbors(m), torch.arange(m)
         near = self.engine.neighbors(X, X, NeighborsParams(used, order, order))
         init = self._start(X, near, ids)
         if init is None:
@@ -100,9 +109,8 @@ class WarmMap:
         """Go on from a saved state."""
         if "map" not in state:
             return
-        self.points, self._ids = state["map"].to(device), state["ids"].to(device)
-        self._preserved, self._neighbors = state["preserved"].to(device), state["neighbors"].to(device).long()
-        self._neighbor_ids = state["neighbor_ids"].to(device)
+        self.points, self._neighbors = state["map"].to(device), state["neighbors"].to(device).long()
+        self._ids, self._neighbor_ids, self._preserved = state["ids"], state["neighbor_ids"], state["preserved"]
         self._restart = bool(state["restart"][0])
 
     def _params(self, n_iter: int = 1, init: Tensor | None = None, share: float = 1.0) -> TsneParams:
@@ -126,11 +134,13 @@ class WarmMap:
         if len(retained) < max(START_FROM, RETAINED * n):
             return None
         # most often enough retained points are among the neighbours that are known
-        closest = first_others(near.indices[:, new], kept[new].long(), kept.long(), START_FROM)
+        of_new = near.indices[:, to_device(new, near.indices.device)]
+        closest = first_others(of_new, kept[new].long(), kept.long(), START_FROM)
         if closest is None:
-            found = self.engine.neighbors(X[:, new], X[:, retained], NeighborsParams(START_FROM)).indices
-            closest = retained[found]
+            near_new, near_kept = (X[:, to_device(part, X.device)] for part in (new, retained))
+            found = self.engine.neighbors(near_new, near_kept, NeighborsParams(START_FROM)).indices
+            closest = to_device(retained, X.device)[found]
         layer = torch.arange(len(points), device=points.device)[:, None, None]
         start = points.clone()
-        start[:, new] = points[layer, closest].mean(2)
+        start[:, to_device(new, points.device)] = points[layer, closest].mean(2)
         return start

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fastcluster_lm.errors import DataError, ShapeError
+from fastcluster_lm.kernels.deferred import check, deferring
 
 Array = Tensor | np.ndarray
 
@@ -53,18 +54,21 @@ def as_caller(result: Tensor, like: Array) -> Array:
 
 
 def check_finite(X: Float[Tensor, "layers n d"], name: str) -> None:
-    """Refuse NaN and infinity by the layers that hold them; one wait on the device.
+    """Refuse NaN and infinity by the layers that hold them; on a GPU one wait, or none where checks are put off.
 
     Errors: DataError naming the layers
     """
     # a sum reads the points once and writes nothing; it is finite unless a value is not, or all of them are huge
-    suspect = ~X.sum((1, 2)).isfinite()
-    if not bool(suspect.any()):
+    if not deferring(X) and not bool((~X.sum((1, 2)).isfinite()).any()):
         return
-    broken = (~X.isfinite()).flatten(1).any(1)
-    if bool(broken.any()):
-        layers = broken.nonzero().flatten().tolist()
-        raise DataError(f"{name} holds NaN or infinity in layer {', '.join(map(str, layers))}; expected finite values")
+
+    def judge(broken: Tensor) -> DataError | None:
+        layers = [str(layer) for layer, is_broken in enumerate(broken.tolist()) if is_broken]
+        if not layers:
+            return None
+        return DataError(f"{name} holds NaN or infinity in layer {', '.join(layers)}; expected finite values")
+
+    check((~X.isfinite()).flatten(1).any(1), judge)
 
 
 def scaling(X: Float[Tensor, "layers n d"]) -> tuple[Float[Tensor, "layers 1 d"], Float[Tensor, "layers 1 1"]]:

@@ -17,9 +17,20 @@ from fastcluster_lm.scores.contingency import factorize, host_array
 from fastcluster_lm.scores.engines import choose_engine
 from fastcluster_lm.scores.engines.params import Engine, TsneParams
 from fastcluster_lm.scores.parts import PLANS, Divisions, Split
-from fastcluster_lm.scores.spaces import Scoring, SpaceScores, score_space
+from fastcluster_lm.scores.rows import PendingSpace, SpaceScores
+from fastcluster_lm.scores.spaces import Scoring, score_space, start_space
 
-__all__ = ["PLANS", "Divisions", "Scoring", "SpaceScores", "Split", "score_clusters", "score_space"]
+__all__ = [
+    "PLANS",
+    "Divisions",
+    "PendingSpace",
+    "Scoring",
+    "SpaceScores",
+    "Split",
+    "score_clusters",
+    "score_space",
+    "start_space",
+]
 
 _Labels = ArrayLike | Tensor
 SPACES = ("hidden", "map")

@@ -7,6 +7,7 @@ from torch import Tensor
 from fastcluster_lm.errors import ShapeError
 from fastcluster_lm.kernels.class_spread import class_spread
 from fastcluster_lm.kernels.nearest_neighbors import count_below
+from fastcluster_lm.kernels.transfer import to_device
 from fastcluster_lm.scores.batches import full_precision
 
 # points with two different neighbour distances that an estimate of the dimension needs; floats of a block of ranks
@@ -18,17 +19,18 @@ def class_distance_normalized_variance(
 ) -> Float[Tensor, " layers"]:
     """Average (var_a + var_b) / (2 |mean_a - mean_b|^2) over pairs of classes: 0 is full collapse (CDNV).
 
-    Shapes: X (layers, n, d), labels (n,) -> (layers,) float64; NaN with one class, infinite where two means coincide
+    Shapes: X (layers, n, d), labels (n,), best on the host -> (layers,) float64; NaN with one class, infinite where two
+            means coincide
     Errors: ShapeError if the labels do not fit
     Source: Galanti, Gyorgy and Hutter 2021, definition 1; in language models Wu and Papyan 2024
     """
     if labels.shape != X.shape[1:2]:
         raise ShapeError(f"labels has shape {tuple(labels.shape)}; expected ({X.shape[1]},), one label a point")
-    _, codes, counts = labels.unique(return_inverse=True, return_counts=True)
-    n_classes = len(counts)
+    found, codes = labels.unique(return_inverse=True)
+    n_classes = len(found)
     if n_classes < 2:
         return X.new_full((len(X),), torch.nan, dtype=torch.float64)
-    means, variances = class_spread(X.detach(), codes, n_classes)
+    means, variances = class_spread(X.detach(), to_device(codes, X.device), n_classes)
     apart = torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist").square()
     # what rounding alone makes of equal means counts as 0
     size = (X - X.mean(1, keepdim=True)).square().sum(-1).mean(-1).double()  # (layers,)

@@ -1,50 +1,26 @@
-"""Score all splits, groups and labels of a space in few batched calls; it makes no maps and trains nothing."""
+"""Cluster all splits and groups of a space and let neighbours vote, in few batched calls; rows.py makes the scores."""
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fastcluster_lm.errors import DataError, ShapeError
 from fastcluster_lm.kernels.neighbor_votes import first_others
-from fastcluster_lm.scores.agreement import AGREEMENTS, score_labelings
+from fastcluster_lm.kernels.transfer import Fetch, to_device
 from fastcluster_lm.scores.batches import check_finite
 from fastcluster_lm.scores.contingency import host_array
 from fastcluster_lm.scores.engines.params import Engine, KMeansParams, Neighbors, NeighborsParams
 from fastcluster_lm.scores.nulls import derive_seed
 from fastcluster_lm.scores.parts import PLANS, Divisions, Part, Scoring, Split, joint_codes
+from fastcluster_lm.scores.rows import PendingSpace, SpaceScores, Votes, buckets
 from fastcluster_lm.scores.votes import enough_neighbors, knn_accuracy, knn_share
 
 # neighbour labels held at once, in a few int64 arrays: 32 MB each
 _CHUNK = 4_000_000
-
-# which agreement scores each kind of table gives, and in which columns they stand
-_COLUMNS = {
-    "scores": {name: name for name in AGREEMENTS},
-    "nulls": {"ari": "null_ari", "ami": "null_ami", "f1": "null_f1"},
-    "ceiling": {"ari": "ceiling_output"},
-}
-_SCORES = (
-    *_COLUMNS["scores"],
-    *("knn_share", "knn_accuracy", "knn_share_across"),
-    *_COLUMNS["nulls"].values(),
-    *("null_knn_share", "null_knn_share_across", "ceiling_output"),
-)
-
-_Found = dict[tuple[int, str], NDArray[np.float64]]  # of a part and column: (S, L)
-_T = TypeVar("_T")
-
-
-class SpaceScores(NamedTuple):
-    """Rows of scores, and the centroids (G, layers, k, d) by name: the next call's kmeans_init."""
-
-    rows: list[dict[str, Any]]
-    centroids: dict[str, Float[Tensor, "groups layers k d"]]
 
 
 def score_space(
@@ -69,6 +45,36 @@ def score_space(
             spares the next call work where labels are the same; near, the bank's own neighbours, nearest first and
             without the point itself, spares a search where enough of them may vote
     """
+    pending = start_space(
+        queries,
+        bank,
+        space=space,
+        plan=plan,
+        scoring=scoring,
+        engine=engine,
+        kmeans_init=kmeans_init,
+        divisions=divisions,
+        near=near,
+    )
+    return pending.finish(Fetch(pending.tensors()).wait())
+
+
+def start_space(
+    queries: Mapping[str, Split],
+    bank: Split,
+    *,
+    space: str,
+    plan: Sequence[tuple[str, str]] | None = None,
+    scoring: Scoring | None = None,
+    engine: Engine,
+    kmeans_init: Mapping[str, Tensor] | None = None,
+    divisions: Divisions | None = None,
+    near: Neighbors | None = None,
+) -> PendingSpace:
+    """Give a GPU all that score_space needs of it, and wait for nothing; the arguments are score_space's.
+
+    Errors: ShapeError, DataError as there; those that values decide once they are settled, where checks are put off
+    """
     plan, scoring = PLANS[space] if plan is None else plan, scoring or Scoring()
     for name, split in queries.items():
         _check_split(name, split, bank)
@@ -79,26 +85,11 @@ def score_space(
     divisions = divisions or Divisions()
     parts = [part for split in queries.values() for part in divisions.of(split, bank, plan, scoring)]
     clusters, centroids = _cluster(parts, queries, space, scoring, engine, kmeans_init or {})
-    found: _Found = {}
-    _agree(parts, clusters, found)
+    votes: list[Votes] = []
     for split in queries.values():
         own = [(i, part) for i, part in enumerate(parts) if part.split == split.name]
-        _vote(own, split, bank, scoring, engine, found, near if split.name == bank.name else None)
-    rows = []
-    for split in queries.values():
-        for group, labels in plan:
-            chosen = [i for i, p in enumerate(parts) if (p.split, p.group, p.labels) == (split.name, group, labels)]
-            k = {parts[i].n_clusters for i in chosen}
-            head: dict[str, Any] = {"split": split.name, "space": space, "group": group, "labels": labels}
-            head["n_points"] = sum(len(parts[i].points) for i in chosen)
-            # groups with unlike numbers of labels have no one number of clusters
-            head["n_clusters"] = k.pop() if len(k) == 1 else None
-            head["engine"] = engine.name
-            scores = {column: _mean([found.get((i, column)) for i in chosen]) for column in _SCORES}
-            for layer in range(split.X.shape[0]):
-                at_layer = {c: None if v is None else float(v[layer % len(v)]) for c, v in scores.items()}
-                rows.append({"layer": layer, **head, **at_layer})
-    return SpaceScores(rows, centroids)
+        votes += _vote(own, split, bank, scoring, engine, near if split.name == bank.name else None)
+    return PendingSpace(parts, plan, list(queries), space, engine.name, len(bank.X), clusters, centroids, votes)
 
 
 def _check_split(name: str, split: Split, bank: Split) -> None:
@@ -136,7 +127,7 @@ def _cluster(
     labels: dict[tuple[tuple[str, str, int], int], Tensor] = {}
     centroids: dict[str, list[tuple[int, Tensor]]] = defaultdict(list)
     warm = {key: position[key][0] in kmeans_init for key in jobs}
-    for (group, n, k, is_warm), keys in _buckets(
+    for (group, n, k, is_warm), keys in buckets(
         jobs, lambda key: (jobs[key].group, len(jobs[key].points), key[1], warm[key])
     ):
         X = torch.cat([_gather(queries[jobs[key].split].X, [jobs[key].points]) for key in keys], 1)  # (L, J, n, d)
@@ -161,47 +152,14 @@ def _cluster(
     return labels, {name: torch.stack([tensor for _, tensor in found]) for name, found in ordered.items()}
 
 
-class _Item(NamedTuple):
-    """What is scored for one part: every labeling (s, n) against every clustering (l, n)."""
-
-    part: int
-    kind: str
-    true: NDArray[np.int64]
-    n_true: int
-    pred: Tensor
-    n_pred: int
-
-
-def _agree(parts: Sequence[Part], clusters: Mapping[Any, Tensor], found: _Found) -> None:
-    """Score all parts, nulls and ceilings, those of one shape together."""
-    items = []
-    for i, part in enumerate(parts):
-        pred, k = clusters[part.place, part.n_clusters], part.n_clusters
-        items.append(_Item(i, "scores", part.true[None], part.n_codes, pred, k))
-        if part.nulls is not None:
-            items.append(_Item(i, "nulls", part.nulls, part.n_null_codes, pred, k))
-        if part.output is not None:
-            output = torch.from_numpy(part.output)[None]
-            items.append(_Item(i, "ceiling", part.true[None], part.n_codes, output, part.n_outputs))
-    for (kind, _, _, n_true, n_pred), same in _buckets(
-        items, lambda item: (item.kind, item.true.shape, item.pred.shape, item.n_true, item.n_pred)
-    ):
-        true, pred = np.stack([item.true for item in same]), torch.stack([item.pred for item in same])
-        scores = score_labelings(true, pred, n_true=n_true, n_pred=n_pred)
-        for name, column in _COLUMNS[kind].items():
-            for item, value in zip(same, scores[name], strict=True):
-                found[item.part, column] = value
-
-
 def _vote(
     parts: Sequence[tuple[int, Part]],
     split: Split,
     bank: Split,
     scoring: Scoring,
     engine: Engine,
-    found: _Found,
     near: Neighbors | None,
-) -> None:
+) -> Iterator[Votes]:
     """Find the neighbours of each set of points once, in one call for all sets of one size, and let them vote."""
     ids = {"knn_share": (np.arange(split.X.shape[1]), np.arange(bank.X.shape[1]))}
     if split.instances is not None and bank.instances is not None:
@@ -212,17 +170,16 @@ def _vote(
     for i, part in parts:
         members[part.place].append((i, part))
     places = {place: same[0][1] for place, same in members.items()}
-    k, device = scoring.n_neighbors, split.X.device
+    k = scoring.n_neighbors
     for column, (query_ids, bank_ids) in ids.items():
         free = column == "knn_share" and split.name != bank.name
-        for (group, _, n_bank), keys in _buckets(
+        for (group, _, n_bank), keys in buckets(
             places, lambda key: (key[1], len(places[key].points), len(places[key].bank_points))
         ):
             if near is not None and group == "all":
-                own, others = (torch.from_numpy(codes).to(device) for codes in (query_ids, bank_ids))
-                whole = first_others(near.indices, own, others, k)
+                whole = first_others(near.indices, torch.from_numpy(query_ids), torch.from_numpy(bank_ids), k)
                 if whole is not None:
-                    _count_votes(column, whole[:, None], [members[key] for key in keys], found)
+                    yield from _count_votes(column, whole[:, None], [members[key] for key in keys])
                     continue
             own = torch.from_numpy(np.stack([query_ids[places[key].points] for key in keys]))  # (J, nq)
             others = torch.from_numpy(np.stack([bank_ids[places[key].bank_points] for key in keys]))  # (J, nb)
@@ -236,22 +193,22 @@ def _vote(
             n_layers = split.X.shape[0]
             params = NeighborsParams(n_neighbors=k)
             if not free:
-                params = NeighborsParams(k, own.repeat(n_layers, 1).to(device), others.repeat(n_layers, 1).to(device))
+                params = NeighborsParams(k, own.repeat(n_layers, 1), others.repeat(n_layers, 1))
             indices = engine.neighbors(X, Y, params).indices.reshape(n_layers, len(keys), -1, k)
-            _count_votes(column, indices, [members[key] for key in keys], found)
+            yield from _count_votes(column, indices, [members[key] for key in keys])
 
 
-def _count_votes(column: str, indices: Tensor, members: Sequence[Sequence[tuple[int, Part]]], found: _Found) -> None:
+def _count_votes(column: str, indices: Tensor, members: Sequence[Sequence[tuple[int, Part]]]) -> Iterator[Votes]:
     """Score the same neighbours (L, J, nq, k) under every kind of labels, and under their nulls."""
     device = indices.device
     flat = [(j, i, part) for j, same in enumerate(members) for i, part in same]
-    for (labels, _), chosen in _buckets(flat, lambda item: (item[2].labels, item[2].nulls is not None)):
+    for (labels, _), chosen in buckets(flat, lambda item: (item[2].labels, item[2].nulls is not None)):
         if column == "knn_share_across" and labels == "distribution":
             continue
         at = [j for j, _, _ in chosen]
-        some = indices if len(at) == indices.shape[1] else indices[:, at]
-        own = torch.from_numpy(np.stack([part.true for _, _, part in chosen]))[None].to(device)  # (1, J, nq)
-        banked = torch.from_numpy(np.stack([part.bank_true for _, _, part in chosen]))[None].to(device)
+        some = indices if len(at) == indices.shape[1] else indices[:, to_device(np.array(at), device)]
+        own = to_device(np.stack([part.true for _, _, part in chosen])[None], device)  # (1, J, nq)
+        banked = to_device(np.stack([part.bank_true for _, _, part in chosen])[None], device)
         columns = {column: knn_share(some, own, banked)}
         if column == "knn_share":
             columns["knn_accuracy"] = knn_accuracy(some, own, banked)
@@ -260,37 +217,20 @@ def _count_votes(column: str, indices: Tensor, members: Sequence[Sequence[tuple[
             bank_nulls = np.stack([part.bank_nulls for _, _, part in chosen if part.bank_nulls is not None], 1)
             step = max(1, _CHUNK // some.numel())
             shares = [
-                knn_share(some, torch.from_numpy(a).to(device), torch.from_numpy(b).to(device))
+                knn_share(some, to_device(a, device), to_device(b, device))
                 for a, b in zip(*(_slices(codes, step) for codes in (nulls, bank_nulls)), strict=True)
             ]
             columns[f"null_{column}"] = torch.cat(shares)
-        for name, tensor in columns.items():
-            values = host_array(tensor)  # (S, L, J)
-            for index, (_, i, _) in enumerate(chosen):
-                found[i, name] = values[:, :, index]
+        for name, scores in columns.items():
+            yield Votes(name, scores, [i for _, i, _ in chosen])
 
 
 def _gather(X: Tensor, points: Sequence[NDArray[np.int64]]) -> Tensor:
     """Pick equal-sized sets of points: (L, n, d) -> (L, J, n_set, d), without a copy where it is all of them."""
     if len(points) == 1 and len(points[0]) == X.shape[1]:
         return X[:, None]
-    index = torch.from_numpy(np.concatenate(points)).to(X.device)
-    return X[:, index].reshape(X.shape[0], len(points), -1, X.shape[2])
+    return X[:, to_device(np.concatenate(points), X.device)].reshape(X.shape[0], len(points), -1, X.shape[2])
 
 
 def _slices(array: NDArray[np.int64], step: int) -> list[NDArray[np.int64]]:
     return [array[start : start + step] for start in range(0, len(array), step)]
-
-
-def _buckets(items: Iterable[_T], key: Any) -> list[tuple[Any, list[_T]]]:
-    """Put items of one key together, in order of first appearance."""
-    found: dict[Hashable, list[_T]] = {}
-    for item in items:
-        found.setdefault(key(item), []).append(item)
-    return list(found.items())
-
-
-def _mean(values: Sequence[NDArray[np.float64] | None]) -> NDArray[np.float64] | None:
-    """Average (S, L) scores over S, then over groups; None without groups or where one of them has no score."""
-    known = [value for value in values if value is not None]
-    return np.stack(known).mean(1).mean(0) if known and len(known) == len(values) else None

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from fastcluster_lm.config import TrainingConfig
 from fastcluster_lm.data import BatchSampler, Instances
-from fastcluster_lm.device import Device, compile_policy
+from fastcluster_lm.device import Device, compile_policy, head_policy
 from fastcluster_lm.errors import TrainingError
+from fastcluster_lm.kernels import linear_cross_entropy
 from fastcluster_lm.model import GPT2, Evaluator
 from fastcluster_lm.training.early_stopping import EarlyStoppingMark
 from fastcluster_lm.training.optimizer import build_optimizer, learning_rate
@@ -51,10 +52,16 @@ class Trainer:
         self.step = 0
         self.mark = EarlyStoppingMark.of(config)
         self.compiled, self.compile_reason = compile_policy(config.compile, device)
-        self._forward = torch.compile(model, fullgraph=True, dynamic=False) if self.compiled else model
+        rows = config.batch_size * (train.tokens.shape[1] if config.loss == "all" else 1)
+        logits_mib = 4 * rows * model.wte.num_embeddings / 2**20
+        self.fused_head, self.head_reason = head_policy(config.head, device, logits_mib)
+        self._forward: Any = torch.compile(model, fullgraph=True, dynamic=False) if self.compiled else model
+        self._hidden: Any = (
+            torch.compile(model.hidden, fullgraph=True, dynamic=False) if self.compiled else model.hidden
+        )
         self.evaluator = Evaluator(model, self._forward, EVALUATION_BATCH, fixed_shape=self.compiled)
         self.optimizer = build_optimizer(model, config)
-        self.sampler = BatchSampler(len(train), config.batch_size, seed, device.torch_device)
+        self.sampler = BatchSampler(len(train), config.batch_size, seed)
         self._seed = seed
 
     def advance(self) -> StepResult:
@@ -125,11 +132,12 @@ class Trainer:
 
     def _loss(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         all_tokens = self.config.loss == "all"
-        output = self._forward(*self.train.inputs(batch), all_tokens=all_tokens)
-        if all_tokens:
-            targets = self.train.next_tokens(batch)
-            return F.cross_entropy(output.logits.flatten(0, 1), targets.flatten()), output.states
-        return F.cross_entropy(output.logits, self.train.targets[batch]), output.states
+        targets = self.train.next_tokens(batch).flatten() if all_tokens else self.train.targets[batch]
+        if self.fused_head:
+            hidden, states = self._hidden(*self.train.inputs(batch), all_tokens=all_tokens)
+            return linear_cross_entropy(hidden.flatten(0, -2), self.model.wte.weight, targets), states
+        logits, states = self._forward(*self.train.inputs(batch), all_tokens=all_tokens)
+        return F.cross_entropy(logits.flatten(0, -2), targets), states
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastcluster_lm.errors import ShapeError
 from fastcluster_lm.kernels.native import address, check_codes, library, thread_count
+from fastcluster_lm.kernels.transfer import to_device
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
 
@@ -50,7 +51,8 @@ def first_others(
 ) -> Int[Tensor, "layers q k"] | None:
     """Keep each query's first k neighbours of another identity than its own; None where some query has fewer.
 
-    Shapes: indices (layers, q, many) into the bank, nearest first; ids (q,) and (m,) -> (layers, q, k)
+    On a GPU, which would have to wait to learn that, None where the ids alone leave it open
+    Shapes: indices (layers, q, many) into the bank, nearest first; ids (q,) and (m,) on the host -> (layers, q, k)
     Errors: ShapeError if the ids do not fit; DataError for an index outside the bank
     """
     if indices.ndim != 3 or len(query_ids) != indices.shape[1]:
@@ -60,8 +62,12 @@ def first_others(
     check_codes(indices, len(bank_ids), "indices")
     native = library(SOURCE) if indices.device.type == "cpu" else None
     if native is None:
+        on_cpu = indices.device.type == "cpu"
+        if not on_cpu and indices.shape[-1] - most_shared(query_ids, bank_ids) < k:
+            return None
+        query_ids, bank_ids = (to_device(ids, indices.device) for ids in (query_ids, bank_ids))
         other = bank_ids[indices] != query_ids[None, :, None]
-        if bool((other.sum(-1) < k).any()):
+        if on_cpu and bool((other.sum(-1) < k).any()):
             return None
         # a stable sort brings the others to the front, in their order
         return indices.gather(-1, (~other).to(torch.uint8).argsort(dim=-1, stable=True)[..., :k])
@@ -75,3 +81,13 @@ def first_others(
         ctypes.c_int32(thread_count()),
     )
     return None if lacking else chosen
+
+
+def most_shared(query_ids: Int[Tensor, "*layers q"], bank_ids: Int[Tensor, "*layers m"]) -> Int[Tensor, ""]:
+    """Count, by two binary searches, the most bank points that share the identity of one query.
+
+    Shapes: ids (q,) and (m,), or (layers, q) and (layers, m) -> a number
+    """
+    sought, ordered = query_ids.contiguous(), bank_ids.sort(dim=-1).values
+    counts = torch.searchsorted(ordered, sought, right=True) - torch.searchsorted(ordered, sought)
+    return counts.max()

@@ -10,7 +10,7 @@ from torch import Tensor
 from fastcluster_lm.errors import ShapeError
 from fastcluster_lm.kernels.edges import Edges
 from fastcluster_lm.kernels.native import address, check_codes, library, thread_count
-from fastcluster_lm.kernels.tsne_affinities.reference import symmetrise, weights_of
+from fastcluster_lm.kernels.tsne_affinities.reference import symmetrise, symmetrise_padded, weights_of
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
 # up to so many points a layer, and points for each neighbour, whole matrices are the faster way to the edges
@@ -33,7 +33,8 @@ def tsne_affinities(
     check_codes(indices, distances.shape[1], "indices")
     native = library(SOURCE) if distances.device.type == "cpu" else None
     if native is None:
-        return symmetrise(weights_of(distances, perplexity), indices)
+        on_cpu = distances.device.type == "cpu"
+        return (symmetrise if on_cpu else symmetrise_padded)(weights_of(distances, perplexity), indices)
     native.tsne_edges_dense.restype = ctypes.c_int64
     n_layers, n, k = distances.shape
     distances, indices = distances.float().contiguous(), indices.long().contiguous()

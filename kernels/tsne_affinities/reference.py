@@ -1,4 +1,4 @@
-"""tsne_affinities in plain torch: also what runs where no C++ compiler is, and on CUDA."""
+"""tsne_affinities in plain torch: also what runs where no C++ compiler is, and, but for `symmetrise`, on CUDA."""
 
 import math
 
@@ -52,3 +52,24 @@ def symmetrise(weights: Float[Tensor, "layers n k"], indices: Int[Tensor, "layer
     lengths = torch.bincount(rows, minlength=n_layers * n)
     starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
     return Edges(starts, (columns % n).int(), edges.values())
+
+
+def symmetrise_padded(weights: Float[Tensor, "layers n k"], indices: Int[Tensor, "layers n k"]) -> Edges:
+    """Do the same with 2 layers n k entries whatever the pairs, so that a GPU need not wait for their number.
+
+    Shapes: weights, indices (layers, n, k), the indices of a row distinct -> edges; of a pair that chose each other
+            the second entry is 0
+    """
+    n_layers, n, k = weights.shape
+    own = torch.arange(n_layers * n, device=weights.device).view(n_layers, n, 1)
+    others = indices + own[:, :1]
+    # a key is row * n + column; in one order, so that the sum of two halves has one too
+    keys = torch.stack([own * n + indices, others * n + own % n]).flatten()
+    keys, order = keys.sort(stable=True)
+    values = (weights.flatten() / (2 * n)).repeat(2)[order]
+    again = keys[1:] == keys[:-1]
+    second = torch.where(again, values[1:], 0.0)
+    values = torch.cat([values[:1], values[1:] - second])
+    values = torch.cat([values[:-1] + second, values[-1:]])
+    starts = torch.searchsorted(keys, torch.arange(n_layers * n + 1, device=weights.device) * n)
+    return Edges(starts, (keys % n).int(), values)

@@ -72,7 +72,8 @@ class TiledDescent:
         values = self.edges.values.double()
         terms = torch.where(values > 0, values * (values.clamp(min=1e-300) * (1 + apart)).log(), 0)
         per_layer = self.lengths.view(-1, self.n).sum(1)
-        cross = torch.segment_reduce(terms, "sum", lengths=per_layer)
+        # unsafe: on a GPU the check of the lengths would wait
+        cross = torch.segment_reduce(terms, "sum", lengths=per_layer, unsafe=True)
         rows = max(1, GPU_PAIRS // (4 * self.n))
         sums = [
             torch.stack([_exact_sq_dist(part, y).add_(1).reciprocal_().sum() for part in y.split(rows, dim=1)]).sum()
@@ -85,7 +86,7 @@ class TiledDescent:
         away = flat.index_select(0, self.rows).sub_(flat.index_select(0, self.columns))  # (edges, 2)
         away *= (self.edges.values / away.square().sum(1).add_(1))[:, None]
         # segment sums have one order, on a GPU too, where an index_add has not
-        return torch.segment_reduce(away, "sum", lengths=self.lengths).view(-1, self.n, 2).mT.contiguous()
+        return torch.segment_reduce(away, "sum", lengths=self.lengths, unsafe=True).view(-1, self.n, 2).mT.contiguous()
 
     def _repulsion(self) -> tuple[Float[Tensor, "layers 2 n"], Float[Tensor, " layers"]]:
         points, n = self._points, self.n

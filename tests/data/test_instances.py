@@ -79,7 +79,7 @@ def test_next_tokens_follow_the_instruction_and_end_with_the_output(splits):
 
 
 def test_an_epoch_shows_each_instance_once():
-    sampler = BatchSampler(20, 8, seed=0, device=CPU)
+    sampler = BatchSampler(20, 8, seed=0)
     drawn = torch.cat([sampler.draw() for _ in range(5)])
     assert sorted(drawn[:20].tolist()) == list(range(20))
     assert sorted(drawn[20:].tolist()) == list(range(20))
@@ -87,10 +87,10 @@ def test_an_epoch_shows_each_instance_once():
 
 
 def test_a_sampler_goes_on_from_its_state():
-    whole, stopped = (BatchSampler(20, 8, seed=5, device=CPU) for _ in range(2))
+    whole, stopped = (BatchSampler(20, 8, seed=5) for _ in range(2))
     for _ in range(3):
         whole.draw(), stopped.draw()
-    resumed = BatchSampler(20, 8, seed=0, device=CPU)
+    resumed = BatchSampler(20, 8, seed=0)
     resumed.load_state({key: value.clone() for key, value in stopped.state().items()})
     for _ in range(6):
         assert torch.equal(whole.draw(), resumed.draw())

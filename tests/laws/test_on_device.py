@@ -1,8 +1,7 @@
 """What must hold on whatever device computes: always checked on the CPU, and on a GPU by `fclm doctor --self-test`."""
 
-import json
 import time
-import warnings
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -141,39 +140,40 @@ def test_weights_are_the_same_with_probes_and_without(engine, device, tmp_path):
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_probes_wait_for_the_device_as_often_as_is_told(device, record_property):
-    """Count, on a GPU, what makes the host wait, and where; on a CPU nothing waits and the run is what is tested."""
-    config = config_on(device, scores={"engine": "fused"})
+def test_a_launched_probe_makes_nothing_wait(device):
+    config = config_on(device, scores={"engine": "fused"}, probe={"every": 1, "full_every": 2})
     run = Rooms(config, taskset_of(config.tasks, config.seed))
     assert run.probe is not None
-    run.probe.score(0)
-    waits = _waits(device, lambda: run.probe.score(8))
-    steps = _waits(device, run.trainer.advance)
-    if device.type == "cpu":
-        assert waits == steps == []
-    record_property("waits_of_a_probe", len(waits))
-    record_property("waits_of_a_step", len(steps))
-    record_property("places", json.dumps(sorted(set(waits))))
+    for step in range(4):
+        # compilation, and what is made once, may wait
+        if step < 2:
+            assert run.probe.score(step).rows
+            continue
+        taken = run.probe.take(step).copied()
+        _settle(device)
+        with _refusing_waits(device):
+            pending = run.probe.launch(taken)
+        result = run.probe.finish(pending)
+        assert result.rows and all(row["ari"] is not None for row in result.rows)
 
 
-def _waits(device, work):
-    """Give the places where the host waited for the device."""
+def test_the_check_of_waits_sees_one(device):
     if device.type == "cpu":
-        work()
-        return []
-    torch.cuda.set_sync_debug_mode("warn")
+        pytest.skip("nothing waits on a CPU")
+    with pytest.raises(RuntimeError, match="synchroniz"), _refusing_waits(device):
+        torch.ones(3, device=device).sum().item()
+
+
+@contextmanager
+def _refusing_waits(device):
+    """Make whatever lets the host wait for the device an error."""
+    if device.type == "cuda":
+        torch.cuda.set_sync_debug_mode("error")
     try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            work()
+        yield
     finally:
-        torch.cuda.set_sync_debug_mode("default")
-    # the file's name alone: a path would name the user
-    return [
-        f"{warning.filename.rpartition('/')[2]}:{warning.lineno}"
-        for warning in caught
-        if "synchroniz" in str(warning.message)
-    ]
+        if device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
 
 
 def test_what_probes_cost_is_told(engine, device, record_property):

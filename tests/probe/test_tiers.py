@@ -16,6 +16,13 @@ from fastcluster_lm.tasks import taskset_of
 from tests.laws.conftest import SMALL, fingerprint
 
 
+def drawn(keeper, X, ids, *, key_frame):
+    """Draw a map and settle it, as a probe does once its columns are on the host."""
+    points, columns, warm = keeper.draw(X, ids, key_frame=key_frame)
+    keeper.settle(columns, warm=warm)
+    return points, columns, warm
+
+
 def every_step(source: str, **scores):
     probe = {**SMALL["probe"], "every": 1, "full_every": 6, "source": source}
     # one batch is a sixth of the ring, so that it is full after a few steps
@@ -78,7 +85,7 @@ def test_a_new_point_starts_at_the_mean_of_its_three_nearest_retained_points(mon
     keeper = WarmMap(replace(config, n_iter=30), engine, 0)
     X = torch.randn(2, 40, 5, generator=torch.Generator().manual_seed(0))
     ids = torch.arange(40)
-    points, columns, warm = keeper.draw(X, ids, key_frame=False)
+    points, columns, warm = drawn(keeper, X, ids, key_frame=False)
     assert not warm and "neighbor_overlap" not in columns
     other, moved = X.clone(), ids.clone()
     other[:, [3, 17]] += 1.0
@@ -95,9 +102,9 @@ def test_a_new_point_starts_at_the_mean_of_its_three_nearest_retained_points(mon
         assert torch.equal(start[:, retained], points[:, retained])
     # with most points new there is nothing to go on from
     assert keeper._start(other, engine.neighbors(other, other, NeighborsParams(3, ids, ids)), ids + 500) is None
-    _, columns, warm = keeper.draw(other, moved, key_frame=False)
+    _, columns, warm = drawn(keeper, other, moved, key_frame=False)
     assert warm and "neighbor_overlap" not in columns
-    _, columns, warm = keeper.draw(other, moved, key_frame=False)
+    _, columns, warm = drawn(keeper, other, moved, key_frame=False)
     assert warm and columns["neighbor_overlap"].eq(1).all()
 
 
@@ -106,14 +113,14 @@ def test_a_map_that_loses_its_neighbours_starts_cold_at_the_next_probe():
     keeper = WarmMap(config, choose_engine("fused", "cpu"), 0)
     draw = torch.Generator().manual_seed(0)
     X, ids = torch.randn(1, 80, 4, generator=draw), torch.arange(80)
-    keeper.draw(X, ids, key_frame=True)
-    assert keeper.draw(X, ids, key_frame=False)[2]
+    drawn(keeper, X, ids, key_frame=True)
+    assert drawn(keeper, X, ids, key_frame=False)[2]
     assert not keeper._restart
     # other points under the same names: one step of the old map cannot follow
     other = torch.randn(1, 80, 4, generator=draw)
-    assert keeper.draw(other, ids, key_frame=False)[2]
+    assert drawn(keeper, other, ids, key_frame=False)[2]
     assert keeper._restart
-    assert not keeper.draw(other, ids, key_frame=False)[2]
+    assert not drawn(keeper, other, ids, key_frame=False)[2]
     assert not keeper._restart
 
 
@@ -166,11 +173,11 @@ def test_a_ring_that_lacks_a_task_is_scored_with_fewer_clusters(tmp_path):
 def test_overlap_compares_neighbours_of_the_same_instances_alone():
     keeper = WarmMap(config_from_dict(SMALL).scores, choose_engine("fused", "cpu"), 0)
     X, ids = torch.randn(1, 40, 5, generator=torch.Generator().manual_seed(0)), torch.arange(40)
-    keeper.draw(X, ids, key_frame=True)
+    drawn(keeper, X, ids, key_frame=True)
     # a step probe moves other instances into some slots; the neighbours are still those of the full probe's
     moved = ids.clone()
     moved[:5] += 100
     assert keeper.move(X[:, :20] * 1.1, moved[:20]) is not None
-    columns = keeper.draw(X, moved, key_frame=False)[1]
+    columns = drawn(keeper, X, moved, key_frame=False)[1]
     assert "neighbor_overlap" not in columns
-    assert "neighbor_overlap" in keeper.draw(X, moved, key_frame=False)[1]
+    assert "neighbor_overlap" in drawn(keeper, X, moved, key_frame=False)[1]

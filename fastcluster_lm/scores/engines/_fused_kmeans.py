@@ -8,12 +8,15 @@ from torch import Tensor
 
 from fastcluster_lm.kernels.kmeans_runs import Runs, kmeans_runs_native
 from fastcluster_lm.kernels.rounding import matmul_rounding
+from fastcluster_lm.kernels.transfer import Glance, to_device
 from fastcluster_lm.scores.batches import full_precision, scaled, scaling
 from fastcluster_lm.scores.engines.checks import check_kmeans
 from fastcluster_lm.scores.engines.params import Clustering, KMeansParams
 
 # most bytes of one block of point-to-centroid distances: a CPU's stays in its cache, a GPU wants few large ones
 CPU_BUDGET, GPU_BUDGET = 16 * 2**20, 256 * 2**20
+# iterations on a GPU between two looks at whether any run still moves
+LOOK_EVERY = 8
 
 
 @torch.no_grad()
@@ -33,7 +36,7 @@ def find_clusters(X: Float[Tensor, "layers n d"], params: KMeansParams, memory_b
     points = scaled(X, offset, scale)
     init = None
     if params.init is not None:
-        init = params.init.expand(n_layers, -1, -1).to(X.device, offset.dtype)
+        init = to_device(params.init, X.device).expand(n_layers, -1, -1).to(offset.dtype)
         init = ((init - offset) / scale).float()
     draws = _draw(n, params, X.device)
     runs = params.n_init + (init is not None)
@@ -68,7 +71,7 @@ def _draw(n: int, params: KMeansParams, device: torch.device) -> Float[Tensor, "
     generator = torch.Generator().manual_seed(params.seed)
     trials = 2 + int(math.log(params.n_clusters))
     shape = (params.n_clusters, params.n_init, trials)
-    return torch.rand(shape, generator=generator, dtype=torch.float64).to(device)
+    return to_device(torch.rand(shape, generator=generator, dtype=torch.float64), device)
 
 
 def _seed(X: Float[Tensor, "layers n d"], draws: Tensor) -> Float[Tensor, "layers runs k d"]:
@@ -114,7 +117,7 @@ def _best_of(runs: Runs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 class _Lloyd:
-    """All runs of all layers, side by side; runs that converged are frozen and leave the batch."""
+    """All runs of all layers, side by side; runs that converged are frozen, and on a CPU leave the batch."""
 
     def __init__(self, X: Tensor, centroids: Tensor, params: KMeansParams, memory_budget: int) -> None:
         self.X, self.params, self.memory_budget = X, params, memory_budget
@@ -128,21 +131,26 @@ class _Lloyd:
         self.tol = params.tol * X.var(1, correction=0).mean(-1)  # (layers,)
 
     def best(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        for _ in range(self.params.max_iter):
-            if not self._iterate():
+        on_cpu, glance = self.X.device.type == "cpu", Glance()
+        for iteration in range(self.params.max_iter):
+            if (on_cpu or iteration % LOOK_EVERY == 0) and not glance.sees(self.active.any()):
                 break
+            # a GPU would have to wait to learn which runs are active, and moves them all
+            self._iterate(*self._busy() if on_cpu else (slice(None), (slice(None), slice(None))))
         return self._finish()
 
-    def _iterate(self) -> bool:
-        """Move the active runs by one iteration; False once there are none."""
+    def _busy(self) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Choose the layers with active runs, and their runs: as many of each as the busiest layer has.
+
+        The others fill up with frozen runs, which are left as they are
+        """
         counts = self.active.sum(1)
         layers = counts.nonzero().flatten()
-        if not len(layers):
-            return False
-        # as many runs a layer as the busiest one has; the others fill up with frozen runs, which are left as they are
         order = self.active[layers].to(torch.uint8).argsort(dim=1, descending=True, stable=True)
-        runs = order[:, : int(counts.max())]  # (layers', runs')
-        pick = (layers[:, None], runs)
+        return layers, (layers[:, None], order[:, : int(counts.max())])
+
+    def _iterate(self, layers: Tensor | slice, pick: tuple[Tensor, Tensor] | tuple[slice, slice]) -> None:
+        """Move the active ones among the runs picked by one iteration."""
         active, old, old_labels = self.active[pick], self.centroids[pick], self.labels[pick]
         X = self.X[layers]
         labels, sq_dist = self._assign(X, self.x_sq[layers], old)
@@ -155,7 +163,6 @@ class _Lloyd:
         self.labels[pick] = torch.where(active[..., None], labels, old_labels)
         self.n_iter[pick] += active
         self.active[pick] = still
-        return True
 
     def _assign(self, X: Tensor, x_sq: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
         """Give each point its nearest centroid in every run: labels and sq_dist, both (layers, runs, n)."""
@@ -209,7 +216,8 @@ def _means(X: Tensor, labels: Int[Tensor, "layers runs n"], old: Tensor) -> tupl
     flat = (labels + first).flatten()
     sums = X.new_zeros(n_layers * runs * k, width)
     sums.index_add_(0, flat, X[:, None].expand(-1, runs, -1, -1).reshape(-1, width))
-    sizes = torch.bincount(flat, minlength=n_layers * runs * k).view(n_layers, runs, k)
+    sizes = torch.zeros_like(sums[:, 0], dtype=torch.int64).index_add_(0, flat, torch.ones_like(flat))
+    sizes = sizes.view(n_layers, runs, k)
     means = sums.view_as(old) / sizes.clamp(min=1)[..., None]
     return torch.where(sizes[..., None] > 0, means, old), sizes
 
@@ -217,7 +225,8 @@ def _means(X: Tensor, labels: Int[Tensor, "layers runs n"], old: Tensor) -> tupl
 def _refill(X: Tensor, x_sq: Tensor, sq_dist: Tensor, sizes: Tensor, old: Tensor, new: Tensor) -> Tensor:
     """Put empty clusters, in place in `new`, on the points farthest from their centroids; say which runs changed."""
     empty = sizes == 0  # (layers, runs, k)
-    if not bool(empty.any()):
+    # a GPU would have to wait for the answer
+    if empty.device.type == "cpu" and not bool(empty.any()):
         return torch.zeros_like(empty[..., 0])
     width = X.shape[-1]
     # what rounding alone can make of a distance of 0 counts as 0: no cluster is put where one is already

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fastcluster_lm.kernels.nearest_neighbors import nearest_neighbors_native
 from fastcluster_lm.kernels.rounding import SPARE, matmul_rounding
+from fastcluster_lm.kernels.transfer import to_device
 from fastcluster_lm.scores.batches import full_precision, power_of_two, scaling
 from fastcluster_lm.scores.engines.checks import check_neighbors, forbidden
 from fastcluster_lm.scores.engines.params import Neighbors, NeighborsParams
@@ -33,6 +34,7 @@ def find_neighbors(
     Errors: ShapeError, DataError as in check_neighbors
     """
     check_neighbors(queries, bank, params)
+    params = _on_device(params, bank.device)
     if len(bank) > 1 and bank.numel() * bank.element_size() > WHOLE_BYTES:
         own = queries is bank
         parts = []
@@ -43,6 +45,12 @@ def find_neighbors(
             )
         return Neighbors(*(torch.cat(column) for column in zip(*parts, strict=True)))
     return _find(queries, bank, params, memory_budget)
+
+
+def _on_device(params: NeighborsParams, device: torch.device) -> NeighborsParams:
+    if params.query_ids is None or params.bank_ids is None:
+        return params
+    return NeighborsParams(params.n_neighbors, to_device(params.query_ids, device), to_device(params.bank_ids, device))
 
 
 def _of_layer(params: NeighborsParams, layer: int) -> NeighborsParams:
@@ -138,12 +146,15 @@ def _search_candidates(
     floor: Tensor,
     memory_budget: int,
 ) -> tuple[Tensor, Tensor]:
-    """Rank the candidates by direct differences; a row whose k-th may tie with a point left out is searched in full."""
+    """Rank the candidates by direct differences; a CPU searches rows in full whose k-th may tie with one left out."""
     exact = _gather_points(bank, candidates)  # (layers, rows, c, d)
     exact = exact.sub_(queries[:, :, None, :]).square_().sum(-1).sqrt_()
     exact.masked_fill_(~admissible, torch.inf)
     distances, order = exact.sort(dim=-1, stable=True)
     distances, indices = distances[..., :k].contiguous(), candidates.gather(-1, order)[..., :k]
+    if bank.device.type != "cpu":
+        # a GPU would have to wait for the answer: there the spare candidates must do
+        return distances, indices
     doubtful = distances[..., -1].square() >= floor
     for layer, row in _rows_by_layer(doubtful, max(1, memory_budget // (bank.element_size() * bank.shape[1]))):
         layer_mask = None if mask is None else (mask if mask.ndim == 2 else mask[layer])[row]

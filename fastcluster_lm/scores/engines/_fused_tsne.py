@@ -3,9 +3,10 @@
 import logging
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from fastcluster_lm.kernels.transfer import Glance, to_device
 from fastcluster_lm.kernels.tsne_affinities import tsne_affinities
 from fastcluster_lm.kernels.tsne_forces import Descent, StepRule, start_descent
 from fastcluster_lm.scores.batches import full_precision, power_of_two, scaled, scaling
@@ -39,22 +40,21 @@ def draw_maps(X: Float[Tensor, "layers n d"], params: TsneParams, memory_budget:
         log.warning("perplexity %g is too large for %d points; %g is used", params.perplexity, n, perplexity)
     near = params.neighbors
     if near is None:
-        ids = torch.arange(n, device=X.device)
+        ids = torch.arange(n)
         near = find_neighbors(X, X, NeighborsParams(params.affinity_neighbors(n), ids, ids), memory_budget)
     # the unit of the distances does not matter to the affinities, but float32 must hold their squares
     unit = power_of_two(near.distances)
     edges = tsne_affinities(near.distances / unit, near.indices, perplexity)
     with full_precision():
         descent = start_descent(_start(X, params), edges, grid=n > GRID_POINTS)
-        _descend(descent, params, n_layers, n)
+        _descend(descent, params, n, torch.ones(n_layers, dtype=torch.bool, device=X.device))
         kl = descent.kl_divergence()
     return Map(descent.points().mT.contiguous(), kl)
 
 
-def _descend(descent: Descent, params: TsneParams, n_layers: int, n: int) -> None:
+def _descend(descent: Descent, params: TsneParams, n: int, active: Bool[Tensor, " layers"]) -> None:
     """Take the exaggerated steps, then the plain ones; a layer whose gradient has gone stands still from then on."""
     exaggerated, plain = params.schedule()
-    active = torch.ones(n_layers, dtype=torch.bool)
     rule = StepRule(
         params.early_exaggeration,
         params.initial_momentum,
@@ -66,10 +66,11 @@ def _descend(descent: Descent, params: TsneParams, n_layers: int, n: int) -> Non
     if params.min_gradient_norm == 0:
         descent.advance(plain, rule, active)
         return
+    glance = Glance()
     for start in range(0, plain, CHECK_EVERY):
         descent.advance(min(CHECK_EVERY, plain - start), rule, active)
-        active &= descent.gradient_norm().cpu() >= params.min_gradient_norm
-        if not active.any():
+        active = active & (descent.gradient_norm() >= params.min_gradient_norm)
+        if not glance.sees(active.any()):
             return
 
 
@@ -77,10 +78,10 @@ def _start(X: Float[Tensor, "layers n d"], params: TsneParams) -> Float[Tensor, 
     """Start at the points given, or at the first two principal components, tiny, with a little seeded noise."""
     n_layers, n, width = X.shape
     if params.init is not None:
-        points = params.init.expand(n_layers, -1, -1).to(X.device, torch.float32, copy=True).mT.contiguous()
+        points = to_device(params.init, X.device).expand(n_layers, -1, -1).to(torch.float32, copy=True).mT.contiguous()
         return points.sub_(points.mean(-1, keepdim=True))
     generator = torch.Generator().manual_seed(params.seed)
-    noise = torch.randn(2, n, generator=generator, dtype=torch.float32).to(X.device)
+    noise = to_device(torch.randn(2, n, generator=generator, dtype=torch.float32), X.device)
     X = scaled(X, *scaling(X))
     points = X.new_zeros(n_layers, 2, n)
     axes = min(2, width, n)
@@ -88,7 +89,7 @@ def _start(X: Float[Tensor, "layers n d"], params: TsneParams) -> Float[Tensor, 
     spread = scores.std(-1, correction=0)[:, :1, None]
     points[:, :axes] = torch.where(spread > 0, scores / torch.where(spread > 0, spread, 1.0) * START_STD, 0.0)
     flat = points.std(-1, correction=0, keepdim=True) < NOISE_STD
-    points += noise * torch.where(flat, points.new_tensor(START_STD), NOISE_STD)
+    points += noise * torch.where(flat, points.new_full((), START_STD), NOISE_STD)
     return points.sub_(points.mean(-1, keepdim=True))
 
 
@@ -98,10 +99,10 @@ def _principal_components(X: Float[Tensor, "layers n d"], axes: int) -> Float[Te
     if min(n, width) > EXACT_WIDTH:
         scores = _leading_by_iteration(X, axes)
     elif width <= n:
-        vectors = torch.linalg.eigh(X.mT @ X).eigenvectors[..., -axes:].flip(-1)
+        vectors = _eigh(X.mT @ X)[1][..., -axes:].flip(-1)
         scores = (X @ vectors).mT
     else:
-        values, vectors = torch.linalg.eigh(X @ X.mT)
+        values, vectors = _eigh(X @ X.mT)
         scores = (vectors[..., -axes:] * values[:, None, -axes:].clamp(min=0).sqrt()).flip(-1).mT
     largest = scores.gather(-1, scores.abs().argmax(-1, keepdim=True))
     return torch.where(largest < 0, -scores, scores)
@@ -113,13 +114,16 @@ def _leading_by_iteration(X: Float[Tensor, "layers n d"], axes: int) -> Float[Te
     Source: Halko, Martinsson and Tropp 2011, algorithm 4.4
     """
     generator = torch.Generator().manual_seed(0)
-    basis = (
-        torch.randn(X.shape[-1], axes + SPARE_AXES, generator=generator, dtype=torch.float32)
-        .to(X.device)
-        .expand(len(X), -1, -1)
-    )
+    drawn = torch.randn(X.shape[-1], axes + SPARE_AXES, generator=generator, dtype=torch.float32)
+    basis = to_device(drawn, X.device).expand(len(X), -1, -1)
     for _ in range(SUBSPACE_ITER):
         basis = torch.linalg.qr(X.mT @ (X @ basis)).Q
     reduced = X @ basis  # (layers, n, axes + spare)
-    vectors = torch.linalg.eigh(reduced.mT @ reduced).eigenvectors[..., -axes:].flip(-1)
+    vectors = _eigh(reduced.mT @ reduced)[1][..., -axes:].flip(-1)
     return (reduced @ vectors).mT
+
+
+def _eigh(X: Float[Tensor, "layers d d"]) -> tuple[Tensor, Tensor]:
+    # as torch.linalg.eigh, which on a GPU would also wait to learn whether it converged; a start may be any points
+    values, vectors = torch.ops.aten._linalg_eigh(X)
+    return values, vectors

@@ -5,6 +5,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fastcluster_lm.errors import DataError, ShapeError
+from fastcluster_lm.kernels.deferred import check
+from fastcluster_lm.kernels.native import check_codes
+from fastcluster_lm.kernels.neighbor_votes import most_shared
 from fastcluster_lm.scores.batches import check_finite
 from fastcluster_lm.scores.engines.params import KMeansParams, NeighborsParams, TsneParams
 
@@ -27,17 +30,24 @@ def check_neighbors(
     if bank is not queries:
         check_finite(bank, "bank")
     n_layers, n_bank = bank.shape[:2]
-    fewest = n_bank
+    most_forbidden = torch.zeros((), dtype=torch.int64)
     if params.query_ids is not None and params.bank_ids is not None:
         _check_ids(params.query_ids, "query_ids", n_layers, queries.shape[1])
         _check_ids(params.bank_ids, "bank_ids", n_layers, n_bank)
         if queries.shape[1]:
-            fewest = n_bank - most_forbidden(params.query_ids, params.bank_ids)
-    if params.n_neighbors > fewest:
-        raise DataError(
+            layers = max(len(ids) if ids.ndim == 2 else 1 for ids in (params.query_ids, params.bank_ids))
+            most_forbidden = most_shared(params.query_ids.expand(layers, -1), params.bank_ids.expand(layers, -1))
+
+    def judge(most: Tensor) -> DataError | None:
+        fewest = n_bank - int(most)
+        if params.n_neighbors <= fewest:
+            return None
+        return DataError(
             f"n_neighbors is {params.n_neighbors}, but a query has only {fewest} admissible points of {n_bank}; "
             "ask for fewer neighbours or give more points"
         )
+
+    check(most_forbidden, judge)
 
 
 def check_kmeans(X: Float[Tensor, "layers n d"], params: KMeansParams) -> None:
@@ -70,18 +80,15 @@ def check_tsne(X: Float[Tensor, "layers n d"], params: TsneParams) -> None:
         if tuple(params.init.shape) not in fits:
             raise ShapeError(f"init has shape {tuple(params.init.shape)}; expected {fits[0]} or {fits[1]}")
         check_finite(params.init.expand(fits[1]), "init")
-        farthest = float(params.init.abs().max()) if params.init.numel() else 0.0
-        if farthest > FARTHEST:
-            raise DataError(f"init reaches {farthest:.3g}; expected a map within {FARTHEST:g}")
+        if params.init.numel():
+            check(params.init.abs().max(), _within_reach)
     if params.neighbors is not None:
         shape, expected = tuple(params.neighbors.indices.shape), (n_layers, n, params.affinity_neighbors(n))
         if shape != expected:
             raise ShapeError(f"neighbors have shape {shape}; expected {expected}, three perplexities of each point")
         if tuple(params.neighbors.distances.shape) != expected:
             raise ShapeError(f"neighbors' distances have another shape than their indices {expected}")
-        low, high = (int(value) for value in params.neighbors.indices.aminmax())
-        if low < 0 or high >= n:
-            raise DataError(f"neighbors run from {low} to {high}; expected points 0 to {n - 1}")
+        check_codes(params.neighbors.indices, n, "neighbors")
 
 
 def forbidden(params: NeighborsParams, start: int, stop: int) -> Bool[Tensor, "*layers rows nb"] | None:
@@ -91,15 +98,11 @@ def forbidden(params: NeighborsParams, start: int, stop: int) -> Bool[Tensor, "*
     return params.query_ids[..., start:stop, None] == params.bank_ids[..., None, :]
 
 
+def _within_reach(farthest: Tensor) -> DataError | None:
+    reach = float(farthest)
+    return DataError(f"init reaches {reach:.3g}; expected a map within {FARTHEST:g}") if reach > FARTHEST else None
+
+
 def _check_ids(ids: Tensor, name: str, n_layers: int, n: int) -> None:
     if tuple(ids.shape) not in ((n,), (n_layers, n)):
         raise ShapeError(f"{name} have shape {tuple(ids.shape)}; expected {(n,)} or {(n_layers, n)}")
-
-
-def most_forbidden(query_ids: Tensor, bank_ids: Tensor) -> int:
-    """Count, by two binary searches, the most bank points that any query may not have."""
-    layers = max(query_ids.shape[0] if query_ids.ndim == 2 else 1, bank_ids.shape[0] if bank_ids.ndim == 2 else 1)
-    sought = query_ids.expand(layers, -1).contiguous()
-    ordered = bank_ids.expand(layers, -1).sort(dim=-1).values
-    counts = torch.searchsorted(ordered, sought, right=True) - torch.searchsorted(ordered, sought)
-    return int(counts.max())

@@ -1,0 +1,149 @@
+"""A probe on its way: what it scores, what its device was given to do, and the rows and map once that has come."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastcluster_lm.kernels.deferred import Checks
+from fastcluster_lm.kernels.transfer import Fetch
+from fastcluster_lm.probe.samples import Sample
+from fastcluster_lm.scores.clusters import PendingSpace
+from fastcluster_lm.scores.geometry import class_distance_normalized_variance
+
+# the columns of group "all" that a map's neighbours and its descent give, by space
+MAP_COLUMNS = {"hidden": ("intrinsic_dimension", "neighbor_overlap"), "map": ("kl", "trustworthiness")}
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The points of one probe, with the states of the weights at its step; empty where a step probe comes too early.
+
+    source, age_steps: of the training points
+    """
+
+    step: int
+    full: bool
+    samples: dict[str, Sample]
+    source: str
+    age_steps: float
+
+    def copied(self) -> "Taken":
+        """Copy the states, whose buffers training and the next probe write into."""
+        samples = {name: replace(one, states=one.states.clone()) for name, one in self.samples.items()}
+        return replace(self, samples=samples)
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What one probe gave.
+
+    Shapes: maps: points (layers, n_train + n_val, 2) float32, and (n_train + n_val,) int64 labels beside them; empty
+            for a step probe
+    Units:  seconds of wall clock for the whole probe, the states' forward passes included
+    """
+
+    rows: list[dict[str, Any]]
+    maps: dict[str, np.ndarray]
+    warm: bool
+    seconds: float
+
+
+class PendingProbe:
+    """What a device was given to do for one probe; what is still on it is on its way to the host.
+
+    spaces: of hidden states and of the map, in the order of the rows
+    columns: (layers,) of the map and of the points it shows; points: (layers, n, 2); shown: the samples they place;
+            all empty without a map
+    spread: (layers,) CDNV by split, kind of labels and space
+    """
+
+    def __init__(
+        self,
+        taken: Taken,
+        spaces: list[PendingSpace],
+        columns: dict[str, Tensor],
+        spread: dict[tuple[str, str, str], Tensor],
+        points: Tensor | None,
+        shown: list[Sample],
+        *,
+        warm: bool,
+        checks: Checks,
+    ) -> None:
+        self.taken, self.warm, self.points, self.shown = taken, warm, points, shown
+        self._spaces, self._columns, self._spread, self._checks = spaces, columns, spread, checks
+        self._sizes = [len(space.tensors()) for space in spaces]
+        self._fetch = Fetch(
+            [
+                *checks.values(),
+                *(tensor for space in spaces for tensor in space.tensors()),
+                *columns.values(),
+                *spread.values(),
+                *([] if points is None else [points]),
+            ]
+        )
+
+    def ready(self) -> bool:
+        """Whether all has come; this waits for nothing."""
+        return self._fetch.ready()
+
+    def columns(self) -> dict[str, Tensor]:
+        """Give the map's columns on the host, once they have come.
+
+        Errors: what a check that was put off finds: DataError for NaN in a layer, say
+        """
+        fetched = self._fetch.wait()
+        checked = len(self._checks.values())
+        self._checks.settle(fetched[:checked])
+        first = checked + sum(self._sizes)
+        return dict(zip(self._columns, fetched[first:], strict=False))
+
+    def rows(self, columns: dict[str, Tensor]) -> list[dict[str, Any]]:
+        """Make all rows, with the map's columns in those of group "all", None where they are undefined."""
+        fetched = iter(self._fetch.wait()[len(self._checks.values()) :])
+        rows = []
+        for space, size in zip(self._spaces, self._sizes, strict=True):
+            rows += space.finish([next(fetched) for _ in range(size)]).rows
+        for _ in self._columns:
+            next(fetched)
+        values = {name: tensor.tolist() for name, tensor in columns.items()}
+        spread = {key: next(fetched).tolist() for key in self._spread}
+        taken = self.taken
+        for row in rows:
+            own = taken.source if row["split"] == "train" else "fresh"
+            if row["group"] == "all":
+                found = {name: values[name][row["layer"]] for name in MAP_COLUMNS[row["space"]] if name in values}
+                if spread:
+                    found["cdnv"] = spread[row["split"], row["labels"], row["space"]][row["layer"]]
+                row.update({name: value if math.isfinite(value) else None for name, value in found.items()})
+            row["warm"] = self.warm and (row["space"] == "map" or not taken.full)
+            row.update(step=taken.step, tier="full" if taken.full else "step", source=own)
+            row["age_steps"] = taken.age_steps if own == "batch" else 0
+        return rows
+
+    def maps(self) -> dict[str, np.ndarray]:
+        """Give the map to be stored, with what is known of its points."""
+        if self.points is None or not self.taken.full:
+            return {}
+        kept = {
+            kind: np.concatenate([sample.labels[kind] for sample in self.shown])
+            for kind in ("task", "distribution", "input", "output")
+        }
+        is_val = np.repeat([0, 1], [len(sample.ids) for sample in self.shown])
+        return {"points": self._fetch.wait()[-1].numpy(), "is_val": is_val, **kept}
+
+
+def class_spreads(spaces: dict[str, dict[str, Sample]]) -> dict[tuple[str, str, str], Tensor]:
+    """Give the CDNV of every split, kind of labels and space.
+
+    Shapes: samples by space and split -> (layers,) float64 by (split, labels, space), on the device of the points
+    """
+    return {
+        (name, kind, space): class_distance_normalized_variance(sample.states, torch.from_numpy(codes))
+        for space, samples in spaces.items()
+        for name, sample in samples.items()
+        for kind, codes in sample.labels.items()
+    }

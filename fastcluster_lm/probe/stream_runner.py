@@ -1,0 +1,73 @@
+"""Probes on a GPU beside training: on a stream of their own, fetched when they have come; it scores nothing itself."""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fastcluster_lm.probe.pending import PendingProbe
+from fastcluster_lm.probe.run_probe import RunProbe
+from fastcluster_lm.probe.runner import Event, FinishedProbe, SavedState
+
+
+class StreamRunner:
+    """Give a probe to the GPU behind the step it belongs to, and take it back before the next one at the latest.
+
+    Scores are those of InlineRunner: nothing here depends on when a probe ends
+    """
+
+    def __init__(self, probe: RunProbe, device: torch.device) -> None:
+        self._probe = probe
+        self._stream = torch.cuda.Stream(device)
+        self._pending: tuple[PendingProbe, torch.cuda.Event, torch.cuda.Event] | None = None
+        self._done: list[Event] = []
+
+    def observe(self, batch: Int[Tensor, " B"], states: Float[Tensor, "B layers d"], step: int) -> None:
+        """Take what a training step's forward gave; the copy is part of training's stream."""
+        self._probe.observe(batch, states, step)
+
+    def submit(self, step: int) -> None:
+        """Run the model behind the step, on training's stream; all else goes to the probe's own."""
+        self._finish()
+        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        began.record()
+        # training and the next probe write into the buffers that these states lie in
+        taken = self._probe.take(step).copied()
+        for sample in taken.samples.values():
+            sample.states.record_stream(self._stream)
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            pending = self._probe.launch(taken)
+            ended.record()
+        self._pending = pending, began, ended
+
+    def save(self) -> None:
+        """Copy the state that the next probe would begin from, once the probe at hand has come."""
+        self._finish()
+        self._done.append(SavedState({name: value.cpu() for name, value in self._probe.state().items()}))
+
+    def collect(self, *, wait: bool) -> list[Event]:
+        """Give what is done and was not given yet; with `wait` the probe that is on its way too."""
+        if self._pending is not None and (wait or self._pending[0].ready()):
+            self._finish()
+        done, self._done = self._done, []
+        return done
+
+    @property
+    def behind(self) -> int:
+        """One while a probe is on its way."""
+        return int(self._pending is not None)
+
+    def close(self) -> None:
+        """Let the stream end what it was given."""
+        self._stream.synchronize()
+
+    def _finish(self) -> None:
+        if self._pending is None:
+            return
+        (pending, began, ended), self._pending = self._pending, None
+        result = self._probe.finish(pending)
+        ended.synchronize()
+        seconds = began.elapsed_time(ended) / 1e3
+        self._done.append(FinishedProbe(pending.taken.step, replace(result, seconds=seconds)))

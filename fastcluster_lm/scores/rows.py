@@ -1,0 +1,140 @@
+"""Make the rows of a space from what its device found, once that is on the host; it finds nothing itself."""
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastcluster_lm.scores.agreement import AGREEMENTS, score_labelings
+from fastcluster_lm.scores.contingency import host_array
+from fastcluster_lm.scores.parts import Part
+
+# which agreement scores each kind of table gives, and in which columns they stand
+_COLUMNS = {
+    "scores": {name: name for name in AGREEMENTS},
+    "nulls": {"ari": "null_ari", "ami": "null_ami", "f1": "null_f1"},
+    "ceiling": {"ari": "ceiling_output"},
+}
+_SCORES = (
+    *_COLUMNS["scores"],
+    *("knn_share", "knn_accuracy", "knn_share_across"),
+    *_COLUMNS["nulls"].values(),
+    *("null_knn_share", "null_knn_share_across", "ceiling_output"),
+)
+
+Place = tuple[str, str, int]
+_Found = dict[tuple[int, str], NDArray[np.float64]]  # of a part and column: (S, L)
+_T = TypeVar("_T")
+
+
+class SpaceScores(NamedTuple):
+    """Rows of scores, and the centroids (G, layers, k, d) by name: the next call's kmeans_init."""
+
+    rows: list[dict[str, Any]]
+    centroids: dict[str, Float[Tensor, "groups layers k d"]]
+
+
+class Votes(NamedTuple):
+    """What the neighbours of some parts gave for one column, a mean over S labelings to be taken."""
+
+    column: str
+    scores: Float[Tensor, "labelings layers parts"]
+    parts: list[int]
+
+
+class PendingSpace(NamedTuple):
+    """A space whose clusters and votes may still be on their way.
+
+    clusters: by set of points and number of clusters the labels (layers, n); centroids as in SpaceScores
+    """
+
+    parts: list[Part]
+    plan: Sequence[tuple[str, str]]
+    splits: list[str]
+    space: str
+    engine: str
+    n_layers: int
+    clusters: dict[tuple[Place, int], Int[Tensor, "layers n"]]
+    centroids: dict[str, Float[Tensor, "groups layers k d"]]
+    votes: list[Votes]
+
+    def tensors(self) -> list[Tensor]:
+        """Give what has to be fetched for the rows."""
+        return [*self.clusters.values(), *(votes.scores for votes in self.votes)]
+
+    def finish(self, fetched: Sequence[Tensor]) -> SpaceScores:
+        """Score the clusters and average, now that `tensors` are on the host."""
+        found = _agree(self.parts, dict(zip(self.clusters, fetched, strict=False)))
+        for votes, tensor in zip(self.votes, fetched[len(self.clusters) :], strict=True):
+            values = host_array(tensor)
+            for index, i in enumerate(votes.parts):
+                found[i, votes.column] = values[:, :, index]
+        rows = [row for split in self.splits for labels in self.plan for row in self._rows(split, *labels, found)]
+        return SpaceScores(rows, self.centroids)
+
+    def _rows(self, split: str, group: str, labels: str, found: "_Found") -> list[dict[str, Any]]:
+        chosen = [i for i, p in enumerate(self.parts) if (p.split, p.group, p.labels) == (split, group, labels)]
+        k = {self.parts[i].n_clusters for i in chosen}
+        head: dict[str, Any] = {"split": split, "space": self.space, "group": group, "labels": labels}
+        head["n_points"] = sum(len(self.parts[i].points) for i in chosen)
+        # groups with unlike numbers of labels have no one number of clusters
+        head["n_clusters"] = k.pop() if len(k) == 1 else None
+        head["engine"] = self.engine
+        scores = {column: _mean([found.get((i, column)) for i in chosen]) for column in _SCORES}
+        rows = []
+        for layer in range(self.n_layers):
+            at_layer = {c: None if v is None else float(v[layer % len(v)]) for c, v in scores.items()}
+            rows.append({"layer": layer, **head, **at_layer})
+        return rows
+
+
+def buckets(items: Iterable[_T], key: Any) -> list[tuple[Any, list[_T]]]:
+    """Put items of one key together, in order of first appearance."""
+    found: dict[Hashable, list[_T]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return list(found.items())
+
+
+class _Item(NamedTuple):
+    """What is scored for one part: every labeling (s, n) against every clustering (l, n)."""
+
+    part: int
+    kind: str
+    true: NDArray[np.int64]
+    n_true: int
+    pred: Tensor
+    n_pred: int
+
+
+def _agree(parts: Sequence[Part], clusters: Mapping[Any, Tensor]) -> _Found:
+    """Score all parts, nulls and ceilings, those of one shape together."""
+    found: _Found = {}
+    items = []
+    for i, part in enumerate(parts):
+        pred, k = clusters[part.place, part.n_clusters], part.n_clusters
+        items.append(_Item(i, "scores", part.true[None], part.n_codes, pred, k))
+        if part.nulls is not None:
+            items.append(_Item(i, "nulls", part.nulls, part.n_null_codes, pred, k))
+        if part.output is not None:
+            output = torch.from_numpy(part.output)[None]
+            items.append(_Item(i, "ceiling", part.true[None], part.n_codes, output, part.n_outputs))
+    for (kind, _, _, n_true, n_pred), same in buckets(
+        items, lambda item: (item.kind, item.true.shape, item.pred.shape, item.n_true, item.n_pred)
+    ):
+        true, pred = np.stack([item.true for item in same]), torch.stack([item.pred for item in same])
+        scores = score_labelings(true, pred, n_true=n_true, n_pred=n_pred)
+        for name, column in _COLUMNS[kind].items():
+            for item, value in zip(same, scores[name], strict=True):
+                found[item.part, column] = value
+    return found
+
+
+def _mean(values: Sequence[NDArray[np.float64] | None]) -> NDArray[np.float64] | None:
+    """Average (S, L) scores over S, then over groups; None without groups or where one of them has no score."""
+    known = [value for value in values if value is not None]
+    return np.stack(known).mean(1).mean(0) if known and len(known) == len(values) else None

@@ -1,0 +1,140 @@
+"""A whole probe on pretended CUDA tensors: nothing waits before the scores are read, and they are right."""
+
+import math
+
+import pytest
+import torch
+
+from fastcluster_lm.config import config_from_dict
+from fastcluster_lm.engine import Rooms
+from fastcluster_lm.errors import DataError
+from fastcluster_lm.kernels import native
+from fastcluster_lm.probe import InlineRunner, StreamRunner
+from fastcluster_lm.scores import batches, geometry
+from fastcluster_lm.tasks import taskset_of
+from tests.device.pretend_cuda import HostWaitError, PretendTensor, pretend_cuda
+from tests.laws.conftest import SMALL
+
+# cadences of full probes and of step probes, and where states come from
+KINDS = {"fresh": {"every": 1, "full_every": 1}, "batch": {"every": 1, "full_every": 2, "source": "batch"}}
+
+
+def rooms(kind: str, device: str) -> Rooms:
+    config = config_from_dict(
+        {
+            **SMALL,
+            "device": device,
+            "training": {**SMALL["training"], "compile": "off"},
+            "probe": {**SMALL["probe"], **KINDS[kind], "worker": "auto" if device == "cuda" else "off"},
+        }
+    )
+    return Rooms(config, taskset_of(config.tasks, config.seed))
+
+
+def probed(run: Rooms, steps: int, strict=lambda on: None) -> list:
+    """Probe at several weights, each a seeded step away from the one before; states of batches are the model's own."""
+    runner = run.start_runner()
+    assert runner is not None
+    events = []
+    for step in range(steps):
+        with torch.no_grad():
+            for weight in run.trainer.model.parameters():
+                weight.mul_(1 + 0.05 * math.sin(step + 1))
+        if step and run.probe.streams:
+            for start in range(0, len(run.trainer.train), 32):
+                batch = torch.arange(start, min(start + 32, len(run.trainer.train)))
+                states = run.trainer.model(*run.trainer.train.inputs(batch.to(run.device.torch_device))).states
+                strict(True)
+                runner.observe(batch, states.detach(), step)
+                strict(False)
+        strict(True)
+        runner.submit(step)
+        strict(False)
+        events += runner.collect(wait=True)
+    return [event.result for event in events]
+
+
+@pytest.fixture
+def plain_torch(monkeypatch):
+    """Compute in torch, as a GPU does where no kernel is of use, and not in compiled C++."""
+    monkeypatch.setenv(native.OFF, "0")
+    native.library.cache_clear()
+    yield
+    native.library.cache_clear()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_probes_wait_for_nothing_and_score_as_on_a_cpu(plain_torch, kind):
+    n_probes = 2 if kind == "fresh" else 4
+    expected = probed(rooms(kind, "cpu"), n_probes)
+    with pretend_cuda() as mode:
+        run = rooms(kind, "cuda")
+        assert isinstance(run.start_runner(), StreamRunner)
+        assert all(isinstance(weight, PretendTensor) for weight in run.trainer.model.parameters())
+        found = probed(run, n_probes, lambda on: setattr(mode, "strict", on))
+    assert [result.warm for result in found] == [result.warm for result in expected]
+    tiers = {row["tier"] for result in found for row in result.rows}
+    assert tiers == ({"full"} if kind == "fresh" else {"full", "step"})
+    assert {(result.warm, bool(result.maps)) for result in found} >= {(False, True), (True, kind == "fresh")}
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.maps.keys() == theirs.maps.keys()
+        assert len(ours.rows) == len(theirs.rows) > 0
+        for row, wanted in zip(ours.rows, theirs.rows, strict=True):
+            assert row.keys() == wanted.keys()
+            for column, value in wanted.items() if wanted["layer"] else ():
+                if isinstance(value, float):
+                    assert row[column] == pytest.approx(value, rel=2e-3, abs=2e-3), (column, row, wanted)
+                else:
+                    assert row[column] == value
+
+
+PLANTED = {
+    "item": lambda X: X.sum().item(),
+    "branch": lambda X: bool((X > 0).any()),
+    "copy": lambda X: X.cpu(),
+    "copy into": lambda X: torch.empty(X.shape).copy_(X),
+    "pageable": lambda X: torch.arange(3).to(X.device),
+    "mask": lambda X: X[X > 0],
+    "host index": lambda X: X[torch.tensor([0])],
+    "unique": lambda X: X.unique(),
+    "synchronize": lambda X: torch.cuda.synchronize(),
+}
+
+
+@pytest.mark.parametrize("fault", PLANTED)
+def test_a_planted_wait_is_caught(monkeypatch, fault):
+    with pretend_cuda() as mode:
+        run = rooms("fresh", "cuda")
+        taken = run.probe.take(0)
+
+        def waiting(plain):
+            def waits(X, *others):
+                PLANTED[fault](X)
+                return plain(X, *others)
+
+            return waits
+
+        # where the probe begins, and once near its end
+        late = fault == "item"
+        place = "probe.warm_map.intrinsic_dimension" if late else "scores.spaces.check_finite"
+        planted = waiting(geometry.intrinsic_dimension if late else batches.check_finite)
+        monkeypatch.setattr(f"fastcluster_lm.{place}", planted)
+        mode.strict = True
+        with pytest.raises(HostWaitError):
+            run.probe.launch(taken)
+
+
+def test_a_layer_with_nan_is_told_when_the_scores_are_read():
+    with pretend_cuda() as mode:
+        run = rooms("fresh", "cuda")
+        taken = run.probe.take(0)
+        taken.samples["val"].states.held[1, 3, 2] = torch.nan
+        mode.strict = True
+        pending = run.probe.launch(taken)
+        mode.strict = False
+        with pytest.raises(DataError, match="split 'val' holds NaN or infinity in layer 1;"):
+            run.probe.finish(pending)
+
+
+def test_a_cpu_waits_for_nothing_either():
+    assert isinstance(rooms("fresh", "cpu").start_runner(), InlineRunner)
