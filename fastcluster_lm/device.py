@@ -15,6 +15,11 @@ from fastcluster_lm.errors import UsageError
 
 # probes from which on a process of their own pays
 FEWEST_PROBES = 10
+# what a run's figures may depend on
+PACKAGES = (
+    "fastcluster-lm", "torch", "triton", "numpy", "scipy", "scikit-learn", "openTSNE", "faiss-cpu",
+    "cuml-cu13", "cupy-cuda13x", "faiss-gpu",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -126,9 +131,7 @@ def _driver() -> str | None:
 
 def describe_environment() -> dict[str, Any]:
     """Describe software and hardware for `environment.json`: names and versions, no paths and no host name."""
-    packages = package_versions(
-        ("fastcluster-lm", "torch", "triton", "numpy", "scipy", "scikit-learn", "openTSNE", "faiss-cpu", "cuml-cu13")
-    )
+    packages = package_versions(PACKAGES)
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
