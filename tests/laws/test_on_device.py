@@ -1,5 +1,6 @@
 """What must hold on whatever device computes: always checked on the CPU, and on a GPU by `fclm doctor --self-test`."""
 
+import statistics
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -7,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fastcluster_lm.config import config_from_dict
+from fastcluster_lm.config import config_from_dict, load_preset
 from fastcluster_lm.engine import Rooms
 from fastcluster_lm.kernels.kmeans_assign import kmeans_assign
 from fastcluster_lm.kernels.tsne_affinities import tsne_affinities
@@ -17,7 +18,8 @@ from fastcluster_lm.tasks import taskset_of
 from tests.laws.conftest import SMALL, fingerprint, run_to_end
 from tests.tolerances import KMEANS_INERTIA, KNN_DISTANCE, TSNE_KL
 
-STEPS = 12
+# steps between probes where their cost is told, and turns of that many steps that count
+PROBED_EVERY, TURNS = 10, 3
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -177,21 +179,50 @@ def _refusing_waits(device):
 
 
 def test_what_probes_cost_is_told(engine, device, record_property):
-    config = config_on(device, scores={"engine": engine.name})
-    run = Rooms(config, taskset_of(config.tasks, config.seed))
-    assert run.probe is not None
-    measured = {}
-    for name, work in (("step_ms", run.trainer.advance), ("probe_ms", lambda: run.probe.score(8))):
-        work()
-        _settle(device)
-        started = time.perf_counter()
-        for _ in range(3):
-            work()
-        _settle(device)
-        measured[name] = (time.perf_counter() - started) / 3 * 1e3
-    for name, value in measured.items():
-        assert value > 0
-        record_property(name, round(value, 3))
+    """Time the same steps without probes and with one every ten, in turns; a table for the report, not a verdict."""
+    for name, config in _sizes(device).items():
+        probe = replace(config.probe, every=PROBED_EVERY, full_every=PROBED_EVERY, worker="auto")
+        if device.type == "cpu":
+            probe = replace(probe, worker="off")
+        scores = replace(config.scores, engine=engine.name)
+        run = Rooms(replace(config, device=device.type, probe=probe, scores=scores), taskset_of(config.tasks, 0))
+        runner = run.start_runner()
+        assert runner is not None
+        try:
+            plain, probed = [], []
+            for turn in range(TURNS + 1):
+                times = _time_steps(run, None, device), _time_steps(run, runner, device)
+                # the first turn compiles and allocates
+                if turn:
+                    plain.append(times[0])
+                    probed.append(times[1])
+        finally:
+            runner.close()
+        step_ms, probed_ms = statistics.median(plain), statistics.median(probed)
+        assert 0 < step_ms < 1e6 and probed_ms > 0
+        record_property(f"{name}_step_ms", round(step_ms, 3))
+        record_property(f"{name}_step_ms_probed_every_{PROBED_EVERY}", round(probed_ms, 3))
+
+
+def _sizes(device):
+    if device.type == "cpu":
+        return {"small": config_on(device)}
+    return {"tiny": load_preset("tiny"), "paper-768": load_preset("paper-768")}
+
+
+def _time_steps(run, runner, device):
+    """Give the milliseconds a step takes, all that it and its probe started done."""
+    _settle(device)
+    started = time.perf_counter()
+    for step in range(PROBED_EVERY):
+        run.trainer.advance()
+        if runner is not None and step == 0:
+            runner.submit(PROBED_EVERY)
+            runner.collect(wait=False)
+    if runner is not None:
+        runner.collect(wait=True)
+    _settle(device)
+    return (time.perf_counter() - started) / PROBED_EVERY * 1e3
 
 
 def _settle(device):
