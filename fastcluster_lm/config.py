@@ -87,6 +87,12 @@ class TrainingConfig:
     checkpoint_every: int = setting(500, "steps between checkpoints; the last step always has one", low=1)
     keep_checkpoints: int = setting(0, "newest checkpoints kept; 0: all", low=0)
     compile: str = setting("auto", "torch.compile the step", choices=("auto", "on", "off"))
+    graph: str = setting("auto", "play the step as one captured CUDA graph, on a GPU", choices=("auto", "off"))
+    precision: str = setting(
+        "auto",
+        "of the matmuls; weights, sums and states stay float32; auto: bfloat16 on a GPU that has it, else float32",
+        choices=("auto", "float32", "bfloat16"),
+    )
     head: str = setting(
         "auto",
         "output head and loss: plain holds all logits of a step, fused a tile of them (and rounds otherwise); "

@@ -66,6 +66,26 @@ def compile_policy(wanted: str, device: Device) -> tuple[bool, str]:
     return False, "on a CPU compilation costs more than a short run can win back; training.compile=on overrides"
 
 
+def graph_policy(wanted: str, device: Device, dropout: float) -> tuple[bool, str]:
+    """Decide whether a training step is captured as a CUDA graph, and say why."""
+    if device.torch_device.type != "cuda":
+        return False, "there are CUDA graphs on a GPU only"
+    if wanted == "off":
+        return False, "turned off"
+    if dropout > 0:
+        return False, "dropout draws from a generator that each step seeds anew"
+    return True, "one launch a step in place of hundreds"
+
+
+def precision_policy(wanted: str, device: Device) -> tuple[torch.dtype, str]:
+    """Choose the precision of a forward's matmuls, and say why; hidden states stay float32."""
+    if wanted != "auto":
+        return getattr(torch, wanted), "asked for"
+    if device.torch_device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16, "the GPU has it"
+    return torch.float32, "the device has nothing faster that was measured"
+
+
 def head_policy(wanted: str, device: Device, logits_mib: float) -> tuple[bool, str]:
     """Decide whether output head and training loss are one op that keeps no logits, and say why.
 

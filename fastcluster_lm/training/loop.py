@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,12 +14,12 @@ from torch import Tensor
 
 from fastcluster_lm.config import TrainingConfig
 from fastcluster_lm.data import BatchSampler, Instances
-from fastcluster_lm.device import Device, compile_policy, head_policy
-from fastcluster_lm.errors import TrainingError
+from fastcluster_lm.device import Device, compile_policy, graph_policy, head_policy, precision_policy
 from fastcluster_lm.kernels import linear_cross_entropy
 from fastcluster_lm.model import GPT2, Evaluator
 from fastcluster_lm.training.early_stopping import EarlyStoppingMark
 from fastcluster_lm.training.optimizer import build_optimizer, learning_rate
+from fastcluster_lm.training.step import EagerStep, GraphedStep, Step
 
 # instances a chunk of the evaluation graph; its cost a step hardly grows up to here on a CPU
 EVALUATION_BATCH = 512
@@ -50,6 +50,7 @@ class Trainer:
         self.val = val
         self.config = config
         self.step = 0
+        self._seed, self._device = seed, device.torch_device
         self.mark = EarlyStoppingMark.of(config)
         self.compiled, self.compile_reason = compile_policy(config.compile, device)
         rows = config.batch_size * (train.tokens.shape[1] if config.loss == "all" else 1)
@@ -59,10 +60,13 @@ class Trainer:
         self._hidden: Any = (
             torch.compile(model.hidden, fullgraph=True, dynamic=False) if self.compiled else model.hidden
         )
+        self.precision, self.precision_reason = precision_policy(config.precision, device)
+        self._forward, self._hidden = (self._in_precision(forward) for forward in (self._forward, self._hidden))
         self.evaluator = Evaluator(model, self._forward, EVALUATION_BATCH, fixed_shape=self.compiled)
-        self.optimizer = build_optimizer(model, config)
+        self.graphed, self.graph_reason = graph_policy(config.graph, device, model.config.dropout)
+        self.optimizer = build_optimizer(model, config, capturable=self.graphed)
         self.sampler = BatchSampler(len(train), config.batch_size, seed)
-        self._seed = seed
+        self._step = self._build_step()
 
     def advance(self) -> StepResult:
         """Take one optimiser step.
@@ -72,31 +76,12 @@ class Trainer:
         started = time.perf_counter()
         step = self.step + 1
         rate = learning_rate(step, self.config)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         batch = self.sampler.draw()
-        with _dropout_seed(self._seed, step, enabled=self.model.config.dropout > 0):
-            loss, states = self._loss(batch)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"step {step}: expected a finite loss, got {value}; "
-                "resume from the last checkpoint with a lower training.learning_rate"
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        limit = self.config.grad_clip or math.inf
-        grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit).item()
-        if not math.isfinite(grad_norm):
-            raise TrainingError(
-                f"step {step}: expected a finite gradient, got norm {grad_norm} at loss {value:.4g}; "
-                "resume from the last checkpoint with a lower training.learning_rate"
-            )
-        self.optimizer.step()
+        loss, grad_norm, states = self._step.take(batch, rate, step)
         self.step = step
         seconds = time.perf_counter() - started
         n_tokens = len(batch) * self.train.tokens.shape[1]
-        return StepResult(step, value, rate, grad_norm, seconds * 1e3, n_tokens / seconds, batch, states)
+        return StepResult(step, loss, rate, grad_norm, seconds * 1e3, n_tokens / seconds, batch, states)
 
     def validate(self) -> float:
         """Give the accuracy on all validation instances, and let the early-stopping mark see it."""
@@ -129,15 +114,41 @@ class Trainer:
         self.sampler.load_state({key: moments[f"sampler/{key}"] for key in self.sampler.state()})
         self.step = values["step"]
         self.mark = EarlyStoppingMark(**values["early_stopping"])
+        # a captured graph would go on with the tensors that were there before
+        self._step = self._build_step()
+
+    def _build_step(self) -> Step:
+        limit = self.config.grad_clip or math.inf
+        if self.graphed:
+            size = self.config.batch_size
+            return GraphedStep(self.model, self.optimizer, self._loss, limit, self._device, size)
+        return EagerStep(self.model, self.optimizer, self._loss, limit, self._device)
+
+    def _in_precision(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """Let a forward multiply in the precision chosen; weights, sums, norms and states stay in float32."""
+        if self.precision == torch.float32:
+            return forward
+
+        def cast(*inputs: Any, **options: Any) -> Any:
+            # a cache of cast weights would be recorded in a graph and go stale
+            with torch.autocast(self._device.type, self.precision, cache_enabled=False):
+                return forward(*inputs, **options)
+
+        return cast
 
     def _loss(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        with _dropout_seed(self._seed, self.step + 1, enabled=self.model.config.dropout > 0):
+            return self._loss_of(batch)
+
+    def _loss_of(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         all_tokens = self.config.loss == "all"
         targets = self.train.next_tokens(batch).flatten() if all_tokens else self.train.targets[batch]
         if self.fused_head:
             hidden, states = self._hidden(*self.train.inputs(batch), all_tokens=all_tokens)
             return linear_cross_entropy(hidden.flatten(0, -2), self.model.wte.weight, targets), states
         logits, states = self._forward(*self.train.inputs(batch), all_tokens=all_tokens)
-        return F.cross_entropy(logits.flatten(0, -2), targets), states
+        # logits may have come in bfloat16
+        return F.cross_entropy(logits.float().flatten(0, -2), targets), states
 
 
 @contextmanager

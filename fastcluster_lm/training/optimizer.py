@@ -8,8 +8,8 @@ from torch import nn
 from fastcluster_lm.config import TrainingConfig
 
 
-def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """Build AdamW with weight decay on matrices and embeddings, none on biases and norms.
+def build_optimizer(model: nn.Module, config: TrainingConfig, *, capturable: bool = False) -> torch.optim.AdamW:
+    """Build AdamW with weight decay on matrices and embeddings, none on biases and norms; capturable in a CUDA graph.
 
     Source: Loshchilov & Hutter 2019; which weights decay is GPT-2 practice
     """
@@ -19,7 +19,9 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Ada
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+    return torch.optim.AdamW(
+        groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True, capturable=capturable
+    )
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:

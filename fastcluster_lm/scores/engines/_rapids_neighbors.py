@@ -8,10 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fastcluster_lm.errors import EngineError
-from fastcluster_lm.kernels.neighbor_votes import most_shared
 from fastcluster_lm.kernels.rounding import SPARE, matmul_rounding
 from fastcluster_lm.scores.batches import scaling
 from fastcluster_lm.scores.engines._fused_neighbors import find_neighbors
+from fastcluster_lm.scores.engines.checks import most_forbidden
 from fastcluster_lm.scores.engines.params import Neighbors, NeighborsParams
 
 # most neighbours that FAISS's search on a GPU gives
@@ -61,7 +61,7 @@ def _search(
     centred, known = (((part - offset) / scale).float().contiguous() for part in (queries, bank))
     spare = 0
     if params.query_ids is not None and params.bank_ids is not None:
-        spare = int(most_shared(params.query_ids[None], params.bank_ids[None]))
+        spare = int(most_forbidden(params.query_ids, params.bank_ids))
     asked = min(k + spare + SPARE, n_bank, FAISS_MOST)
     resources = _resources(faiss, memory_budget)
     index = -1 if queries.device.index is None else queries.device.index

@@ -1,7 +1,7 @@
 """What every engine checks before it computes: shapes that fit, finite values, enough points; it changes nothing."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fastcluster_lm.errors import DataError, ShapeError
@@ -30,13 +30,12 @@ def check_neighbors(
     if bank is not queries:
         check_finite(bank, "bank")
     n_layers, n_bank = bank.shape[:2]
-    most_forbidden = torch.zeros((), dtype=torch.int64)
+    fewer = torch.zeros((), dtype=torch.int64)
     if params.query_ids is not None and params.bank_ids is not None:
         _check_ids(params.query_ids, "query_ids", n_layers, queries.shape[1])
         _check_ids(params.bank_ids, "bank_ids", n_layers, n_bank)
         if queries.shape[1]:
-            layers = max(len(ids) if ids.ndim == 2 else 1 for ids in (params.query_ids, params.bank_ids))
-            most_forbidden = most_shared(params.query_ids.expand(layers, -1), params.bank_ids.expand(layers, -1))
+            fewer = most_forbidden(params.query_ids, params.bank_ids)
 
     def judge(most: Tensor) -> DataError | None:
         fewest = n_bank - int(most)
@@ -47,7 +46,7 @@ def check_neighbors(
             "ask for fewer neighbours or give more points"
         )
 
-    check(most_forbidden, judge)
+    check(fewer, judge)
 
 
 def check_kmeans(X: Float[Tensor, "layers n d"], params: KMeansParams) -> None:
@@ -106,3 +105,9 @@ def _within_reach(farthest: Tensor) -> DataError | None:
 def _check_ids(ids: Tensor, name: str, n_layers: int, n: int) -> None:
     if tuple(ids.shape) not in ((n,), (n_layers, n)):
         raise ShapeError(f"{name} have shape {tuple(ids.shape)}; expected {(n,)} or {(n_layers, n)}")
+
+
+def most_forbidden(query_ids: Int[Tensor, "*layers nq"], bank_ids: Int[Tensor, "*layers nb"]) -> Int[Tensor, ""]:
+    """Count the most bank points that any query may not have, where the ids lie."""
+    layers = max(len(ids) if ids.ndim == 2 else 1 for ids in (query_ids, bank_ids))
+    return most_shared(query_ids.expand(layers, -1), bank_ids.expand(layers, -1))
