@@ -129,19 +129,27 @@ def test_an_engine_repeats_itself(engine, device):
         assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
 
 
-# without dropout a GPU plays a captured graph; dropout draws from the generators that a library might reseed
+# without dropout a GPU plays a captured graph, with it the step runs as it is
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_weights_are_the_same_with_probes_and_without(engine, device, tmp_path, dropout):
+def test_weights_and_generators_are_the_same_with_probes_and_without(engine, device, tmp_path, dropout):
     config = config_on(device, scores={"engine": engine.name}, model={"dropout": dropout})
-    before = torch.get_rng_state()
-    prints = {
-        every: fingerprint(
-            run_to_end(replace(config, probe=replace(config.probe, every=every)), tmp_path / f"every-{every}").folder
-        )
-        for every in (0, 4)
-    }
-    assert len(set(prints.values())) == 1, prints
-    assert torch.equal(before, torch.get_rng_state())
+    with torch.random.fork_rng():
+        torch.manual_seed(99)
+        before = _generator_states(device)
+        prints = {
+            every: fingerprint(
+                run_to_end(
+                    replace(config, probe=replace(config.probe, every=every)), tmp_path / f"every-{every}"
+                ).folder
+            )
+            for every in (0, 4)
+        }
+        assert len(set(prints.values())) == 1, prints
+        assert all(map(torch.equal, before, _generator_states(device)))
+
+
+def _generator_states(device):
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 
 def test_a_launched_probe_makes_nothing_wait(device):
