@@ -389,6 +389,7 @@ def test_every_call_fits_the_recorded_signatures(fakes):
     assert made == {name for name in fakes.signatures if not re.match(r"cupy\.random|faiss\.get_num_gpus", name)}
 
 
+@pytest.mark.rapids
 def test_every_call_fits_the_installed_packages(fakes):
     """Hold the calls against the sources that are installed; the record stands in for them elsewhere."""
     spec = importlib.machinery.PathFinder.find_spec("cuml")
