@@ -30,11 +30,11 @@ def make_points(
 
 def hidden_states(steps: int, n: int) -> tuple[Float[Tensor, "7 n d"], Int[Tensor, " n"]]:
     """Train the tiny preset for some steps and give the first n states of its probe sets, with their tasks."""
-    from fastcluster_lm.engine import build_run
+    from fastcluster_lm.engine import Rooms
     from fastcluster_lm.tasks import taskset_of
 
     config = apply_settings(load_preset("tiny"), [f"training.threads={torch.get_num_threads()}"])
-    run = build_run(config, taskset_of(config.tasks, config.seed))
+    run = Rooms(config, taskset_of(config.tasks, config.seed))
     for _ in range(steps):
         run.trainer.advance()
     assert run.probe is not None

@@ -6,7 +6,7 @@ import numpy as np
 
 from fastcluster_lm.benchmarks.harness import Line, judged
 from fastcluster_lm.config import apply_settings, load_preset
-from fastcluster_lm.engine import build_run
+from fastcluster_lm.engine import Rooms
 from fastcluster_lm.probe import Cadence
 from fastcluster_lm.tasks import taskset_of
 
@@ -21,7 +21,7 @@ def bench_maps(preset: str, steps: int, least_probes: int = 12) -> Iterator[Line
             and the median of |cold - cold of another seed|
     """
     config = apply_settings(load_preset(preset), [f"training.steps={steps}"])
-    run = build_run(config, taskset_of(config.tasks, config.seed))
+    run = Rooms(config, taskset_of(config.tasks, config.seed))
     assert run.probe is not None
     # at the preset's own cadence, unless the run is too short for it
     every, seed = max(1, min(config.probe.every, steps // least_probes)), config.probe.seed

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fastcluster_lm.benchmarks.harness import Line, judged, peak_mib
 from fastcluster_lm.config import RunConfig, apply_settings, load_preset
-from fastcluster_lm.engine import Hooks, Loop, Row, RunFolder, build_run
+from fastcluster_lm.engine import Hooks, Loop, Rooms, Row, RunFolder
 from fastcluster_lm.errors import DataError
 from fastcluster_lm.probe import ProbeRunner, WorkerRunner
 from fastcluster_lm.tasks import taskset_of
@@ -57,7 +57,7 @@ class _Turns:
     """Two loops over the same model, one of which probes."""
 
     def __init__(self, config: RunConfig, folder: Path) -> None:
-        self.run = build_run(config, taskset_of(config.tasks, config.seed))
+        self.run = Rooms(config, taskset_of(config.tasks, config.seed))
         self.started = time.perf_counter()
         runner = self.run.start_runner()
         assert runner is not None

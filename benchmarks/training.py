@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from fastcluster_lm.benchmarks.harness import Line, judged, time_side_by_side
 from fastcluster_lm.config import RunConfig, apply_settings, load_preset
 from fastcluster_lm.data import BatchSampler
-from fastcluster_lm.engine import build_run
+from fastcluster_lm.engine import Rooms
 from fastcluster_lm.model.gpt2 import hugging_face_state
 from fastcluster_lm.tasks import taskset_of
 
@@ -27,7 +27,7 @@ def bench_train(preset: str, steps: int) -> Iterator[Line]:
     calls: dict[str, Callable[[], Any]] = {}
     tokens = 0
     for name, compiled in ours.items():
-        run = build_run(apply_settings(config, [f"training.compile={compiled}"]), taskset_of(config.tasks, config.seed))
+        run = Rooms(apply_settings(config, [f"training.compile={compiled}"]), taskset_of(config.tasks, config.seed))
         tokens = config.training.batch_size * run.trainer.train.tokens.shape[1]
         calls[f"ours {name}"] = run.trainer.advance
         calls[f"transformers {name}"] = transformers_step(run, config, compiled == "on")

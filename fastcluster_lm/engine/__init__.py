@@ -18,7 +18,7 @@ from fastcluster_lm.engine.rooms import Rooms
 from fastcluster_lm.errors import ConfigError, RunFolderError
 from fastcluster_lm.probe import RunProbe, serve
 from fastcluster_lm.store import RunFolder
-from fastcluster_lm.tasks import TaskSet, taskset_from_dict, taskset_of
+from fastcluster_lm.tasks import taskset_from_dict, taskset_of
 
 __all__ = [
     "Hooks",
@@ -27,7 +27,6 @@ __all__ = [
     "Row",
     "RunFolder",
     "RunOutcome",
-    "build_run",
     "default_run_path",
     "resume_run",
     "serve_probes",
@@ -105,11 +104,6 @@ def stored_config(stored: Mapping[str, Any], origin: str) -> RunConfig:
     """Read the config back from the contents of a run.toml."""
     values = {key: value for key, value in stored.items() if key not in ("resolved", "taskset")}
     return config_from_dict(values, origin=origin)
-
-
-def build_run(config: RunConfig, taskset: TaskSet) -> Rooms:
-    """Build the rooms of a run without a folder: trainer, probe, engine."""
-    return Rooms(config, taskset)
 
 
 def serve_probes(descriptor: int) -> None:

@@ -2,6 +2,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "vectors.h"
+
 // X (layers, n, d), codes (n) below classes, none of them empty -> means (layers, classes, d); variances (layers,
 // classes): the mean squared distance of a class's points from its mean
 extern "C" void class_spread(const float* X, const int64_t* codes, int64_t layers, int64_t n, int64_t d,
@@ -21,16 +23,7 @@ extern "C" void class_spread(const float* X, const int64_t* codes, int64_t layer
     }
     for (int64_t c = 0; c < classes; ++c)
       for (int64_t t = 0; t < d; ++t) mean[c * d + t] *= shares[c];
-    for (int64_t i = 0; i < n; ++i) {
-      const float* x = X + (layer * n + i) * d;
-      const double* from = mean + codes[i] * d;
-      // four sums side by side, in an order that no compiler changes
-      double part[4] = {};
-      int64_t t = 0;
-      for (; t + 4 <= d; t += 4)
-        for (int64_t lane = 0; lane < 4; ++lane) part[lane] += (x[t + lane] - from[t + lane]) * (x[t + lane] - from[t + lane]);
-      for (; t < d; ++t) part[0] += (x[t] - from[t]) * (x[t] - from[t]);
-      variance[codes[i]] += ((part[0] + part[1]) + (part[2] + part[3])) * shares[codes[i]];
-    }
+    for (int64_t i = 0; i < n; ++i)
+      variance[codes[i]] += squared_distance(X + (layer * n + i) * d, mean + codes[i] * d, d) * shares[codes[i]];
   }
 }

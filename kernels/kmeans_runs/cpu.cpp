@@ -12,7 +12,6 @@
 namespace {
 
 typedef float quad __attribute__((vector_size(16)));
-typedef double doubles __attribute__((vector_size(32)));
 
 constexpr float INF = std::numeric_limits<float>::infinity();
 constexpr int64_t ROWS = 8, BLOCK = 64, DEPTH = 512;
@@ -374,20 +373,8 @@ class Run {
 
 double inertia(const Problem& problem, const double* centroids, const int32_t* labels) {
   double sum = 0;
-  for (int64_t i = 0; i < problem.n; ++i) {
-    const float* x = problem.X + i * problem.width;
-    const double* c = centroids + labels[i] * problem.width;
-    // four sums side by side, in an order that no compiler changes
-    double part[4] = {};
-    int64_t t = 0;
-    for (; t + 4 <= problem.width; t += 4)
-      for (int64_t lane = 0; lane < 4; ++lane) {
-        const double apart = x[t + lane] - c[t + lane];
-        part[lane] += apart * apart;
-      }
-    for (; t < problem.width; ++t) part[0] += (x[t] - c[t]) * (x[t] - c[t]);
-    sum += (part[0] + part[1]) + (part[2] + part[3]);
-  }
+  for (int64_t i = 0; i < problem.n; ++i)
+    sum += squared_distance(problem.X + i * problem.width, centroids + labels[i] * problem.width, problem.width);
   return sum;
 }
 

@@ -5,25 +5,17 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 #include <utility>
 #include <vector>
+
+#include "vectors.h"
 
 namespace {
 
 constexpr int64_t SCORES = 5, LANES = 4;
 
-typedef double doubles __attribute__((vector_size(32)));
 typedef int64_t longs __attribute__((vector_size(32)));
-
-doubles load(const double* p) {
-  doubles v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
-
-void store(double* p, doubles v) { std::memcpy(p, &v, sizeof v); }
 
 // E[x/n log(n x / (a b))] for x hypergeometric: the overlap of random sets of a and b points among n
 double expected_cell(int64_t a, int64_t b, int64_t n) {

@@ -89,13 +89,13 @@ def test_quality_is_measured_on_the_same_points():
 def test_the_transformers_step_has_our_weights_batches_and_loss():
     pytest.importorskip("transformers")
     from fastcluster_lm.benchmarks.training import transformers_step
-    from fastcluster_lm.engine import build_run
+    from fastcluster_lm.engine import Rooms
     from fastcluster_lm.tasks import taskset_of
 
     config = apply_settings(
         load_preset("tiny"), ["probe.every=0", "model.n_layers=2", "training.batch_size=8", "report.layer=1"]
     )
-    run = build_run(config, taskset_of(config.tasks, config.seed))
+    run = Rooms(config, taskset_of(config.tasks, config.seed))
     step = transformers_step(run, config, compiled=False)
     theirs, ours = [step() for _ in range(3)], [run.trainer.advance().loss for _ in range(3)]
     assert theirs[0] == pytest.approx(ours[0], abs=1e-5)

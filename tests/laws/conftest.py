@@ -7,7 +7,9 @@ import pytest
 
 from fastcluster_lm.config import RunConfig, config_from_dict
 from fastcluster_lm.engine import RunOutcome, start_run
+from fastcluster_lm.errors import TrainingError
 from fastcluster_lm.store import RunFolder
+from fastcluster_lm.training import Trainer
 
 SMALL = {
     "name": "small",
@@ -50,6 +52,23 @@ def fingerprint(folder: RunFolder) -> str:
     for row in folder.steps():
         digest.update(repr((row["step"], row["loss"], row["grad_norm"], row["val_accuracy"])).encode())
     return digest.hexdigest()
+
+
+@pytest.fixture
+def diverges_after(monkeypatch):
+    """Let training fail behind the step that is named."""
+
+    def fail_after(step: int) -> None:
+        advance = Trainer.advance
+
+        def diverge(self):
+            if self.step == step:
+                raise TrainingError(f"step {step + 1}: expected a finite loss, got nan")
+            return advance(self)
+
+        monkeypatch.setattr(Trainer, "advance", diverge)
+
+    return fail_after
 
 
 def run_to_end(config: RunConfig, path: Path) -> RunOutcome:

@@ -146,17 +146,8 @@ def test_a_run_killed_at_twenty_random_moments_goes_on_bit_for_bit(small, tmp_pa
     kill_sweep(longer, tmp_path, kills=20, seed=1)
 
 
-def test_a_run_that_diverges_leaves_the_rows_that_led_there(small, tmp_path, monkeypatch):
-    from fastcluster_lm.training import Trainer
-
-    advance = Trainer.advance
-
-    def fail_late(self):
-        if self.step == 3:
-            raise TrainingError("step 4: expected a finite loss, got nan")
-        return advance(self)
-
-    monkeypatch.setattr(Trainer, "advance", fail_late)
+def test_a_run_that_diverges_leaves_the_rows_that_led_there(small, tmp_path, diverges_after):
+    diverges_after(3)
     with pytest.raises(TrainingError):
         start_run(small, tmp_path / "run")
     assert [row["step"] for row in RunFolder.open(tmp_path / "run").steps()] == [0, 1, 2, 3]

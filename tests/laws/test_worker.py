@@ -12,13 +12,12 @@ import pytest
 import torch
 
 from fastcluster_lm.device import Device, worker_policy
-from fastcluster_lm.engine import Hooks, build_run, resume_run, start_run
+from fastcluster_lm.engine import Hooks, Rooms, resume_run, start_run
 from fastcluster_lm.errors import ConfigError, DataError, ProbeError, TrainingError, UsageError
 from fastcluster_lm.probe import FinishedProbe, InlineRunner, SavedState, WorkerRunner
 from fastcluster_lm.probe import runner as runners
 from fastcluster_lm.store import RunFolder
 from fastcluster_lm.tasks import taskset_of
-from fastcluster_lm.training import Trainer
 from tests.laws.conftest import fingerprint, run_to_end
 
 
@@ -62,7 +61,7 @@ def test_a_run_stopped_beside_its_worker_goes_on_bit_for_bit(small, tmp_path):
 def worker(small):
     """Start a worker of a small run that streams states."""
     config = probing(small, "on", every=1, full_every=4, source="batch")
-    run = build_run(config, taskset_of(config.tasks, config.seed))
+    run = Rooms(config, taskset_of(config.tasks, config.seed))
     runner = run.start_runner()
     assert isinstance(runner, WorkerRunner)
     yield run, runner
@@ -144,7 +143,7 @@ def test_the_process_ends_with_its_connection_and_leaves_signals_to_training(wor
 
 def test_a_process_that_cannot_be_started_is_explained(small, monkeypatch):
     config = probing(small, "on")
-    run = build_run(config, taskset_of(config.tasks, config.seed))
+    run = Rooms(config, taskset_of(config.tasks, config.seed))
     monkeypatch.setattr("sys.executable", "/nowhere/python")
     with pytest.raises(ProbeError, match="cannot be started: No such file or directory; resume the run with -s probe"):
         run.start_runner()
@@ -201,7 +200,7 @@ def test_what_cannot_be_sent_ends_the_wait_for_it(worker):
 
 def test_a_probe_that_cannot_be_built_says_why(small):
     config = probing(small, "on")
-    run = build_run(config, taskset_of(config.tasks, config.seed))
+    run = Rooms(config, taskset_of(config.tasks, config.seed))
     run.config = replace(config, probe=replace(config.probe, n_points=48, map_points=48))
     runner = run.start_runner()
     try:
@@ -212,15 +211,8 @@ def test_a_probe_that_cannot_be_built_says_why(small):
         runner.close()
 
 
-def test_a_loss_that_is_not_finite_keeps_the_checkpoints_of_probes_under_way(small, tmp_path, monkeypatch):
-    advance = Trainer.advance
-
-    def diverge(self):
-        if self.step == 6:
-            raise TrainingError("the loss is not finite")
-        return advance(self)
-
-    monkeypatch.setattr(Trainer, "advance", diverge)
+def test_a_loss_that_is_not_finite_keeps_the_checkpoints_of_probes_under_way(small, tmp_path, diverges_after):
+    diverges_after(6)
     for worker in ("on", "off"):
         with pytest.raises(TrainingError):
             start_run(probing(small, worker, every=4), tmp_path / worker)
