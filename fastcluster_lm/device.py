@@ -17,6 +17,11 @@ from fastcluster_lm.errors import UsageError
 FEWEST_PROBES = 10
 # MiB of a step's fp32 logits from which on head and loss are computed together; on a GPU its memory alone decided
 FUSED_HEAD_MIB = {"cpu": 32, "cuda": 1024}
+# what a run's figures may depend on
+PACKAGES = (
+    "fastcluster-lm", "torch", "triton", "numpy", "scipy", "scikit-learn", "openTSNE", "faiss-cpu",
+    "cuml-cu13", "cupy-cuda13x", "faiss-gpu",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -169,9 +174,7 @@ def _driver() -> str | None:
 
 def describe_environment() -> dict[str, Any]:
     """Describe software and hardware for `environment.json`: names and versions, no paths and no host name."""
-    packages = package_versions(
-        ("fastcluster-lm", "torch", "triton", "numpy", "scipy", "scikit-learn", "openTSNE", "faiss-cpu", "cuml-cu13")
-    )
+    packages = package_versions(PACKAGES)
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",

@@ -75,7 +75,7 @@ def test_a_record_becomes_one_file(monkeypatch, tmp_path):
     assert report["tests"][0]["measured"] == {"probe_ms": "3.2"} and report["tests"][1]["message"] == "no CUDA device"
     assert {row["part"] for row in report["facts"]} >= {"gpu", "engine"} and report["version"]
     (command,) = asked
-    assert command[command.index("-m", 3) + 1] == "gpu"
+    assert command[command.index("-m", 3) + 1] == "gpu or rapids"
 
 
 @pytest.mark.parametrize(("junit", "status"), [("", 4), ("<testsuites/>", 5), ("<testsuites/>", 0)])
@@ -108,4 +108,4 @@ def test_the_self_test_runs_here(tmp_path):
     assert done.exit_code == 0, done.output
     names = [test["name"] for test in report["tests"] if test["outcome"] == "skipped"]
     if not torch.cuda.is_available():
-        assert any("test_weights_are_the_same" in name for name in names) and not report["counts"]["passed"]
+        assert any("test_weights_and_generators" in name for name in names) and not report["counts"]["passed"]

@@ -20,8 +20,8 @@ from fastcluster_lm.errors import UsageError
 def doctor(self_test: bool, out: Path | None, form: str) -> None:
     """Say what this machine offers: driver, packages, which engines can run and why not the others, compiler, threads.
 
-    With --self-test, run the tests marked gpu, name those that were skipped, and end with status 1 if one failed. The
-    file holds versions, figures and messages of errors, no host name.
+    With --self-test, run a checkout's tests marked gpu or rapids, name those that were skipped, and end with status 1
+    if one failed. The file holds versions, figures and messages of errors, no host name.
 
     \b
     Example:
@@ -38,7 +38,7 @@ def doctor(self_test: bool, out: Path | None, form: str) -> None:
         return
     from fastcluster_lm.engine.self_test import run_self_test
 
-    click.echo("running the tests marked gpu ...", err=True)
+    click.echo("running the tests marked gpu or rapids ...", err=True)
     report = run_self_test()
     if out is not None:
         out.write_text(json.dumps(report, indent=1) + "\n")

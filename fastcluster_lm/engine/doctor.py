@@ -5,15 +5,10 @@ import platform
 
 import torch
 
-from fastcluster_lm.device import cpu_cores, describe_gpus, package_versions
+from fastcluster_lm.device import PACKAGES, cpu_cores, describe_gpus, package_versions
 from fastcluster_lm.kernels import native
 from fastcluster_lm.scores.engines import engine_report
 
-# what is told about whether it is installed or not
-PACKAGES = (
-    "fastcluster-lm", "torch", "triton", "numpy", "scipy", "scikit-learn", "openTSNE", "faiss-cpu",
-    "cuml-cu13", "cupy-cuda13x", "faiss-gpu",
-)  # fmt: skip
 COLUMNS = ("part", "name", "value", "note")
 
 

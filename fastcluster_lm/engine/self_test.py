@@ -1,4 +1,4 @@
-"""Runs the tests marked gpu on the machine at hand and gathers what came of them; it tests nothing itself."""
+"""Runs the tests marked gpu or rapids on the machine at hand and gathers what came of them; it tests nothing itself."""
 
 import subprocess
 import sys
@@ -15,11 +15,12 @@ from fastcluster_lm.errors import UsageError
 
 # a test that hangs on a GPU must not hang the report
 LIMIT_S = 900
+MARKED = "gpu or rapids"
 CLONE = "clone the repository and install it with pip install -e '.[dev]'"
 
 
 def run_self_test() -> dict[str, Any]:
-    """Run the tests of this checkout that are marked gpu, in a process of their own.
+    """Run the tests of this checkout that are marked gpu or rapids, in a process of their own.
 
     Gives {version, facts, seconds, counts, tests}, a test being {name, outcome, seconds, message, measured}; outcome is
     passed, failed or skipped. Plain values only, for one JSON file
@@ -34,7 +35,8 @@ def run_self_test() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         record = Path(folder) / "tests.xml"
         # the last -m wins over the one in pyproject.toml
-        command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", f"--junitxml={record}"]
+        command = [sys.executable, "-m", "pytest", "-q", "-m", MARKED, "-p", "no:cacheprovider"]
+        command.append(f"--junitxml={record}")
         try:
             done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=LIMIT_S)
             said, code = done.stdout + done.stderr, done.returncode

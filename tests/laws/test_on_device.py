@@ -1,14 +1,14 @@
 """What must hold on whatever device computes: always checked on the CPU, and on a GPU by `fclm doctor --self-test`."""
 
-import json
+import statistics
 import time
-import warnings
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
 
-from fastcluster_lm.config import config_from_dict
+from fastcluster_lm.config import config_from_dict, load_preset
 from fastcluster_lm.engine import Rooms
 from fastcluster_lm.kernels.kmeans_assign import kmeans_assign
 from fastcluster_lm.kernels.tsne_affinities import tsne_affinities
@@ -18,14 +18,13 @@ from fastcluster_lm.tasks import taskset_of
 from tests.laws.conftest import SMALL, fingerprint, run_to_end
 from tests.tolerances import KMEANS_INERTIA, KNN_DISTANCE, TSNE_KL
 
-STEPS = 12
+# steps between probes where their cost is told, and turns of that many steps that count
+PROBED_EVERY, TURNS = 10, 3
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request) -> torch.device:
     """Give each device in turn; without a GPU its half is skipped, by name."""
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     return torch.device(request.param)
 
 
@@ -128,70 +127,110 @@ def test_an_engine_repeats_itself(engine, device):
         assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
 
 
-def test_weights_are_the_same_with_probes_and_without(engine, device, tmp_path):
-    config = config_on(device, scores={"engine": engine.name}, model={"dropout": 0.2})
-    before = torch.get_rng_state()
-    prints = {
-        every: fingerprint(
-            run_to_end(replace(config, probe=replace(config.probe, every=every)), tmp_path / f"every-{every}").folder
-        )
-        for every in (0, 4)
-    }
-    assert len(set(prints.values())) == 1, prints
-    assert torch.equal(before, torch.get_rng_state())
+# without dropout a GPU plays a captured graph, with it the step runs as it is
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_weights_and_generators_are_the_same_with_probes_and_without(engine, device, tmp_path, dropout):
+    config = config_on(device, scores={"engine": engine.name}, model={"dropout": dropout})
+    with torch.random.fork_rng():
+        torch.manual_seed(99)
+        before = _generator_states(device)
+        prints = {
+            every: fingerprint(
+                run_to_end(
+                    replace(config, probe=replace(config.probe, every=every)), tmp_path / f"every-{every}"
+                ).folder
+            )
+            for every in (0, 4)
+        }
+        assert len(set(prints.values())) == 1, prints
+        assert all(map(torch.equal, before, _generator_states(device)))
 
 
-def test_probes_wait_for_the_device_as_often_as_is_told(device, record_property):
-    """Count, on a GPU, what makes the host wait, and where; on a CPU nothing waits and the run is what is tested."""
-    config = config_on(device, scores={"engine": "fused"})
+def _generator_states(device):
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def test_a_launched_probe_makes_nothing_wait(device):
+    config = config_on(device, scores={"engine": "fused"}, probe={"every": 1, "full_every": 2})
     run = Rooms(config, taskset_of(config.tasks, config.seed))
     assert run.probe is not None
-    run.probe.score(0)
-    waits = _waits(device, lambda: run.probe.score(8))
-    steps = _waits(device, run.trainer.advance)
-    if device.type == "cpu":
-        assert waits == steps == []
-    record_property("waits_of_a_probe", len(waits))
-    record_property("waits_of_a_step", len(steps))
-    record_property("places", json.dumps(sorted(set(waits))))
+    for step in range(4):
+        # compilation, and what is made once, may wait
+        if step < 2:
+            assert run.probe.score(step).rows
+            continue
+        taken = run.probe.take(step).copied()
+        _settle(device)
+        with _refusing_waits(device):
+            pending = run.probe.launch(taken)
+        result = run.probe.finish(pending)
+        assert result.rows and all(row["ari"] is not None for row in result.rows)
 
 
-def _waits(device, work):
-    """Give the places where the host waited for the device."""
+def test_the_check_of_waits_sees_one(device):
     if device.type == "cpu":
-        work()
-        return []
-    torch.cuda.set_sync_debug_mode("warn")
+        pytest.skip("nothing waits on a CPU")
+    with pytest.raises(RuntimeError, match="synchroniz"), _refusing_waits(device):
+        torch.ones(3, device=device).sum().item()
+
+
+@contextmanager
+def _refusing_waits(device):
+    """Make whatever lets the host wait for the device an error."""
+    if device.type == "cuda":
+        torch.cuda.set_sync_debug_mode("error")
     try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            work()
+        yield
     finally:
-        torch.cuda.set_sync_debug_mode("default")
-    # the file's name alone: a path would name the user
-    return [
-        f"{warning.filename.rpartition('/')[2]}:{warning.lineno}"
-        for warning in caught
-        if "synchroniz" in str(warning.message)
-    ]
+        if device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
 
 
 def test_what_probes_cost_is_told(engine, device, record_property):
-    config = config_on(device, scores={"engine": engine.name})
-    run = Rooms(config, taskset_of(config.tasks, config.seed))
-    assert run.probe is not None
-    measured = {}
-    for name, work in (("step_ms", run.trainer.advance), ("probe_ms", lambda: run.probe.score(8))):
-        work()
-        _settle(device)
-        started = time.perf_counter()
-        for _ in range(3):
-            work()
-        _settle(device)
-        measured[name] = (time.perf_counter() - started) / 3 * 1e3
-    for name, value in measured.items():
-        assert value > 0
-        record_property(name, round(value, 3))
+    """Time the same steps without probes and with one every ten, in turns; a table for the report, not a verdict."""
+    for name, config in _sizes(device).items():
+        probe = replace(config.probe, every=PROBED_EVERY, full_every=PROBED_EVERY, worker="auto")
+        if device.type == "cpu":
+            probe = replace(probe, worker="off")
+        scores = replace(config.scores, engine=engine.name)
+        run = Rooms(replace(config, device=device.type, probe=probe, scores=scores), taskset_of(config.tasks, 0))
+        runner = run.start_runner()
+        assert runner is not None
+        try:
+            plain, probed = [], []
+            for turn in range(TURNS + 1):
+                times = _time_steps(run, None, device), _time_steps(run, runner, device)
+                # the first turn compiles and allocates
+                if turn:
+                    plain.append(times[0])
+                    probed.append(times[1])
+        finally:
+            runner.close()
+        step_ms, probed_ms = statistics.median(plain), statistics.median(probed)
+        assert 0 < step_ms < 1e6 and probed_ms > 0
+        record_property(f"{name}_step_ms", round(step_ms, 3))
+        record_property(f"{name}_step_ms_probed_every_{PROBED_EVERY}", round(probed_ms, 3))
+
+
+def _sizes(device):
+    if device.type == "cpu":
+        return {"small": config_on(device)}
+    return {"tiny": load_preset("tiny"), "paper-768": load_preset("paper-768")}
+
+
+def _time_steps(run, runner, device):
+    """Give the milliseconds a step takes, all that it and its probe started done."""
+    _settle(device)
+    started = time.perf_counter()
+    for step in range(PROBED_EVERY):
+        run.trainer.advance()
+        if runner is not None and step == 0:
+            runner.submit(PROBED_EVERY)
+            runner.collect(wait=False)
+    if runner is not None:
+        runner.collect(wait=True)
+    _settle(device)
+    return (time.perf_counter() - started) / PROBED_EVERY * 1e3
 
 
 def _settle(device):

@@ -4,6 +4,7 @@ import tomllib
 from dataclasses import replace
 
 import pytest
+import torch
 
 from fastcluster_lm.config import config_from_dict
 from fastcluster_lm.engine import rooms
@@ -33,7 +34,12 @@ def test_a_run_has_cold_maps_says_so_and_trains_as_without_probes(tmp_path, rapi
             "scores": {**SMALL["scores"], "engine": "rapids", "n_init": 1},
         }
     )
-    folder = run_to_end(short, tmp_path / "run").folder
+    with torch.random.fork_rng():
+        torch.manual_seed(99)
+        before = torch.get_rng_state()
+        folder = run_to_end(short, tmp_path / "run").folder
+        # the stand-ins reseed every generator
+        assert torch.equal(before, torch.get_rng_state())
     rows = folder.scores()
     on_map = [row for row in rows if row["space"] == "map"]
     assert on_map and all(row["engine"] == "rapids" for row in rows)
@@ -43,6 +49,5 @@ def test_a_run_has_cold_maps_says_so_and_trains_as_without_probes(tmp_path, rapi
     resolved = tomllib.loads((folder.path / "run.toml").read_text())["resolved"]
     assert resolved["engine"] == "rapids" and len(resolved["engine_notes"]) == len(NOTES)
     assert rapids.named("cuml.manifold.TSNE") and rapids.named("cuml.cluster.KMeans")
-    # the stand-ins reseed every generator, dropout's among them
     without = run_to_end(replace(short, probe=replace(short.probe, every=0)), tmp_path / "without").folder
     assert fingerprint(folder) == fingerprint(without)

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fastcluster_lm.errors import DataError, EngineError
+from fastcluster_lm.kernels.deferred import deferred
 from fastcluster_lm.kernels.tsne_affinities import tsne_affinities
 from fastcluster_lm.kernels.tsne_forces import start_descent
 from fastcluster_lm.scores.batches import full_precision, power_of_two, scaled, scaling
@@ -28,6 +29,8 @@ from fastcluster_lm.scores.engines.params import Clustering, KMeansParams, Map, 
 
 log = logging.getLogger(__name__)
 
+# checks are not put off here: the libraries wait for the device anyway, and fail in ways of their own where one would
+AT_ONCE = torch.device("cpu")
 # most neighbours that cuML's t-SNE takes, the point itself among them: t_sne.pyx of cuML 26.10
 TSNE_MOST = 1023
 # seeds are 32 bits; cuML once read 0 as "none", so ours are moved up by 1
@@ -73,7 +76,8 @@ class RapidsEngine:
         Shapes: as find_neighbors, whose answer this is: of equal distances the lower index comes first
         Errors: ShapeError, DataError as in check_neighbors; EngineError for more neighbours than FAISS gives
         """
-        check_neighbors(queries, bank, params)
+        with deferred(AT_ONCE):
+            check_neighbors(queries, bank, params)
         with left_alone(queries.device), full_precision():
             return search_layers(self.libraries.faiss, queries, bank, params, self.memory_budget)
 
@@ -84,7 +88,8 @@ class RapidsEngine:
         Units:  inertia as find_clusters gives it; tol is ours, since cuML gets points of mean variance 1
         Errors: ShapeError, DataError as in check_kmeans; EngineError for a seed that cuML does not take
         """
-        check_kmeans(X, params)
+        with deferred(AT_ONCE):
+            check_kmeans(X, params)
         _check_seed(params.seed)
         offset, scale = scaling(X)
         points = scaled(X, offset, scale)
@@ -108,7 +113,8 @@ class RapidsEngine:
         Units:  KL measured by our own exact sum: cuML's is of its last iteration and normalised over the edges alone
         Errors: ShapeError, DataError as in check_tsne; EngineError for what NOTES does not cover
         """
-        check_tsne(X, params)
+        with deferred(AT_ONCE):
+            check_tsne(X, params)
         n_layers, n, _ = X.shape
         _check_map(params, n)
         perplexity, k = params.effective_perplexity(n), params.affinity_neighbors(n)
