@@ -154,8 +154,11 @@ def judge(rows: list[dict]) -> None:
     for row in rows:
         assert row["tails"] and row["complete"], row
         assert row["dtypes"] == ["float32", row["case"][3], row["case"][3]], row
+        # a gradient's last rounding, where plain torch happens to have been luckier
+        rounding = torch.finfo(getattr(torch, row["case"][3])).eps / 2
         for name, error in row["errors"].items():
-            assert error <= row["plain_errors"][name] + LINEAR_CROSS_ENTROPY, (name, row)
+            least = 0.0 if name == "losses" else rounding
+            assert error <= max(row["plain_errors"][name], least) + LINEAR_CROSS_ENTROPY, (name, row)
 
 
 def judge_reruns(row: dict) -> None:
