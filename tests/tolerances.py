@@ -15,3 +15,6 @@ LAYER_ZERO_ARI = 0.02
 # errors of linear_cross_entropy over plain torch's own in the same dtype, as a share of the largest true value: both
 # round in fp32 at best, in another order; 8 units of 2**-23
 LINEAR_CROSS_ENTROPY = 1e-6
+# a gradient's last rounding in units of its dtype's eps, where plain torch was luckier: one, since Triton's interpreter
+# cuts off what bfloat16 cannot hold (it stores 1.0078 as 1.0), where a GPU rounds and half of it would do
+LAST_ROUNDING = 1.0

@@ -28,6 +28,8 @@ WAITS = {
     aten.unique_consecutive.default: "has as many values as there are runs",
     aten.bincount.default: "reads the largest value",
     aten._coalesce.default: "has as many values as there are distinct places",
+    aten._linalg_eigh.default: "learns whether it converged",
+    aten._linalg_svd.default: "learns whether it converged",
     aten._linalg_check_errors.default: "reads whether the device failed",
 }
 

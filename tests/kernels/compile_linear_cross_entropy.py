@@ -1,7 +1,7 @@
 """Compiles every configuration that linear_cross_entropy can launch, for three GPUs without having one; no test.
 
 Prints a JSON line a kernel, configuration and GPU: registers, bytes of stack, local and shared memory. The arguments
-are dtypes.
+are architectures, as in 80,90,100, and dtypes.
 """
 
 import json
@@ -53,13 +53,13 @@ def needs(fn: triton.JITFunction, sizes: dict, dtype: str, capability: int) -> d
 
 
 if __name__ == "__main__":
-    for dtype in sys.argv[1:]:
+    for dtype in sys.argv[2:]:
         kind = getattr(torch, dtype)
         launches = [(kernel.linear_cross_entropy_kernel, op.block_sizes(kind))]
         gradients = {tuple(op.gradient_block_sizes(width, kind).items()) for width in range(1, 4097)}
         for fn in (kernel.hidden_gradient_kernel, kernel.weight_gradient_kernel):
             launches += [(fn, dict(sizes)) for sizes in sorted(gradients, key=str)]
         for fn, sizes in launches:
-            for capability in (80, 90, 100):
+            for capability in map(int, sys.argv[1].split(",")):
                 row = {"kernel": fn.__name__, "dtype": dtype, "sizes": sizes, "sm": capability}
                 print(json.dumps({**row, **needs(fn, sizes, dtype, capability)}), flush=True)

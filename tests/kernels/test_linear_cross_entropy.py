@@ -10,7 +10,7 @@ from fastcluster_lm.errors import DataError, ShapeError
 from fastcluster_lm.kernels.linear_cross_entropy import linear_cross_entropy, op, reference
 from tests.kernels import interpret_linear_cross_entropy as measured
 from tests.kernels.processes import run_script
-from tests.tolerances import LINEAR_CROSS_ENTROPY
+from tests.tolerances import LAST_ROUNDING, LINEAR_CROSS_ENTROPY
 
 
 def draw(n: int, v: int, width: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
@@ -154,8 +154,10 @@ def judge(rows: list[dict]) -> None:
     for row in rows:
         assert row["tails"] and row["complete"], row
         assert row["dtypes"] == ["float32", row["case"][3], row["case"][3]], row
+        rounding = LAST_ROUNDING * torch.finfo(getattr(torch, row["case"][3])).eps
         for name, error in row["errors"].items():
-            assert error <= row["plain_errors"][name] + LINEAR_CROSS_ENTROPY, (name, row)
+            least = 0.0 if name == "losses" else rounding
+            assert error <= max(row["plain_errors"][name], least) + LINEAR_CROSS_ENTROPY, (name, row)
 
 
 def judge_reruns(row: dict) -> None:
@@ -190,18 +192,21 @@ def judge_needs(rows: list[dict]) -> None:
         assert row["registers"] <= 232 and row["shared"] <= 96 * 2**10, row
 
 
-def test_kernels_compile_for_gpus_without_spills(tmp_path):
+# the forward, and two gradients with two widths of tile, three for 16-bit inputs
+@pytest.mark.parametrize(("architectures", "dtype", "launches"), [("80,90,100", "float32", 15), ("90", "bfloat16", 7)])
+def test_kernels_compile_for_gpus_without_spills(architectures, dtype, launches, tmp_path):
     pytest.importorskip("triton")
-    rows = run_script("compile_linear_cross_entropy.py", "float32", "bfloat16", TRITON_CACHE_DIR=str(tmp_path))
-    # the forward, and two gradients with two widths of tile, three for 16-bit inputs; on three GPUs
-    assert len(rows) == 3 * (1 + 2 * 2) + 3 * (1 + 2 * 3)
+    script = "compile_linear_cross_entropy.py"
+    rows = run_script(script, architectures, dtype, TRITON_CACHE_DIR=str(tmp_path))
+    assert len(rows) == launches
     judge_needs(rows)
 
 
 @pytest.mark.slow
-def test_kernels_compile_for_half_precision_without_spills(tmp_path):
+def test_kernels_compile_for_half_precision_without_spills_on_every_architecture(tmp_path):
     pytest.importorskip("triton")
-    judge_needs(run_script("compile_linear_cross_entropy.py", "float16", TRITON_CACHE_DIR=str(tmp_path)))
+    script = "compile_linear_cross_entropy.py"
+    judge_needs(run_script(script, "80,90,100", "bfloat16", "float16", TRITON_CACHE_DIR=str(tmp_path)))
 
 
 def test_a_row_without_a_target_counts_as_in_torch() -> None:

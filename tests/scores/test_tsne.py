@@ -255,3 +255,15 @@ def test_a_layer_that_is_done_stands_still_while_the_others_go_on() -> None:
 def test_a_gradient_norm_below_zero_is_refused() -> None:
     with pytest.raises(DataError, match="min_gradient_norm is -1"):
         TsneParams(min_gradient_norm=-1)
+
+
+def test_a_start_found_without_waiting_is_the_start():
+    from fastcluster_lm.scores.engines._fused_tsne import _leading_without_waiting, _principal_components
+
+    generator = torch.Generator().manual_seed(5)
+    # components are defined by the gaps between their sizes
+    X = torch.randn(2, 120, 20, generator=generator) * 0.8 ** torch.arange(20)
+    X -= X.mean(1, keepdim=True)
+    for one, other in zip(_principal_components(X, 2), _leading_without_waiting(X, 2), strict=True):
+        for axis in range(2):
+            assert torch.nn.functional.cosine_similarity(one[axis], other[axis], dim=0).abs() > 0.999

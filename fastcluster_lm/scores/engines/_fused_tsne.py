@@ -22,6 +22,8 @@ START_STD, NOISE_STD = 1e-4, 1e-6
 GRID_POINTS = 30_000
 # beyond this many coordinates the start's components are found by a few subspace iterations with spare directions
 EXACT_WIDTH, SUBSPACE_ITER, SPARE_AXES = 128, 4, 6
+# without the rotation at the end so many iterations leave the leading directions as near
+LONE_ITER = 24
 
 
 @torch.no_grad()
@@ -96,13 +98,15 @@ def _start(X: Float[Tensor, "layers n d"], params: TsneParams) -> Float[Tensor, 
 def _principal_components(X: Float[Tensor, "layers n d"], axes: int) -> Float[Tensor, "layers axes n"]:
     """Project centred points on their leading components; of each, the score largest in size is positive."""
     n, width = X.shape[1:]
-    if min(n, width) > EXACT_WIDTH:
+    if X.is_cuda:
+        scores = _leading_without_waiting(X, axes)
+    elif min(n, width) > EXACT_WIDTH:
         scores = _leading_by_iteration(X, axes)
     elif width <= n:
-        vectors = _eigh(X.mT @ X)[1][..., -axes:].flip(-1)
+        vectors = torch.linalg.eigh(X.mT @ X).eigenvectors[..., -axes:].flip(-1)
         scores = (X @ vectors).mT
     else:
-        values, vectors = _eigh(X @ X.mT)
+        values, vectors = torch.linalg.eigh(X @ X.mT)
         scores = (vectors[..., -axes:] * values[:, None, -axes:].clamp(min=0).sqrt()).flip(-1).mT
     largest = scores.gather(-1, scores.abs().argmax(-1, keepdim=True))
     return torch.where(largest < 0, -scores, scores)
@@ -113,17 +117,25 @@ def _leading_by_iteration(X: Float[Tensor, "layers n d"], axes: int) -> Float[Te
 
     Source: Halko, Martinsson and Tropp 2011, algorithm 4.4
     """
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.randn(X.shape[-1], axes + SPARE_AXES, generator=generator, dtype=torch.float32)
-    basis = to_device(drawn, X.device).expand(len(X), -1, -1)
-    for _ in range(SUBSPACE_ITER):
-        basis = torch.linalg.qr(X.mT @ (X @ basis)).Q
-    reduced = X @ basis  # (layers, n, axes + spare)
-    vectors = _eigh(reduced.mT @ reduced)[1][..., -axes:].flip(-1)
+    reduced = X @ _subspace(X, axes + SPARE_AXES, SUBSPACE_ITER)  # (layers, n, axes + spare)
+    vectors = torch.linalg.eigh(reduced.mT @ reduced).eigenvectors[..., -axes:].flip(-1)
     return (reduced @ vectors).mT
 
 
-def _eigh(X: Float[Tensor, "layers d d"]) -> tuple[Tensor, Tensor]:
-    # as torch.linalg.eigh, which on a GPU would also wait to learn whether it converged; a start may be any points
-    values, vectors = torch.ops.aten._linalg_eigh(X)
-    return values, vectors
+def _leading_without_waiting(X: Float[Tensor, "layers n d"], axes: int) -> Float[Tensor, "layers axes n"]:
+    """Approximate the leading components by as many more iterations as spare the rotation at the end.
+
+    Source: orthogonal iteration, whose columns turn to the eigenvectors one after the other (Golub and Van Loan 2013,
+            section 8.2.4); torch's eigh waits for a GPU to learn whether it converged
+    """
+    directions = min(axes + SPARE_AXES, X.shape[-1])
+    return (X @ _subspace(X, directions, LONE_ITER)[..., :axes]).mT
+
+
+def _subspace(X: Float[Tensor, "layers n d"], directions: int, iterations: int) -> Float[Tensor, "layers d m"]:
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(X.shape[-1], directions, generator=generator, dtype=torch.float32)
+    basis = to_device(drawn, X.device).expand(len(X), -1, -1)
+    for _ in range(iterations):
+        basis = torch.linalg.qr(X.mT @ (X @ basis)).Q
+    return basis
