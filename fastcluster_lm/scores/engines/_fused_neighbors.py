@@ -35,7 +35,8 @@ def find_neighbors(
     """
     check_neighbors(queries, bank, params)
     params = _on_device(params, bank.device)
-    if len(bank) > 1 and bank.numel() * bank.element_size() > WHOLE_BYTES:
+    # a GPU has memory for them, and would get as many launches more as there are layers
+    if bank.device.type == "cpu" and len(bank) > 1 and bank.numel() * bank.element_size() > WHOLE_BYTES:
         own = queries is bank
         parts = []
         for layer in range(len(bank)):
