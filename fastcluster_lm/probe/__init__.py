@@ -1,17 +1,20 @@
 """When hidden states are scored, which ones, and what is kept between probes; it computes no score itself."""
 
 from fastcluster_lm.probe.cadence import Cadence
+from fastcluster_lm.probe.cluster_probe import ClusterProbe, ProbeSkippedWarning
 from fastcluster_lm.probe.probe_set import ProbeSet, choose_probe_set
 from fastcluster_lm.probe.run_probe import ProbeResult, RunProbe
 from fastcluster_lm.probe.runner import FinishedProbe, InlineRunner, ProbeRunner, SavedState, WorkerRunner, serve
 
 __all__ = [
     "Cadence",
+    "ClusterProbe",
     "FinishedProbe",
     "InlineRunner",
     "ProbeResult",
     "ProbeRunner",
     "ProbeSet",
+    "ProbeSkippedWarning",
     "RunProbe",
     "SavedState",
     "WorkerRunner",

@@ -1,8 +1,6 @@
 """One probe of a run after the other: states in, rows and a map out; what it keeps between probes can be saved."""
 
-import math
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,12 +14,12 @@ from fastcluster_lm.data import Instances
 from fastcluster_lm.errors import ConfigError
 from fastcluster_lm.model import Evaluator
 from fastcluster_lm.probe.cadence import Cadence
+from fastcluster_lm.probe.full_rows import add_geometry, stored_map
 from fastcluster_lm.probe.probe_set import ProbeSet
 from fastcluster_lm.probe.samples import FreshSource, RingSource, Sample
 from fastcluster_lm.probe.warm_map import WarmMap
 from fastcluster_lm.scores.clusters import PLANS, Divisions, Scoring, score_space
 from fastcluster_lm.scores.engines.params import Engine
-from fastcluster_lm.scores.geometry import class_distance_normalized_variance
 
 # what a step probe scores
 STEP_PLAN = (("all", "task"),)
@@ -185,10 +183,10 @@ class RunProbe:
         parts = points.split([len(part.ids) for part in shown], dim=1)
         on_map = {part.name: part.placed(place) for part, place in zip(shown, parts, strict=True)}
         rows += self._score_space("map", {name: sample.split() for name, sample in on_map.items()})
-        self._add_geometry(rows, {"hidden": samples, "map": on_map}, columns)
+        add_geometry(rows, {"hidden": samples, "map": on_map}, columns)
         for row in rows:
             row["warm"] = warm and row["space"] == "map"
-        return rows, _stored_map(points, shown), warm
+        return rows, stored_map(points, shown), warm
 
     def _score_step(self, train: Sample) -> list[dict[str, Any]]:
         """Score task labels on the map's training points: warm centroids, few steps of the map, no nulls."""
@@ -237,25 +235,6 @@ class RunProbe:
         self._centroids |= {name: value for name, value in scored.centroids.items() if name == wanted}
         return scored.rows
 
-    def _add_geometry(
-        self, rows: list[dict[str, Any]], spaces: Mapping[str, Mapping[str, Sample]], columns: dict[str, Tensor]
-    ) -> None:
-        """Fill the columns of group "all" that come from neighbours and class means; None where they are undefined."""
-        values = {name: tensor.tolist() for name, tensor in columns.items()}
-        spread: dict[tuple[str, str, str], list[float]] = {}
-        for space, samples in spaces.items():
-            for name, sample in samples.items():
-                for kind, codes in sample.labels.items():
-                    own = torch.as_tensor(codes, device=sample.states.device)
-                    spread[name, kind, space] = class_distance_normalized_variance(sample.states, own).tolist()
-        by_space = {"hidden": ("intrinsic_dimension", "neighbor_overlap"), "map": ("kl", "trustworthiness")}
-        for row in rows:
-            if row["group"] != "all":
-                continue
-            found = {name: values[name][row["layer"]] for name in by_space[row["space"]] if name in values}
-            found["cdnv"] = spread[row["split"], row["labels"], row["space"]][row["layer"]]
-            row.update({name: value if math.isfinite(value) else None for name, value in found.items()})
-
     def _check_reachable(self) -> None:
         """Refuse a k for which even perfect clusters could not fill every neighbour list with the query's own task."""
         fresh, k = self._sources["train"].sample, self.config.n_neighbors
@@ -280,15 +259,6 @@ class RunProbe:
 def _task_clusters(space: str, task: Any) -> str:
     """Name the centroids of the training points' task clusters, as score_space does."""
     return f"{space}/train/all/{len(np.unique(np.asarray(task)))}"
-
-
-def _stored_map(points: Tensor, shown: Sequence[Sample]) -> dict[str, np.ndarray]:
-    kept = {
-        kind: np.concatenate([sample.labels[kind] for sample in shown])
-        for kind in ("task", "distribution", "input", "output")
-    }
-    is_val = np.repeat([0, 1], [len(sample.ids) for sample in shown])
-    return {"points": points.cpu().numpy(), "is_val": is_val, **kept}
 
 
 def _fewest_partners(task: np.ndarray, group: np.ndarray, identity: np.ndarray) -> int:

@@ -1,0 +1,244 @@
+"""Score the layers of any model inside any training loop; it trains nothing, and training does not notice it."""
+
+import math
+import time
+import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, distributed, nn
+
+from fastcluster_lm.config import ScoresConfig
+from fastcluster_lm.device import describe_environment
+from fastcluster_lm.errors import FclmError, ShapeError, UsageError
+from fastcluster_lm.probe.attached_scores import AttachedScores, labelled_sets
+from fastcluster_lm.probe.layer_states import Inputs, LayerReader, Position, count_instances
+from fastcluster_lm.probe.undisturbed import generators_kept
+from fastcluster_lm.store import RunFolder, default_run_path
+
+Row = dict[str, Any]
+
+# instances of the trial at construction
+TRIAL = 2
+
+
+class ProbeSkippedWarning(UserWarning):
+    """A probe gave no scores; training goes on."""
+
+
+class ClusterProbe:
+    """Score, every few steps, how instances of the caller's gather by task in the layers of a model in training.
+
+    model:    any module; compiled, replicated (DDP) and sharded (FSDP) ones too
+    inputs:   what its forward takes, one row an instance: a tensor, a dict of tensors (keywords), a tuple
+    labels:   (n,) tasks, integers or text; or a dict with `task` and any of `distribution`, `input`, `output`,
+              `instruction`, (n,) each: nulls, groups and neighbours of other distributions need them
+    val:      another (inputs, labels), scored against the first as validation against training. Without it the one set
+              is called `val` in the rows, and its neighbours are its own
+    layers:   names of modules, `*` for one part of a name; scored in the model's order
+    every:    steps between probes
+    position: whose token's state is scored: an index, the name of an input whose last marked token it is
+              ("attention_mask"), a tensor of indices (n,) or marks (n, T), or a function of (output, rows) -> (B, D)
+    out:      the run folder; dated under runs/ by default
+    scores:   how states are scored; map_points: instances a split on the map
+    batch_size: instances of one forward
+    autocast: dtype of the probe's forward; None: as the caller autocasts
+
+    Construction tries two instances and raises what is wrong. Later a probe that fails, for want of memory or for NaN
+    in a layer, is skipped with a warning, and `skipped` in its row of steps.jsonl says why. Where ranks share training
+    rank 0 scores and writes; every rank calls all methods, since a sharded model runs on all of them.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        labels: Any,
+        *,
+        layers: str | Sequence[str],
+        every: int = 50,
+        val: tuple[Any, Any] | None = None,
+        position: Position = -1,
+        out: str | Path | None = None,
+        scores: ScoresConfig | None = None,
+        map_points: int = 480,
+        batch_size: int = 256,
+        autocast: torch.dtype | None = None,
+        seed: int = 0,
+    ) -> None:
+        for name, value in (("every", every), ("batch_size", batch_size), ("map_points", map_points)):
+            if value < 1:
+                raise UsageError(f"{name}: expected 1 or more, got {value}")
+        if val is not None and isinstance(position, Tensor):
+            raise UsageError("position: expected an index, a name or a function where there is val too, got a tensor")
+        self.every, self._config = every, scores or ScoresConfig()
+        self._inputs = {"val": inputs} if val is None else {"train": inputs, "val": val[0]}
+        given = {"val": labels} if val is None else {"train": labels, "val": val[1]}
+        sets = labelled_sets(given, map_points=map_points, n_neighbors=self._config.n_neighbors, seed=seed)
+        for name, own in self._inputs.items():
+            if count_instances(own) != len(sets[name].ids):
+                raise ShapeError(
+                    f"{name}: got {count_instances(own)} rows of inputs and {len(sets[name].ids)} labels; "
+                    "expected one label a row"
+                )
+        self._reader = LayerReader(model, layers, position=position, batch_size=batch_size, autocast=autocast)
+        self._scorer = AttachedScores(sets, self._config, seed)
+        self.is_writer = not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank())
+        self._rows: list[Row] = []
+        self._probes, self._last, self._seconds = 0, -1, 0.0
+        self._open, self._open_now = ExitStack(), True
+        self.folder: RunFolder | None = None
+        with generators_kept():
+            if self._takes_part:
+                for own in self._inputs.values():
+                    self._reader.read(own, TRIAL)
+        if self.is_writer:
+            self.folder = RunFolder.create(
+                out or default_run_path("attached"),
+                self._described(model, sets, seed, map_points),
+                describe_environment(),
+            )
+            self._open.enter_context(self.folder.lock())
+
+    @property
+    def layers(self) -> list[str]:
+        """The names of the scored layers; their places are the `layer` of a row."""
+        return self._reader.names
+
+    @property
+    def scores(self) -> list[Row]:
+        """The rows of the newest probe."""
+        return self._rows
+
+    def is_due(self, step: int) -> bool:
+        """Say whether `step` would probe at this step: `every` divides it, and it was not probed just now."""
+        return step % self.every == 0 and step != self._last
+
+    def step(self, step: int, *, loss: float | None = None, val_accuracy: float | None = None) -> list[Row]:
+        """Probe the model if it is time: where `every` divides the number of optimiser steps taken.
+
+        Call it between an optimiser step and the next forward. Gives the rows of this probe, none where it was not
+        time or the probe was skipped; loss and val_accuracy are written beside them
+        """
+        return self._probe(step, loss, val_accuracy) if self.is_due(step) else []
+
+    def close(self, step: int | None = None) -> None:
+        """End the run; with the last step's number that step is probed too, unless it was."""
+        if step is not None and step != self._last:
+            self._probe(step, None, None)
+        if self.folder is not None and self._open_now:
+            self.folder.mark_finished(
+                {"steps": max(self._last, 0), "probes": self._probes, "probe_seconds": self._seconds}
+            )
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Give the run folder free as it is, that of a run that was stopped."""
+        self._open_now = False
+        self._open.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        (self.close if error is None else self.abandon)()
+
+    def headline(self) -> dict[str, float]:
+        """Give the newest task scores of each layer, of the narrowest group, under names for a logger."""
+        wanted = {"split": "val", "space": "hidden", "group": self._scorer.group, "labels": "task"}
+        return {
+            f"fclm/{row['group']}/{column}/layer_{row['layer']}": row[column]
+            for row in self._rows
+            if all(row[key] == value for key, value in wanted.items())
+            for column in ("ari", "knn_share")
+            if row[column] is not None
+        }
+
+    @property
+    def _takes_part(self) -> bool:
+        return self.is_writer or self._reader.sharded
+
+    def _probe(self, step: int, loss: float | None, val_accuracy: float | None) -> list[Row]:
+        if not self._takes_part:
+            return []
+        started = time.perf_counter()
+        self._last, self._rows, skipped = step, [], None
+        try:
+            with generators_kept():
+                states = {name: self._read(own) for name, own in self._inputs.items()}
+                if self.folder is None:
+                    return []
+                rows, maps, warm = self._score(states)
+            for row in rows:
+                row.update(step=step, tier="full", source="fresh", age_steps=0)
+            self.folder.write_map(step, maps, {"warm": str(warm).lower()})
+            self.folder.append_scores(rows)
+            self._rows, self._probes = rows, self._probes + 1
+        except (torch.OutOfMemoryError, FclmError) as error:
+            skipped = f"{type(error).__name__}: {error}".partition("\n")[0]
+            warnings.warn(f"the probe of step {step} was skipped: {skipped}", ProbeSkippedWarning, stacklevel=3)
+        seconds = time.perf_counter() - started
+        self._seconds += seconds
+        row = {"step": step, "probe_ms": seconds * 1e3, "probe_wait_ms": seconds * 1e3, "skipped": skipped}
+        row |= {"loss": _finite(loss), "val_accuracy": _finite(val_accuracy)}
+        try:
+            if self.folder is not None:
+                self.folder.append_steps([row])
+        except FclmError as error:
+            warnings.warn(f"step {step} could not be written: {error}", ProbeSkippedWarning, stacklevel=3)
+        return self._rows
+
+    def _read(self, inputs: Inputs) -> Tensor:
+        """Read the states; where memory is short with half as many instances at a time, and half again."""
+        while True:
+            try:
+                return self._reader.read(inputs)
+            except torch.OutOfMemoryError:
+                # ranks that share a forward cannot begin it again alone
+                if self._reader.batch_size == 1 or self._reader.sharded:
+                    raise
+                self._reader.batch_size //= 2
+
+    def _score(self, states: dict[str, Tensor]) -> tuple[list[Row], dict[str, Any], bool]:
+        """Score the states; where memory is short in blocks half as large, and half again."""
+        every = self._config.key_frame_every
+        key_frame = self._probes == 0 or (every > 0 and self._probes % every == 0)
+        # the caller's default may be a type that scores are not made for
+        torch.set_default_dtype(torch.float32)
+        while True:
+            try:
+                return self._scorer.score(states, key_frame=key_frame)
+            except torch.OutOfMemoryError:
+                if not self._scorer.halve_memory():
+                    raise
+
+    def _described(self, model: nn.Module, sets: Any, seed: int, map_points: int) -> dict[str, Any]:
+        """Say for run.toml what this run is; what only the caller's loop knows is left out."""
+        last = len(self.layers) - 1
+        return {
+            "name": "attached",
+            "seed": seed,
+            "attached": {
+                "model": type(self._reader.model).__name__,
+                "layers": self.layers,
+                "n_parameters": sum(weight.numel() for weight in model.parameters()),
+                "instances": {name: len(own.ids) for name, own in sets.items()},
+                "labels": sorted(next(iter(sets.values())).labels),
+                "sharded": self._reader.sharded,
+            },
+            "probe": {"every": self.every, "map_points": map_points},
+            "scores": asdict(self._config),
+            "report": {"space": "hidden", "group": self._scorer.group, "layer": last},
+            "resolved": {"engine": self._scorer.engine, "threads": torch.get_num_threads()},
+        }
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
