@@ -14,9 +14,10 @@ from fastcluster_lm.errors import ShapeError, UsageError, nearest_name
 from fastcluster_lm.probe.full_rows import add_geometry, stored_map
 from fastcluster_lm.probe.samples import Sample
 from fastcluster_lm.probe.warm_map import WarmMap
-from fastcluster_lm.scores.clusters import PLANS, Divisions, Scoring, score_space
+from fastcluster_lm.scores.clusters import PLANS, Divisions, Scoring, Split, score_space
 from fastcluster_lm.scores.contingency import factorize, host_array
 from fastcluster_lm.scores.engines import choose_engine
+from fastcluster_lm.scores.parts import divide
 
 # what can be known of an instance; only its task must be
 KINDS = ("task", "distribution", "input", "output", "instruction")
@@ -96,8 +97,11 @@ class AttachedScores:
 
     @property
     def group(self) -> str:
-        """The narrowest group there is: the one in which the fewest other things can stand in for the task."""
-        return [group for group, labels in self.plan("hidden") if labels == "task"][-1]
+        """The narrowest group with enough instances: where the fewest other things can stand in for the task."""
+        own = list(self._sets.values())[-1]
+        alone = Split("val", torch.empty(0, len(own.ids), 0), own.labels)
+        groups = [group for group, labels in self.plan("hidden") if labels == "task"]
+        return [group for group in groups if any(divide(alone, alone, [(group, "task")], Scoring(n_nulls=0)))][-1]
 
     def score(
         self, states: Mapping[str, Float[Tensor, "layers n d"]], *, key_frame: bool
@@ -177,10 +181,14 @@ def _fewest_partners(task: np.ndarray, instructions: np.ndarray) -> int:
 
 
 def _balanced(labels: Mapping[str, np.ndarray], m: int, seed: int) -> Int[np.ndarray, " m"]:
-    """Draw m instances, in turn from every cell of equal labels."""
-    cell = np.unique(np.stack(list(labels.values())), axis=1, return_inverse=True)[1].ravel()
-    drawn = np.random.default_rng(seed).permutation(len(cell))
-    order = drawn[np.argsort(cell[drawn], kind="stable")]
-    first = np.searchsorted(cell[order], cell[order])
-    turn = np.arange(len(order)) - first
-    return np.sort(order[np.argsort(turn, kind="stable")][:m])
+    """Draw m instances, in turn from every task, within a task in turn from every distribution, and so on."""
+    n = len(labels["task"])
+    order = np.random.default_rng(seed).permutation(n)
+    kinds = list(labels.values())
+    for depth in range(len(kinds), 0, -1):
+        cell = np.unique(np.stack(kinds[:depth]), axis=1, return_inverse=True)[1].ravel()[order]
+        by_cell = np.argsort(cell, kind="stable")
+        turn = np.empty(n, dtype=np.int64)
+        turn[by_cell] = np.arange(n) - np.searchsorted(cell[by_cell], cell[by_cell])
+        order = order[np.argsort(turn, kind="stable")]
+    return np.sort(order[:m])

@@ -5,10 +5,10 @@ import time
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -19,6 +19,7 @@ from fastcluster_lm.errors import FclmError, ShapeError, UsageError
 from fastcluster_lm.probe.attached_scores import AttachedScores, labelled_sets
 from fastcluster_lm.probe.layer_states import Inputs, LayerReader, Position, count_instances
 from fastcluster_lm.probe.undisturbed import generators_kept
+from fastcluster_lm.scores.engines.params import TsneParams
 from fastcluster_lm.store import RunFolder, default_run_path
 
 Row = dict[str, Any]
@@ -86,8 +87,9 @@ class ClusterProbe:
                     f"{name}: got {count_instances(own)} rows of inputs and {len(sets[name].ids)} labels; "
                     "expected one label a row"
                 )
+        self._scores = self._fitting(sum(len(own.on_map) for own in sets.values()))
         self._reader = LayerReader(model, layers, position=position, batch_size=batch_size, autocast=autocast)
-        self._scorer = AttachedScores(sets, self._config, seed)
+        self._scorer = AttachedScores(sets, self._scores, seed)
         self.is_writer = not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank())
         self._rows: list[Row] = []
         self._probes, self._last, self._seconds = 0, -1, 0.0
@@ -142,7 +144,7 @@ class ClusterProbe:
         self._open_now = False
         self._open.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "ClusterProbe":
         return self
 
     def __exit__(
@@ -160,6 +162,16 @@ class ClusterProbe:
             for column in ("ari", "knn_share")
             if row[column] is not None
         }
+
+    def _fitting(self, n_shown: int) -> ScoresConfig:
+        """Lower the perplexity to what the map's points allow, once and aloud."""
+        perplexity = TsneParams(perplexity=self._config.perplexity).effective_perplexity(n_shown)
+        if perplexity < self._config.perplexity:
+            warnings.warn(
+                f"scores.perplexity {self._config.perplexity:g} lowered to {perplexity:.3g} for {n_shown} instances",
+                stacklevel=3,
+            )
+        return replace(self._config, perplexity=perplexity)
 
     @property
     def _takes_part(self) -> bool:
@@ -236,7 +248,11 @@ class ClusterProbe:
             "probe": {"every": self.every, "map_points": map_points},
             "scores": asdict(self._config),
             "report": {"space": "hidden", "group": self._scorer.group, "layer": last},
-            "resolved": {"engine": self._scorer.engine, "threads": torch.get_num_threads()},
+            "resolved": {
+                "engine": self._scorer.engine,
+                "perplexity": self._scores.perplexity,
+                "threads": torch.get_num_threads(),
+            },
         }
 
 

@@ -94,7 +94,7 @@ class LayerReader:
         return _stacked([torch.cat(chunks) for chunks in kept])
 
     def _precision(self, device: torch.device) -> torch.autocast:
-        """Autocast as the caller does, or as asked for, past the cache: weights cast here would have no gradient."""
+        """Autocast as the caller does, or as asked for, past the cache: weights cast there may be a step old."""
         enabled = self._autocast is not None or torch.is_autocast_enabled(device.type)
         dtype = self._autocast or torch.get_autocast_dtype(device.type)
         return torch.autocast(device.type, dtype=dtype if enabled else None, enabled=enabled, cache_enabled=False)
