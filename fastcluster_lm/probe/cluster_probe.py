@@ -129,15 +129,15 @@ class ClusterProbe:
         """
         return self._probe(step, loss, val_accuracy) if self.is_due(step) else []
 
-    def close(self, step: int | None = None) -> None:
-        """End the run; with the last step's number that step is probed too, unless it was."""
-        if step is not None and step != self._last:
-            self._probe(step, None, None)
+    def close(self, step: int | None = None) -> list[Row]:
+        """End the run; with the last step's number that step is probed too, unless it was, and its rows are given."""
+        rows = [] if step is None or step == self._last else self._probe(step, None, None)
         if self.folder is not None and self._open_now:
             self.folder.mark_finished(
                 {"steps": max(self._last, 0), "probes": self._probes, "probe_seconds": self._seconds}
             )
         self.abandon()
+        return rows
 
     def abandon(self) -> None:
         """Give the run folder free as it is, that of a run that was stopped."""
@@ -150,7 +150,10 @@ class ClusterProbe:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        (self.close if error is None else self.abandon)()
+        if error is None:
+            self.close()
+        else:
+            self.abandon()
 
     def headline(self) -> dict[str, float]:
         """Give the newest task scores of each layer, of the narrowest group, under names for a logger."""

@@ -12,7 +12,7 @@ output = (x * (task + 1) + task) % 4
 tokens = torch.stack([word, x + 6, output + 14], 1)  # (48, 3)
 
 torch.manual_seed(0)
-config = GPT2Config(18, 3, 32, 2, 2, bos_token_id=None, eos_token_id=None)
+config = GPT2Config(vocab_size=18, n_positions=3, n_embd=32, n_layer=2, n_head=2, bos_token_id=None, eos_token_id=None)
 model = GPT2LMHeadModel(config)
 arguments = TrainingArguments("trained", max_steps=40, per_device_train_batch_size=48, learning_rate=3e-3, use_cpu=True)
 trainer = Trainer(model, arguments, train_dataset=[{"input_ids": row, "labels": row} for row in tokens])

@@ -36,13 +36,18 @@ class FclmTrainerCallback(TrainerCallback):
     ) -> None:
         """Score the trained model, unless that was done, and end the run."""
         if self.probe is not None:
-            self.probe.close(state.global_step)
+            self._log(self.probe.close(state.global_step), args, state, control)
 
     def _step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> None:
         if self.probe is None or not self.probe.is_due(state.global_step):
             return
         losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-        if not self.probe.step(state.global_step, loss=losses[-1] if losses else None):
+        self._log(self.probe.step(state.global_step, loss=losses[-1] if losses else None), args, state, control)
+
+    def _log(
+        self, rows: list[dict[str, Any]], args: TrainingArguments, state: TrainerState, control: TrainerControl
+    ) -> None:
+        if self.probe is None or not rows:
             return
         logs = self.probe.headline() | ({} if state.epoch is None else {"epoch": state.epoch})
         state.log_history.append({**logs, "step": state.global_step})

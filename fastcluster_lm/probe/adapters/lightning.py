@@ -37,7 +37,8 @@ class FclmLightningCallback(Callback):
         """Score the trained model, unless that was done, and end the run."""
         if self.probe is not None:
             with trainer.precision_plugin.forward_context():
-                self.probe.close(trainer.global_step)
+                rows = self.probe.close(trainer.global_step)
+            self._log(trainer, rows)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the run folder free, as that of a run that was stopped."""
@@ -51,6 +52,9 @@ class FclmLightningCallback(Callback):
         # the model computes as in training, the scores do not
         with trainer.precision_plugin.forward_context():
             rows = self.probe.step(trainer.global_step, loss=loss.item() if isinstance(loss, Tensor) else None)
-        if rows:
+        self._log(trainer, rows)
+
+    def _log(self, trainer: Trainer, rows: list[dict[str, Any]]) -> None:
+        if self.probe is not None and rows:
             for logger in trainer.loggers:
                 logger.log_metrics(self.probe.headline(), step=trainer.global_step)
