@@ -1,5 +1,7 @@
 """What other programs get: transformers computes our logits from the exported folder, Parquet holds our tables."""
 
+import json
+
 import pytest
 import torch
 from click.testing import CliRunner
@@ -84,7 +86,8 @@ def test_parquet_holds_the_tables(run, tmp_path):
 
 def test_a_token_with_a_blank_is_refused(run, tmp_path):
     stored = run.config()
-    stored["taskset"]["outputs"][0] = "two words"
+    name = stored["taskset"]["outputs"][0]
+    stored["taskset"] = json.loads(json.dumps(stored["taskset"]).replace(f'"{name}"', '"two words"'))
     other = RunFolder.create(tmp_path / "run", stored, {})
     other.write_checkpoint(1, run.read_checkpoint(12)[0], {})
     with pytest.raises(DataError, match="token 'two words' has a blank in it"):

@@ -32,7 +32,7 @@ def attach(model, path, **options):
     return ClusterProbe(model, given.pop("inputs", tokens), given.pop("labels", labels), **given)
 
 
-def train_a_loop(path, kind, *, steps=6, every=2):
+def train_a_loop(path, kind, *, steps=4, every=2):
     """Train with the probe called in the worst of places, inside the autocast of the forward; every=0 is without."""
     torch._dynamo.reset()
     seed_all()
