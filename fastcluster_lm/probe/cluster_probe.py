@@ -51,7 +51,8 @@ class ClusterProbe:
     autocast: dtype of the probe's forward; None: as the caller autocasts
 
     Construction tries two instances and raises what is wrong. Later a probe that fails, for want of memory or for NaN
-    in a layer, is skipped with a warning, and `skipped` in its row of steps.jsonl says why. Where ranks share training
+    in a layer, is skipped with a warning, and `skipped` in its row of steps.jsonl says why; only where a sharded model
+    has no memory for a forward does the error go on, since its ranks cannot be parted. Where ranks share training,
     rank 0 scores and writes; every rank calls all methods, since a sharded model runs on all of them.
     """
 
@@ -185,9 +186,11 @@ class ClusterProbe:
             return []
         started = time.perf_counter()
         self._last, self._rows, skipped = step, [], None
+        states: dict[str, Tensor] = {}
         try:
             with generators_kept():
-                states = {name: self._read(own) for name, own in self._inputs.items()}
+                for name, own in self._inputs.items():
+                    states[name] = self._read(own)
                 if self.folder is None:
                     return []
                 rows, maps, warm = self._score(states)
@@ -197,6 +200,9 @@ class ClusterProbe:
             self.folder.append_scores(rows)
             self._rows, self._probes = rows, self._probes + 1
         except (torch.OutOfMemoryError, FclmError) as error:
+            if self._reader.sharded and isinstance(error, torch.OutOfMemoryError) and len(states) < len(self._inputs):
+                # the other ranks wait inside a forward that this one left; to go on would mix up what they exchange
+                raise
             skipped = f"{type(error).__name__}: {error}".partition("\n")[0]
             warnings.warn(f"the probe of step {step} was skipped: {skipped}", ProbeSkippedWarning, stacklevel=3)
         seconds = time.perf_counter() - started

@@ -49,7 +49,7 @@ def check_example(path, layers):
     assert {row["step"] for row in folder.scores()} == {0, 20, 40}
 
 
-def train_hugging_face(path, every, steps=6):
+def train_hugging_face(path, every, bf16=False, steps=6):
     from transformers import Trainer, TrainingArguments
 
     from fastcluster_lm import FclmTrainerCallback
@@ -68,7 +68,7 @@ def train_hugging_face(path, every, steps=6):
     model = Wrapped()
     arguments = TrainingArguments(
         "trained", max_steps=steps, per_device_train_batch_size=16, logging_steps=1, use_cpu=True, report_to="none",
-        disable_tqdm=True, save_strategy="no", gradient_accumulation_steps=2,
+        disable_tqdm=True, save_strategy="no", gradient_accumulation_steps=2, bf16=bf16,
     )  # fmt: skip
     rows = [{"tokens": row, "labels": y} for row, y in zip(tokens, labels["output"], strict=True)]
     trainer = Trainer(model, arguments, train_dataset=rows)
@@ -86,10 +86,11 @@ def train_hugging_face(path, every, steps=6):
     return model, [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
 
 
-def test_a_hugging_face_trainer_is_left_alone(tmp_path):
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_hugging_face_trainer_is_left_alone(tmp_path, bf16):
     pytest.importorskip("accelerate")
-    honest, losses = train_hugging_face(tmp_path / "none", 0)
-    probed, probed_losses = train_hugging_face(tmp_path / "run", 2)
+    honest, losses = train_hugging_face(tmp_path / "none", 0, bf16)
+    probed, probed_losses = train_hugging_face(tmp_path / "run", 2, bf16)
     assert [step for step, _ in losses] == [1, 2, 3, 4, 5, 6]
     # every loss is logged, at the probed steps too
     assert probed_losses == losses

@@ -196,9 +196,7 @@ def test_short_memory_halves_the_batch_then_the_blocks_then_skips(tmp_path, monk
     assert sizes == [40, 20, 10, 10, 10, 10, 8] and budgets == [256, 128, 64, 64]
     assert [row["ari"] for row in rows] == [row["ari"] for row in expected]
     handle.remove()
-    handle = model.register_forward_pre_hook(
-        lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA, none\nat all"))
-    )
+    handle = model.register_forward_pre_hook(raiser(torch.OutOfMemoryError("CUDA, none\nat all")))
     with pytest.warns(ProbeSkippedWarning, match="OutOfMemoryError: CUDA, none$"):
         assert probe.step(1) == []
     assert probe._reader.batch_size == 1
@@ -207,10 +205,31 @@ def test_short_memory_halves_the_batch_then_the_blocks_then_skips(tmp_path, monk
     assert probe.folder.steps()[1]["skipped"] == "OutOfMemoryError: CUDA, none"
 
 
+def test_a_sharded_model_without_memory_is_not_passed_over(tmp_path, monkeypatch):
+    model = Net()
+    probe = attach(model, tmp_path / "run", every=1)
+    monkeypatch.setattr(probe._reader, "sharded", True)
+    with pytest.MonkeyPatch.context() as little, pytest.warns(ProbeSkippedWarning, match="no memory to score"):
+        little.setattr(attached_scores, "score_space", raiser(torch.OutOfMemoryError("no memory to score")))
+        probe.step(0)
+    model.register_forward_pre_hook(raiser(torch.OutOfMemoryError("no memory to run")))
+    with pytest.raises(torch.OutOfMemoryError, match="no memory to run"):
+        probe.step(1)
+
+
+def raiser(error):
+    """Give a function that raises, whatever it is called with."""
+
+    def fail(*arguments, **options):
+        raise error
+
+    return fail
+
+
 def test_other_errors_are_not_hidden(tmp_path):
     model = Net()
     probe = attach(model, tmp_path / "run", every=1)
-    model.register_forward_pre_hook(lambda *a: (_ for _ in ()).throw(ZeroDivisionError))
+    model.register_forward_pre_hook(raiser(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         probe.step(0)
 
