@@ -36,10 +36,13 @@ class LabelledSet:
     ids: Int[Tensor, " n"]
 
 
-def labelled_sets(given: Mapping[str, Any], *, map_points: int, n_neighbors: int, seed: int) -> dict[str, LabelledSet]:
+def labelled_sets(
+    given: Mapping[str, Any], *, map_points: int, n_neighbors: int, seed: int
+) -> tuple[dict[str, LabelledSet], dict[str, list[str]]]:
     """Number the labels of all splits together, and choose which instances the map shows: equally many of each kind.
 
     given: by split, task labels (n,) or a mapping with `task` and any of the other KINDS, (n,) each
+    Gives the sets by split, and by kind the labels' names in the order of their numbers
     Errors: UsageError for an unknown kind, one task alone, too few instances of a task; ShapeError for unlike lengths
     """
     named = {name: _named(labels, name) for name, labels in given.items()}
@@ -50,10 +53,11 @@ def labelled_sets(given: Mapping[str, Any], *, map_points: int, n_neighbors: int
                 f"labels: expected the same kinds in each split, got {list(labels)} in {name}, not {kinds}"
             )
     sizes = [len(labels["task"]) for labels in named.values()]
-    codes = {}
+    codes, names = {}, {}
     for kind in kinds:
-        joint, _ = factorize(np.concatenate([labels[kind] for labels in named.values()]))
-        codes[kind] = np.split(joint, np.cumsum(sizes)[:-1])
+        whole = np.concatenate([labels[kind] for labels in named.values()])
+        codes[kind] = np.split(factorize(whole)[0], np.cumsum(sizes)[:-1])
+        names[kind] = [str(name) for name in np.unique(whole)]
     if len(np.unique(np.concatenate(codes["task"]))) < 2:
         raise UsageError("labels: expected two tasks or more, got one; clusters of one label cannot be told apart")
     sets: dict[str, LabelledSet] = {}
@@ -71,7 +75,7 @@ def labelled_sets(given: Mapping[str, Any], *, map_points: int, n_neighbors: int
         shown = _balanced(own, min(map_points, n), seed)
         # numbers of validation instances begin beyond all that training could have
         sets[name] = LabelledSet(own, instructions, torch.from_numpy(shown), torch.arange(n) + at * 2**40)
-    return sets
+    return sets, names
 
 
 class AttachedScores:

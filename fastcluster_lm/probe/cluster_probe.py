@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor, distributed, nn
 from fastcluster_lm.config import ScoresConfig
 from fastcluster_lm.device import describe_environment
 from fastcluster_lm.errors import FclmError, ShapeError, UsageError
-from fastcluster_lm.probe.attached_scores import AttachedScores, labelled_sets
+from fastcluster_lm.probe.attached_scores import AttachedScores, LabelledSet, labelled_sets
 from fastcluster_lm.probe.layer_states import Inputs, LayerReader, Position, count_instances
 from fastcluster_lm.probe.undisturbed import generators_kept
 from fastcluster_lm.scores.engines.params import TsneParams
@@ -24,8 +24,8 @@ from fastcluster_lm.store import RunFolder, default_run_path
 
 Row = dict[str, Any]
 
-# instances of the trial at construction
-TRIAL = 2
+# instances of the trial at construction; names of one kind of labels that run.toml holds at most
+TRIAL, MOST_NAMES = 2, 1000
 
 
 class ProbeSkippedWarning(UserWarning):
@@ -81,7 +81,7 @@ class ClusterProbe:
         self.every, self._config = every, scores or ScoresConfig()
         self._inputs = {"val": inputs} if val is None else {"train": inputs, "val": val[0]}
         given = {"val": labels} if val is None else {"train": labels, "val": val[1]}
-        sets = labelled_sets(given, map_points=map_points, n_neighbors=self._config.n_neighbors, seed=seed)
+        sets, names = labelled_sets(given, map_points=map_points, n_neighbors=self._config.n_neighbors, seed=seed)
         for name, own in self._inputs.items():
             if count_instances(own) != len(sets[name].ids):
                 raise ShapeError(
@@ -96,16 +96,14 @@ class ClusterProbe:
         self._probes, self._last, self._seconds = 0, -1, 0.0
         self._open, self._open_now = ExitStack(), True
         self.folder: RunFolder | None = None
+        width = 0
         with generators_kept():
             if self._takes_part:
-                for own in self._inputs.values():
-                    self._reader.read(own, TRIAL)
+                width = max(self._reader.read(own, TRIAL).shape[2] for own in self._inputs.values())
         if self.is_writer:
-            self.folder = RunFolder.create(
-                out or default_run_path("attached"),
-                self._described(model, sets, seed, map_points),
-                describe_environment(),
-            )
+            config = self._described(sets, names, width)
+            config |= {"seed": seed, "probe": {"every": every, "map_points": map_points}}
+            self.folder = RunFolder.create(out or default_run_path("attached"), config, describe_environment())
             self._open.enter_context(self.folder.lock())
 
     @property
@@ -240,27 +238,28 @@ class ClusterProbe:
                 if not self._scorer.halve_memory():
                     raise
 
-    def _described(self, model: nn.Module, sets: Any, seed: int, map_points: int) -> dict[str, Any]:
+    def _described(self, sets: Mapping[str, LabelledSet], names: Mapping[str, list[str]], width: int) -> dict[str, Any]:
         """Say for run.toml what this run is; what only the caller's loop knows is left out."""
         last = len(self.layers) - 1
         return {
             "name": "attached",
-            "seed": seed,
             "attached": {
                 "model": type(self._reader.model).__name__,
                 "layers": self.layers,
-                "n_parameters": sum(weight.numel() for weight in model.parameters()),
+                "n_parameters": sum(weight.numel() for weight in self._reader.model.parameters()),
                 "instances": {name: len(own.ids) for name, own in sets.items()},
-                "labels": sorted(next(iter(sets.values())).labels),
                 "sharded": self._reader.sharded,
+                "names": {kind: own for kind, own in names.items() if len(own) <= MOST_NAMES},
             },
-            "probe": {"every": self.every, "map_points": map_points},
+            # the scored layers, counted as those of a model trained here: the first stands for the embedding
+            "model": {"n_layers": last, "d_model": width},
             "scores": asdict(self._config),
             "report": {"space": "hidden", "group": self._scorer.group, "layer": last},
             "resolved": {
                 "engine": self._scorer.engine,
                 "perplexity": self._scores.perplexity,
                 "threads": torch.get_num_threads(),
+                "device": str(self._reader.device),
             },
         }
 

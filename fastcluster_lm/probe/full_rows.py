@@ -36,11 +36,12 @@ def add_geometry(
 
 
 def stored_map(points: Tensor, shown: Sequence[Sample]) -> dict[str, np.ndarray]:
-    """Give the arrays of a map: its points, which of them are validation, and their labels.
+    """Give the arrays of a map: its points, which of them are validation, the instances' numbers and labels.
 
-    Shapes: points (layers, n, 2), n over all samples in order -> points float32, is_val and labels (n,) int64
+    Shapes: points (layers, n, 2), n over all samples in order -> points float32, is_val, ids, labels (n,) int64
     """
     kinds = [kind for kind in MAP_LABELS if kind in shown[0].labels]
     kept = {kind: np.concatenate([sample.labels[kind] for sample in shown]) for kind in kinds}
     is_val = np.repeat([int(sample.name == "val") for sample in shown], [len(sample.ids) for sample in shown])
-    return {"points": points.cpu().numpy(), "is_val": is_val, **kept}
+    ids = torch.cat([sample.ids for sample in shown]).cpu().numpy()
+    return {"points": points.cpu().numpy(), "is_val": is_val, "ids": ids, **kept}

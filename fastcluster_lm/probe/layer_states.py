@@ -48,6 +48,13 @@ class LayerReader:
         self.batch_size = batch_size
         self._position, self._autocast = position, autocast
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model takes its inputs: the device of its first tensor."""
+        for tensor in (*self.model.parameters(), *self.model.buffers()):
+            return tensor.device
+        return torch.device("cpu")
+
     def read(self, inputs: Inputs, n: int | None = None) -> Float[Tensor, "layers n d"]:
         """Run the model over the first n instances, all by default, and give every layer's states.
 
@@ -72,7 +79,7 @@ class LayerReader:
         try:
             for index, name in enumerate(self.names):
                 handles.append(modules[name].register_forward_hook(keep(index)))
-            device = _device_of(self.model)
+            device = self.device
             with undisturbed(self.model), self._precision(device):
                 for rows in torch.arange(n).split(self.batch_size):
                     latest.clear()
@@ -179,12 +186,6 @@ def _named_layers(model: nn.Module) -> dict[str, nn.Module]:
         # the innermost of the modules with one name is the layer itself
         found[".".join(segment for segment in name.split(".") if segment not in _WRAPPERS)] = part
     return found
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    for tensor in (*model.parameters(), *model.buffers()):
-        return tensor.device
-    return torch.device("cpu")
 
 
 def _rows_of(inputs: Inputs, rows: Int[Tensor, " B"], device: torch.device) -> Any:

@@ -29,8 +29,8 @@ STEP_PLAN = (("all", "task"),)
 class ProbeResult:
     """What one probe gave.
 
-    Shapes: maps: points (layers, n_train + n_val, 2) float32, and (n_train + n_val,) int64 labels beside them; empty
-            for a step probe
+    Shapes: maps: points (layers, n_train + n_val, 2) float32, and (n_train + n_val,) int64 labels and the instances'
+            numbers beside them; empty for a step probe
     Units:  seconds of wall clock for the whole probe, the states' forward passes included
     """
 

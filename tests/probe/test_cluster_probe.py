@@ -135,6 +135,7 @@ def test_the_commands_read_the_run_folder(tmp_path):
     assert step["loss"] == 1.5 and step["val_accuracy"] is None and step["probe_ms"] > 0 and step["skipped"] is None
     attached = RunFolder.open(tmp_path / "run").config()["attached"]
     assert attached["layers"] == ["blocks.0", "blocks.1"] and attached["model"] == "Net"
+    assert attached["names"]["task"] == ["0", "1", "2"] and len(attached["names"]["distribution"]) == 6
     resumed = CliRunner().invoke(main, ["train", "--resume", str(tmp_path / "run")])
     assert resumed.exit_code == 2 and "attached to another loop" in resumed.output
 
