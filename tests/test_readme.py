@@ -24,12 +24,12 @@ def test_the_loop_with_the_probe_attached_runs_as_it_stands(tmp_path, monkeypatc
     assert done.returncode == 0 and done.stderr == "", done.stderr
     run = RunFolder.open(tmp_path / "attached")
     assert run.status() == "finished"
-    assert [row["step"] for row in run.steps()] == [0, 50, 100, 150, 200]
+    assert [row["step"] for row in run.steps()] == [0, 25, 50, 75, 100]
     monkeypatch.chdir(tmp_path)
     command = re.search(r"`fclm (scores attached [^`]*)`", section).group(1)
     shown = CliRunner().invoke(main, command.split())
     assert shown.exit_code == 0 and len(shown.output.splitlines()) == 2 + 5 * 4
     ari = {(row["step"], row["layer"]): row["ari"] for row in run.scores()
-           if (row["space"], row["group"], row["labels"]) == ("hidden", "input", "task")}  # fmt: skip
-    # the embedding of an input knows no task; the last block gathers its task
-    assert abs(ari[200, 0]) < 0.05 and ari[200, 3] > ari[0, 3] + 0.3
+           if (row["space"], row["group"], row["labels"]) == ("hidden", "input_output", "task")}  # fmt: skip
+    # the embedding of an input knows no task; the last block gathers it
+    assert abs(ari[100, 0]) < 0.05 and ari[100, 3] > ari[0, 3] + 0.3
