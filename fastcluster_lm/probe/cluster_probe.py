@@ -18,7 +18,7 @@ from fastcluster_lm.device import describe_environment
 from fastcluster_lm.errors import FclmError, ShapeError, UsageError
 from fastcluster_lm.probe.attached_scores import AttachedScores, LabelledSet, labelled_sets
 from fastcluster_lm.probe.layer_states import Inputs, LayerReader, Position, count_instances
-from fastcluster_lm.probe.undisturbed import generators_kept
+from fastcluster_lm.probe.undisturbed import generators_kept, plain_torch
 from fastcluster_lm.scores.engines.params import TsneParams
 from fastcluster_lm.store import RunFolder, default_run_path
 
@@ -81,7 +81,8 @@ class ClusterProbe:
         self.every, self._config = every, scores or ScoresConfig()
         self._inputs = {"val": inputs} if val is None else {"train": inputs, "val": val[0]}
         given = {"val": labels} if val is None else {"train": labels, "val": val[1]}
-        sets, names = labelled_sets(given, map_points=map_points, n_neighbors=self._config.n_neighbors, seed=seed)
+        with plain_torch():
+            sets, names = labelled_sets(given, map_points=map_points, n_neighbors=self._config.n_neighbors, seed=seed)
         for name, own in self._inputs.items():
             if count_instances(own) != len(sets[name].ids):
                 raise ShapeError(
@@ -90,7 +91,9 @@ class ClusterProbe:
                 )
         self._scores = self._fitting(sum(len(own.on_map) for own in sets.values()))
         self._reader = LayerReader(model, layers, position=position, batch_size=batch_size, autocast=autocast)
-        self._scorer = AttachedScores(sets, self._scores, seed)
+        with plain_torch():
+            self._scorer = AttachedScores(sets, self._scores, seed)
+            self._group = self._scorer.group
         self.is_writer = not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank())
         self._rows: list[Row] = []
         self._probes, self._last, self._seconds = 0, -1, 0.0
@@ -156,7 +159,7 @@ class ClusterProbe:
 
     def headline(self) -> dict[str, float]:
         """Give the newest task scores of each layer, of the narrowest group, under names for a logger."""
-        wanted = {"split": "val", "space": "hidden", "group": self._scorer.group, "labels": "task"}
+        wanted = {"split": "val", "space": "hidden", "group": self._group, "labels": "task"}
         return {
             f"fclm/{row['group']}/{column}/layer_{row['layer']}": row[column]
             for row in self._rows
@@ -229,11 +232,10 @@ class ClusterProbe:
         """Score the states; where memory is short in blocks half as large, and half again."""
         every = self._config.key_frame_every
         key_frame = self._probes == 0 or (every > 0 and self._probes % every == 0)
-        # the caller's default may be a type that scores are not made for
-        torch.set_default_dtype(torch.float32)
         while True:
             try:
-                return self._scorer.score(states, key_frame=key_frame)
+                with plain_torch():
+                    return self._scorer.score(states, key_frame=key_frame)
             except torch.OutOfMemoryError:
                 if not self._scorer.halve_memory():
                     raise
@@ -254,7 +256,7 @@ class ClusterProbe:
             # the scored layers, counted as those of a model trained here: the first stands for the embedding
             "model": {"n_layers": last, "d_model": width},
             "scores": asdict(self._config),
-            "report": {"space": "hidden", "group": self._scorer.group, "layer": last},
+            "report": {"space": "hidden", "group": self._group, "layer": last},
             "resolved": {
                 "engine": self._scorer.engine,
                 "perplexity": self._scores.perplexity,

@@ -67,7 +67,7 @@ class LayerReader:
         n = count_instances(inputs) if n is None else n
         kept: list[list[Tensor]] = [[] for _ in self.names]
         latest: dict[int, Tensor] = {}
-        rows = torch.arange(0)
+        rows = torch.arange(0, device="cpu")
 
         def keep(index: int) -> Callable[..., None]:
             def hook(_module: nn.Module, _arguments: Any, output: Any) -> None:
@@ -81,7 +81,7 @@ class LayerReader:
                 handles.append(modules[name].register_forward_hook(keep(index)))
             device = self.device
             with undisturbed(self.model), self._precision(device):
-                for rows in torch.arange(n).split(self.batch_size):
+                for rows in torch.arange(n, device="cpu").split(self.batch_size):
                     latest.clear()
                     _call(self.model, _rows_of(inputs, rows, device))
                     if silent := [name for index, name in enumerate(self.names) if index not in latest]:
@@ -117,7 +117,9 @@ class LayerReader:
         if callable(position):
             states = position(states, rows)
         elif states.ndim == 3 and states.shape[0] == len(rows):
-            states = states[torch.arange(len(rows)), _tokens_at(position, inputs, rows, states.shape[1], name)]
+            states = states[
+                torch.arange(len(rows), device="cpu"), _tokens_at(position, inputs, rows, states.shape[1], name)
+            ]
         if states.ndim != 2 or states.shape[0] != len(rows):
             raise ShapeError(
                 f"layer {name!r} gives shape {tuple(states.shape)} for {len(rows)} instances; expected (B, D) or "
@@ -224,7 +226,7 @@ def _tokens_at(position: Any, inputs: Inputs, rows: Int[Tensor, " B"], n_tokens:
             raise UsageError(f"position: expected the name of an input tensor, got {position!r}")
         position = inputs[position]
     if isinstance(position, int):
-        at = torch.full((len(rows),), position)
+        at = torch.full((len(rows),), position, device="cpu")
     else:
         marks = position.cpu()[rows]
         if marks.ndim == 2:

@@ -19,7 +19,9 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     # one by one, past train(): some models work on their weights there, and some keep a part in evaluation mode
     modes = [(part, part.training) for part in model.modules()]
     owners = [(part, name, buffer) for part in model.modules() for name, buffer in part.named_buffers(recurse=False)]
-    copies = [(buffer, buffer._version, buffer.detach().clone()) for _, _, buffer in owners]
+    # a tensor of inference mode counts no versions, and nobody may write into it
+    counted = [buffer for _, _, buffer in owners if not buffer.is_inference()]
+    copies = [(buffer, buffer._version, buffer.detach().clone()) for buffer in counted]
     try:
         for part, _ in modes:
             part.training = False
@@ -38,18 +40,35 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def plain_torch() -> Iterator[None]:
+    """Run the body with torch's defaults for new tensors, and with all of its algorithms, whatever the caller asks for.
+
+    Units:  float32 and the CPU by default; scores name their device where it is another, and are deterministic as
+            they are, so that an algorithm torch refuses under its strict flag is no error here
+    """
+    dtype, strict = torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.set_default_dtype(torch.float32)
+    torch.use_deterministic_algorithms(False)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(strict, warn_only=warn_only)
+        torch.set_default_dtype(dtype)
+
+
+@contextmanager
 def generators_kept() -> Iterator[None]:
-    """Put every global generator, and the default dtype, back as they were before the body.
+    """Put every global generator back as it was before the body.
 
     Units:  torch on the CPU and on CUDA, NumPy and Python; CUDA is not started where it was not
     """
     ours, numpys, pythons = torch.get_rng_state(), np.random.get_state(), random.getstate()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    dtype = torch.get_default_dtype()
     try:
         yield
     finally:
-        torch.set_default_dtype(dtype)
         torch.set_rng_state(ours)
         np.random.set_state(numpys)
         random.setstate(pythons)

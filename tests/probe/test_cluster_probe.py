@@ -62,6 +62,15 @@ def test_a_model_that_raises_is_put_back_too():
     assert fingerprint(model, []) == before and torch.is_grad_enabled()
 
 
+def test_a_buffer_of_inference_mode_is_no_obstacle():
+    model = Net()
+    with torch.inference_mode():
+        model.register_buffer("table", torch.ones(3))
+    with undisturbed.undisturbed(model):
+        assert not model.training
+    assert model.training and model.table.is_inference()
+
+
 def test_a_replaced_buffer_is_put_back():
     model = Net()
     before = model.calls
@@ -279,15 +288,36 @@ def test_too_large_a_perplexity_is_lowered_once_and_aloud(tmp_path):
     assert probe.folder.config()["resolved"]["perplexity"] == pytest.approx(47 / 3)
 
 
-def test_scores_do_not_change_with_the_callers_default_dtype(tmp_path):
-    model = Net()
-    model.noise = 0.0
-    expected = attach(model, tmp_path / "one").step(0)
-    torch.set_default_dtype(torch.bfloat16)
+@pytest.mark.parametrize("default", ["dtype", "device", "deterministic algorithms"])
+def test_scores_do_not_change_with_the_callers_defaults(tmp_path, monkeypatch, default):
+    model = torch.nn.Sequential(torch.nn.Embedding(14, 8), torch.nn.Linear(8, 8))
+    options = {"layers": "*", "position": 1}
+    expected = attach(model, tmp_path / "one", **options).step(0)
+    if default == "dtype":
+        torch.set_default_dtype(torch.bfloat16)
+    elif default == "device":
+        # tensors of this device hold nothing, so none may be made on it
+        torch.set_default_device("meta")
+    else:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        seen = []
+        monkeypatch.setattr(
+            attached_scores, "score_space",
+            lambda *args, score=attached_scores.score_space, **options: (
+                seen.append(torch.are_deterministic_algorithms_enabled()), score(*args, **options),
+            )[1],
+        )  # fmt: skip
     try:
-        rows = attach(model, tmp_path / "other").step(0)
-        assert torch.get_default_dtype() == torch.bfloat16
+        rows = attach(model, tmp_path / "other", **options).step(0)
+        if default == "dtype":
+            assert torch.get_default_dtype() == torch.bfloat16
+        elif default == "device":
+            assert torch.get_default_device().type == "meta"
+        else:
+            assert torch.is_deterministic_algorithms_warn_only_enabled() and seen == [False, False]
     finally:
         torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+        torch.use_deterministic_algorithms(False)
     assert [row["ari"] for row in rows] == [row["ari"] for row in expected]
     assert [row.get("kl") for row in rows] == [row.get("kl") for row in expected]
