@@ -169,7 +169,12 @@ class ClusterProbe:
         }
 
     def _fitting(self, n_shown: int) -> ScoresConfig:
-        """Lower the perplexity to what the map's points allow, once and aloud."""
+        """Lower the perplexity to what the map's points allow, once and aloud; refuse a map of too few."""
+        if n_shown <= self._config.n_neighbors:
+            raise UsageError(
+                f"map_points: expected more instances on the map than scores.n_neighbors={self._config.n_neighbors}, "
+                f"got {n_shown}"
+            )
         perplexity = TsneParams(perplexity=self._config.perplexity).effective_perplexity(n_shown)
         if perplexity < self._config.perplexity:
             warnings.warn(

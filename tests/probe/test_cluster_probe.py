@@ -149,6 +149,14 @@ def test_the_commands_read_the_run_folder(tmp_path):
     assert resumed.exit_code == 2 and "attached to another loop" in resumed.output
 
 
+def test_labels_that_are_all_one_or_all_different_are_scored(tmp_path):
+    odd = {"task": labels["task"], "distribution": torch.arange(48), "input": torch.zeros(48), "output": ["a"] * 48}
+    rows = attach(Net(), tmp_path / "run", labels=odd, map_points=6).step(0)
+    assert {row["labels"] for row in rows} == {"task", "distribution", "input", "output", "task_input"}
+    assert all(row["n_clusters"] == {"input": 1, "distribution": 48}.get(row["labels"], row["n_clusters"])
+               for row in rows if (row["space"], row["group"]) == ("hidden", "all"))  # fmt: skip
+
+
 def test_an_error_leaves_a_run_that_was_stopped(tmp_path):
     with pytest.raises(KeyError), attach(Net(), tmp_path / "run") as probe:
         probe.step(0)
@@ -262,6 +270,7 @@ def test_a_layer_that_falls_silent_skips_the_probe(tmp_path):
         ({"labels": torch.arange(48)}, UsageError, "5 other instances of each task in val, .* got 0"),
         ({"labels": {**labels, "ouput": labels["task"]}}, UsageError, "got 'ouput'; did you mean 'output'"),
         ({"labels": {"input": labels["input"]}}, UsageError, "expected task among them, got input"),
+        ({"map_points": 5}, UsageError, "more instances on the map than scores.n_neighbors=5, got 5"),
         ({"every": 0}, UsageError, "every: expected 1 or more"),
         ({"position": 2}, ShapeError, "expected tokens 0 to 1 of layer 'blocks.0', got 2"),
         ({"position": "mask"}, UsageError, "the name of an input tensor, got 'mask'"),
