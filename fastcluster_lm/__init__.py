@@ -24,15 +24,21 @@ if "torch" not in sys.modules:
 __version__ = "0.1.0"
 
 _SCORES = ("nearest_neighbors", "kmeans", "tsne", "score_clusters")
-__all__ = ["FclmError", "__version__", *_SCORES]
+# where the other public names are found
+_HOMES = {
+    "ClusterProbe": "fastcluster_lm.probe",
+    "FclmError": "fastcluster_lm.errors",
+    "FclmLightningCallback": "fastcluster_lm.probe.adapters.lightning",
+    "FclmTrainerCallback": "fastcluster_lm.probe.adapters.hugging_face",
+    **dict.fromkeys(_SCORES, "fastcluster_lm.scores"),
+}
+__all__ = ["ClusterProbe", "FclmError", "FclmLightningCallback", "FclmTrainerCallback", "__version__", *_SCORES]
 
 
 def __getattr__(name: str) -> Any:
     # public functions load torch, so they are fetched at their first use
-    if name in _SCORES:
-        return getattr(importlib.import_module("fastcluster_lm.scores"), name)
-    if name == "FclmError":
-        return importlib.import_module("fastcluster_lm.errors").FclmError
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'fastcluster_lm' has no attribute {name!r}")
 
 

@@ -14,6 +14,7 @@ from fastcluster_lm import __version__
 from fastcluster_lm.cli.base import CommandGroup, listing, verbose
 from fastcluster_lm.cli.bench import bench
 from fastcluster_lm.cli.doctor import doctor
+from fastcluster_lm.cli.export import export
 from fastcluster_lm.errors import ConfigError
 
 
@@ -153,6 +154,7 @@ def scores(run: Path, form: str, **filters: Any) -> None:
 
 main.add_command(bench)
 main.add_command(doctor)
+main.add_command(export)
 
 
 @main.command()

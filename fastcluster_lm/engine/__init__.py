@@ -1,8 +1,6 @@
 """Wire the rooms for one run: build it, train it, probe it, write it down; it prints nothing and parses nothing."""
 
 import gc
-import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -15,9 +13,9 @@ from fastcluster_lm.config import RunConfig, config_from_dict, config_to_dict, d
 from fastcluster_lm.device import describe_environment
 from fastcluster_lm.engine.loop import Hooks, Loop, Row, train
 from fastcluster_lm.engine.rooms import Rooms
-from fastcluster_lm.errors import ConfigError, RunFolderError
+from fastcluster_lm.errors import ConfigError
 from fastcluster_lm.probe import RunProbe, serve
-from fastcluster_lm.store import RunFolder
+from fastcluster_lm.store import RunFolder, default_run_path
 from fastcluster_lm.tasks import taskset_from_dict, taskset_of
 
 __all__ = [
@@ -101,7 +99,15 @@ def resume_run(
 
 
 def stored_config(stored: Mapping[str, Any], origin: str) -> RunConfig:
-    """Read the config back from the contents of a run.toml."""
+    """Read the config back from the contents of a run.toml.
+
+    Errors: ConfigError for a run that was not trained here, since its run.toml says nothing of its training
+    """
+    if "attached" in stored:
+        raise ConfigError(
+            f"{origin}: expected a run that `fclm train` made, got one of a probe attached to another loop; "
+            "that loop is what can repeat it or go on with it"
+        )
     values = {key: value for key, value in stored.items() if key not in ("resolved", "taskset")}
     return config_from_dict(values, origin=origin)
 
@@ -122,13 +128,3 @@ def serve_probes(descriptor: int) -> None:
 
     with Connection(descriptor) as connection:
         serve(connection, build)
-
-
-def default_run_path(preset: str, now: time.struct_time | None = None) -> Path:
-    """Name a dated folder under `runs/` that does not exist yet."""
-    stem = f"{preset}-{time.strftime('%Y%m%d-%H%M%S', now or time.localtime())}"
-    for suffix in ("", *(f"-{i}" for i in range(2, 100))):
-        path = Path("runs") / f"{stem}{suffix}"
-        if not os.path.lexists(path):
-            return path
-    raise RunFolderError(f"runs/{stem}: expected a name that is free, found a hundred of them taken")

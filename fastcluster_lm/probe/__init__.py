@@ -1,6 +1,7 @@
 """When hidden states are scored, which ones, and what is kept between probes; it computes no score itself."""
 
 from fastcluster_lm.probe.cadence import Cadence
+from fastcluster_lm.probe.cluster_probe import ClusterProbe, ProbeSkippedWarning
 from fastcluster_lm.probe.pending import ProbeResult
 from fastcluster_lm.probe.probe_set import ProbeSet, choose_probe_set
 from fastcluster_lm.probe.run_probe import RunProbe
@@ -9,11 +10,13 @@ from fastcluster_lm.probe.stream_runner import StreamRunner
 
 __all__ = [
     "Cadence",
+    "ClusterProbe",
     "FinishedProbe",
     "InlineRunner",
     "ProbeResult",
     "ProbeRunner",
     "ProbeSet",
+    "ProbeSkippedWarning",
     "RunProbe",
     "SavedState",
     "StreamRunner",

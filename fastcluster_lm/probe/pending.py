@@ -1,6 +1,7 @@
 """A probe on its way: what it scores, what its device was given to do, and the rows and map once that has come."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,11 +12,14 @@ from torch import Tensor
 from fastcluster_lm.kernels.deferred import Checks
 from fastcluster_lm.kernels.transfer import Fetch
 from fastcluster_lm.probe.samples import Sample
-from fastcluster_lm.scores.clusters import PendingSpace
+from fastcluster_lm.probe.warm_map import WarmMap
+from fastcluster_lm.scores.clusters import PendingSpace, Split
 from fastcluster_lm.scores.geometry import class_distance_normalized_variance
 
 # the columns of group "all" that a map's neighbours and its descent give, by space
 MAP_COLUMNS = {"hidden": ("intrinsic_dimension", "neighbor_overlap"), "map": ("kl", "trustworthiness")}
+# labels that are stored beside a map's points, where there are such
+MAP_LABELS = ("task", "distribution", "input", "output")
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,8 @@ class Taken:
 class ProbeResult:
     """What one probe gave.
 
-    Shapes: maps: points (layers, n_train + n_val, 2) float32, and (n_train + n_val,) int64 labels beside them; empty
-            for a step probe
+    Shapes: maps: points (layers, n_train + n_val, 2) float32, and (n_train + n_val,) int64 labels and the instances'
+            numbers beside them; empty for a step probe
     Units:  seconds of wall clock for the whole probe, the states' forward passes included
     """
 
@@ -128,12 +132,36 @@ class PendingProbe:
         """Give the map to be stored, with what is known of its points."""
         if self.points is None or not self.taken.full:
             return {}
-        kept = {
-            kind: np.concatenate([sample.labels[kind] for sample in self.shown])
-            for kind in ("task", "distribution", "input", "output")
-        }
-        is_val = np.repeat([0, 1], [len(sample.ids) for sample in self.shown])
-        return {"points": self._fetch.wait()[-1].numpy(), "is_val": is_val, **kept}
+        kinds = [kind for kind in MAP_LABELS if kind in self.shown[0].labels]
+        kept = {kind: np.concatenate([sample.labels[kind] for sample in self.shown]) for kind in kinds}
+        sizes = [len(sample.ids) for sample in self.shown]
+        is_val = np.repeat([int(sample.name == "val") for sample in self.shown], sizes)
+        ids = torch.cat([sample.ids for sample in self.shown]).numpy()
+        return {"points": self._fetch.wait()[-1].numpy(), "is_val": is_val, "ids": ids, **kept}
+
+
+def launch_full(
+    taken: Taken,
+    warm_map: WarmMap,
+    start: Callable[[str, dict[str, Split]], PendingSpace],
+    *,
+    key_frame: bool,
+    checks: Checks,
+) -> PendingProbe:
+    """Give the device a full probe: hidden states, their map, and what both say of geometry.
+
+    start begins the scores of a space from its splits, the first of which is the bank
+    """
+    samples = taken.samples
+    spaces = [start("hidden", {name: sample.split() for name, sample in samples.items()})]
+    shown = [sample.shown() for sample in samples.values()]
+    joint, ids = torch.cat([part.states for part in shown], 1), torch.cat([part.ids for part in shown])
+    points, columns, warm = warm_map.draw(joint, ids, key_frame=key_frame)
+    parts = points.split([len(part.ids) for part in shown], dim=1)
+    on_map = {part.name: part.placed(place) for part, place in zip(shown, parts, strict=True)}
+    spaces.append(start("map", {name: sample.split() for name, sample in on_map.items()}))
+    spread = class_spreads({"hidden": samples, "map": on_map})
+    return PendingProbe(taken, spaces, columns, spread, points, shown, warm=warm, checks=checks)
 
 
 def class_spreads(spaces: dict[str, dict[str, Sample]]) -> dict[tuple[str, str, str], Tensor]:

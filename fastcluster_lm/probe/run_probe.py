@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from fastcluster_lm.errors import ConfigError
 from fastcluster_lm.kernels.deferred import Checks, deferred
 from fastcluster_lm.model import Evaluator
 from fastcluster_lm.probe.cadence import Cadence
-from fastcluster_lm.probe.pending import PendingProbe, ProbeResult, Taken, class_spreads
+from fastcluster_lm.probe.pending import PendingProbe, ProbeResult, Taken, launch_full
 from fastcluster_lm.probe.probe_set import ProbeSet
 from fastcluster_lm.probe.samples import FreshSource, RingSource, Sample
 from fastcluster_lm.probe.warm_map import WarmMap
@@ -132,7 +131,8 @@ class RunProbe:
         """
         with deferred(self._device) as checks:
             if taken.full:
-                return self._launch_full(taken, checks)
+                key_frame = self.cadence.is_key_frame(taken.step)
+                return launch_full(taken, self._map, self._start_space, key_frame=key_frame, checks=checks)
             return self._launch_step(taken, checks)
 
     def finish(self, pending: PendingProbe) -> ProbeResult:
@@ -178,18 +178,6 @@ class RunProbe:
             return (fresh.take_shown if shown else fresh.take)(self.evaluator), "fresh", 0.0
         sample = self._ring.take()
         return sample.shown() if shown else sample, "batch", self._ring.ring.mean_age(step)
-
-    def _launch_full(self, taken: Taken, checks: Checks) -> PendingProbe:
-        samples = taken.samples
-        spaces = [self._start_space("hidden", {name: sample.split() for name, sample in samples.items()})]
-        shown = [sample.shown() for sample in samples.values()]
-        joint, ids = torch.cat([part.states for part in shown], 1), torch.cat([part.ids for part in shown])
-        points, columns, warm = self._map.draw(joint, ids, key_frame=self.cadence.is_key_frame(taken.step))
-        parts = points.split([len(part.ids) for part in shown], dim=1)
-        on_map = {part.name: part.placed(place) for part, place in zip(shown, parts, strict=True)}
-        spaces.append(self._start_space("map", {name: sample.split() for name, sample in on_map.items()}))
-        spread = class_spreads({"hidden": samples, "map": on_map})
-        return PendingProbe(taken, spaces, columns, spread, points, shown, warm=warm, checks=checks)
 
     def _launch_step(self, taken: Taken, checks: Checks) -> PendingProbe:
         """Score task labels on the map's training points: warm centroids, few steps of the map, no nulls."""

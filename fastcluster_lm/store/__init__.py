@@ -4,6 +4,7 @@ from fastcluster_lm.store.folder import RunFolder, list_runs
 from fastcluster_lm.store.lines import TornLineWarning
 from fastcluster_lm.store.row_queue import RowQueue
 from fastcluster_lm.store.rows import SCORE_COLUMNS, STEP_COLUMNS, score_row, step_row
+from fastcluster_lm.store.run_path import default_run_path
 
 __all__ = [
     "SCORE_COLUMNS",
@@ -11,6 +12,7 @@ __all__ = [
     "RowQueue",
     "RunFolder",
     "TornLineWarning",
+    "default_run_path",
     "list_runs",
     "score_row",
     "step_row",

@@ -19,7 +19,7 @@ SCORE_COLUMNS: tuple[str, ...] = (
 )  # fmt: skip
 STEP_COLUMNS: tuple[str, ...] = (
     "step", "loss", "lr", "grad_norm", "val_accuracy", "step_ms", "probe_ms", "probe_wait_ms",
-    "tokens_per_s",
+    "tokens_per_s", "skipped",
 )  # fmt: skip
 
 
@@ -39,7 +39,8 @@ def step_row(values: Mapping[str, object]) -> Row:
     """Make one whole row of steps.jsonl; absent columns are None.
 
     Units:  milliseconds: step_ms without the probe, probe_ms that the probe of this step took wherever it ran,
-            probe_wait_ms that training stood still for probes after this step; tokens_per_s in tokens a second
+            probe_wait_ms that training stood still for probes after this step; tokens_per_s in tokens a second;
+            skipped says why the probe that was due gave no scores
     Errors: as for score_row
     """
     return _row(values, STEP_COLUMNS, "step")

@@ -9,8 +9,8 @@ def run_overview(folder: RunFolder) -> dict[str, object]:
     Errors: RunFolderError if one of its files cannot be read
     """
     config, steps, scores = folder.config(), folder.steps(), folder.scores()
-    report, training, model = (config[key] for key in ("report", "training", "model"))
-    layer = model["n_layers"] if report["layer"] < 0 else report["layer"]
+    report = config["report"]
+    layer = config["model"]["n_layers"] if report["layer"] < 0 else report["layer"]
     wanted = {"labels": "task", "split": "val", "space": report["space"], "group": report["group"], "layer": layer}
     headline = [row for row in scores if all(row[key] == value for key, value in wanted.items())]
     accuracies = [row["val_accuracy"] for row in steps if row["val_accuracy"] is not None]
@@ -20,7 +20,8 @@ def run_overview(folder: RunFolder) -> dict[str, object]:
         "seed": config.get("seed"),
         "status": folder.status(),
         "step": steps[-1]["step"] if steps else None,
-        "steps": training["steps"],
+        # a probe attached to another loop does not know where that ends
+        "steps": config.get("training", {}).get("steps"),
         "val_accuracy": accuracies[-1] if accuracies else None,
         "layer": layer,
         "ari": headline[-1]["ari"] if headline else None,

@@ -13,7 +13,7 @@ def test_columns_are_those_of_the_design():
     assert len(SCORE_COLUMNS) == len(set(SCORE_COLUMNS)) == 32
     assert STEP_COLUMNS == (
         "step", "loss", "lr", "grad_norm", "val_accuracy", "step_ms", "probe_ms", "probe_wait_ms",
-        "tokens_per_s",
+        "tokens_per_s", "skipped",
     )  # fmt: skip
 
 

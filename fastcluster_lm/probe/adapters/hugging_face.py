@@ -1,0 +1,57 @@
+"""Let a Hugging Face Trainer call a ClusterProbe, and log its scores beside its own; it scores nothing itself."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from fastcluster_lm.probe.cluster_probe import ClusterProbe
+
+
+class FclmTrainerCallback(TrainerCallback):
+    """Probe the model before the first step, every few steps, and after the last.
+
+    make builds the probe once the model lies where it is trained; its scores go to `report_to` and `log_history`.
+    Errors: those of ClusterProbe's construction, before the first step; none later
+    """
+
+    def __init__(self, trainer: Trainer, make: Callable[[nn.Module], ClusterProbe]) -> None:
+        self._trainer, self._make = trainer, make
+        self.probe: ClusterProbe | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Build the probe, and score the model as it is."""
+        self.probe = self._make(kwargs["model"])
+        self._step(args, state, control)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Probe if it is time; the step is an optimiser step, however many batches it took."""
+        self._step(args, state, control)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Score the trained model, unless that was done, and end the run."""
+        if self.probe is not None:
+            self._log(self.probe.close(state.global_step), args, state, control)
+
+    def _step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> None:
+        if self.probe is None or not self.probe.is_due(state.global_step):
+            return
+        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+        self._log(self.probe.step(state.global_step, loss=losses[-1] if losses else None), args, state, control)
+
+    def _log(
+        self, rows: list[dict[str, Any]], args: TrainingArguments, state: TrainerState, control: TrainerControl
+    ) -> None:
+        if self.probe is None or not rows:
+            return
+        logs = self.probe.headline() | ({} if state.epoch is None else {"epoch": state.epoch})
+        state.log_history.append({**logs, "step": state.global_step})
+        # on_log takes back the Trainer's wish to log this step's loss, and that is still to come
+        wanted = control.should_log
+        self._trainer.callback_handler.on_log(args, state, control, logs)
+        control.should_log = wanted

@@ -1,0 +1,60 @@
+"""Let a Lightning Trainer call a ClusterProbe, and hand its scores to the loggers; it scores nothing itself."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from fastcluster_lm.probe.cluster_probe import ClusterProbe
+
+
+class FclmLightningCallback(Callback):
+    """Probe the model before the first step, every few optimiser steps, and after the last.
+
+    make builds the probe once the model lies where it is trained; layers are named from the LightningModule on.
+    Errors: those of ClusterProbe's construction, before the first step; none later
+    """
+
+    def __init__(self, make: Callable[[nn.Module], ClusterProbe]) -> None:
+        self._make = make
+        self.probe: ClusterProbe | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Build the probe, and score the model as it is."""
+        model = trainer.strategy.model
+        with trainer.precision_plugin.forward_context():
+            self.probe = self._make(pl_module if model is None else model)
+        self._step(trainer, None)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Probe if it is time; a batch that led to no optimiser step is passed over."""
+        self._step(trainer, outputs)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Score the trained model, unless that was done, and end the run."""
+        if self.probe is not None:
+            with trainer.precision_plugin.forward_context():
+                rows = self.probe.close(trainer.global_step)
+            self._log(trainer, rows)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the run folder free, as that of a run that was stopped."""
+        if self.probe is not None:
+            self.probe.abandon()
+
+    def _step(self, trainer: Trainer, outputs: Any) -> None:
+        if self.probe is None or not self.probe.is_due(trainer.global_step):
+            return
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        # the model computes as in training, the scores do not
+        with trainer.precision_plugin.forward_context():
+            rows = self.probe.step(trainer.global_step, loss=loss.item() if isinstance(loss, Tensor) else None)
+        self._log(trainer, rows)
+
+    def _log(self, trainer: Trainer, rows: list[dict[str, Any]]) -> None:
+        if self.probe is not None and rows:
+            for logger in trainer.loggers:
+                logger.log_metrics(self.probe.headline(), step=trainer.global_step)

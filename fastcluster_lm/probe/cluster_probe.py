@@ -1,0 +1,273 @@
+"""Score the layers of any model inside any training loop; it trains nothing, and training does not notice it."""
+
+import math
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from fastcluster_lm.config import ScoresConfig
+from fastcluster_lm.device import describe_environment
+from fastcluster_lm.errors import FclmError, ShapeError, UsageError
+from fastcluster_lm.probe.attached_scores import AttachedScores, LabelledSet, labelled_sets
+from fastcluster_lm.probe.layer_states import Inputs, LayerReader, Position, count_instances
+from fastcluster_lm.probe.undisturbed import generators_kept, plain_torch
+from fastcluster_lm.scores.engines.params import TsneParams
+from fastcluster_lm.store import RunFolder, default_run_path
+
+Row = dict[str, Any]
+
+# instances of the trial at construction; names of one kind of labels that run.toml holds at most
+TRIAL, MOST_NAMES = 2, 1000
+
+
+class ProbeSkippedWarning(UserWarning):
+    """A probe gave no scores; training goes on."""
+
+
+class ClusterProbe:
+    """Score, every few steps, how instances of the caller's gather by task in the layers of a model in training.
+
+    model:    any module; compiled, replicated (DDP) and sharded (FSDP) ones too
+    inputs:   what its forward takes, one row an instance: a tensor, a dict of tensors (keywords), a tuple
+    labels:   (n,) tasks, integers or text; or a dict with `task` and any of `distribution`, `input`, `output`,
+              `instruction`, (n,) each: nulls, groups and neighbours of other distributions need them
+    val:      another (inputs, labels), scored against the first as validation against training. Without it the one set
+              is called `val` in the rows, and its neighbours are its own
+    layers:   names of modules, `*` for one part of a name; scored in the model's order
+    every:    steps between probes
+    position: whose token's state is scored: an index, the name of an input whose last marked token it is
+              ("attention_mask"), a tensor of indices (n,) or marks (n, T), or a function of (output, rows) -> (B, D)
+    out:      the run folder; dated under runs/ by default
+    scores:   how states are scored; map_points: instances a split on the map
+    batch_size: instances of one forward
+    autocast: dtype of the probe's forward; None: as the caller autocasts
+
+    Construction tries two instances and raises what is wrong. Later a probe that fails, for want of memory or for NaN
+    in a layer, is skipped with a warning, and `skipped` in its row of steps.jsonl says why; only where a sharded model
+    has no memory for a forward does the error go on, since its ranks cannot be parted. Where ranks share training,
+    rank 0 scores and writes; every rank calls all methods, since a sharded model runs on all of them.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        labels: Any,
+        *,
+        layers: str | Sequence[str],
+        every: int = 50,
+        val: tuple[Any, Any] | None = None,
+        position: Position = -1,
+        out: str | Path | None = None,
+        scores: ScoresConfig | None = None,
+        map_points: int = 480,
+        batch_size: int = 256,
+        autocast: torch.dtype | None = None,
+        seed: int = 0,
+    ) -> None:
+        for name, value in (("every", every), ("batch_size", batch_size), ("map_points", map_points)):
+            if value < 1:
+                raise UsageError(f"{name}: expected 1 or more, got {value}")
+        if val is not None and isinstance(position, Tensor):
+            raise UsageError("position: expected an index, a name or a function where there is val too, got a tensor")
+        self.every, self._config = every, scores or ScoresConfig()
+        self._inputs = {"val": inputs} if val is None else {"train": inputs, "val": val[0]}
+        given = {"val": labels} if val is None else {"train": labels, "val": val[1]}
+        with plain_torch():
+            sets, names = labelled_sets(given, map_points=map_points, n_neighbors=self._config.n_neighbors, seed=seed)
+        for name, own in self._inputs.items():
+            if count_instances(own) != len(sets[name].ids):
+                raise ShapeError(
+                    f"{name}: got {count_instances(own)} rows of inputs and {len(sets[name].ids)} labels; "
+                    "expected one label a row"
+                )
+        self._scores = self._fitting(sum(len(own.on_map) for own in sets.values()))
+        self._reader = LayerReader(model, layers, position=position, batch_size=batch_size, autocast=autocast)
+        with plain_torch():
+            self._scorer = AttachedScores(sets, self._scores, seed)
+            self._group = self._scorer.group
+        self.is_writer = not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank())
+        self._rows: list[Row] = []
+        self._probes, self._last, self._seconds = 0, -1, 0.0
+        self._open, self._open_now = ExitStack(), True
+        self.folder: RunFolder | None = None
+        width = 0
+        with generators_kept():
+            if self._takes_part:
+                width = max(self._reader.read(own, TRIAL).shape[2] for own in self._inputs.values())
+        if self.is_writer:
+            config = self._described(sets, names, width)
+            config |= {"seed": seed, "probe": {"every": every, "map_points": map_points}}
+            self.folder = RunFolder.create(out or default_run_path("attached"), config, describe_environment())
+            self._open.enter_context(self.folder.lock())
+
+    @property
+    def layers(self) -> list[str]:
+        """The names of the scored layers; their places are the `layer` of a row."""
+        return self._reader.names
+
+    @property
+    def scores(self) -> list[Row]:
+        """The rows of the newest probe."""
+        return self._rows
+
+    def is_due(self, step: int) -> bool:
+        """Say whether `step` would probe at this step: `every` divides it, and it was not probed just now."""
+        return step % self.every == 0 and step != self._last
+
+    def step(self, step: int, *, loss: float | None = None, val_accuracy: float | None = None) -> list[Row]:
+        """Probe the model if it is time: where `every` divides the number of optimiser steps taken.
+
+        Call it between an optimiser step and the next forward. Gives the rows of this probe, none where it was not
+        time or the probe was skipped; loss and val_accuracy are written beside them
+        """
+        return self._probe(step, loss, val_accuracy) if self.is_due(step) else []
+
+    def close(self, step: int | None = None) -> list[Row]:
+        """End the run; with the last step's number that step is probed too, unless it was, and its rows are given."""
+        rows = [] if step is None or step == self._last else self._probe(step, None, None)
+        if self.folder is not None and self._open_now:
+            self.folder.mark_finished(
+                {"steps": max(self._last, 0), "probes": self._probes, "probe_seconds": self._seconds}
+            )
+        self.abandon()
+        return rows
+
+    def abandon(self) -> None:
+        """Give the run folder free as it is, that of a run that was stopped."""
+        self._open_now = False
+        self._open.close()
+
+    def __enter__(self) -> "ClusterProbe":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            self.abandon()
+
+    def headline(self) -> dict[str, float]:
+        """Give the newest task scores of each layer, of the narrowest group, under names for a logger."""
+        wanted = {"split": "val", "space": "hidden", "group": self._group, "labels": "task"}
+        return {
+            f"fclm/{row['group']}/{column}/layer_{row['layer']}": row[column]
+            for row in self._rows
+            if all(row[key] == value for key, value in wanted.items())
+            for column in ("ari", "knn_share")
+            if row[column] is not None
+        }
+
+    def _fitting(self, n_shown: int) -> ScoresConfig:
+        """Lower the perplexity to what the map's points allow, once and aloud; refuse a map of too few."""
+        if n_shown <= self._config.n_neighbors:
+            raise UsageError(
+                f"map_points: expected more instances on the map than scores.n_neighbors={self._config.n_neighbors}, "
+                f"got {n_shown}"
+            )
+        perplexity = TsneParams(perplexity=self._config.perplexity).effective_perplexity(n_shown)
+        if perplexity < self._config.perplexity:
+            warnings.warn(
+                f"scores.perplexity {self._config.perplexity:g} lowered to {perplexity:.3g} for {n_shown} instances",
+                stacklevel=3,
+            )
+        return replace(self._config, perplexity=perplexity)
+
+    @property
+    def _takes_part(self) -> bool:
+        return self.is_writer or self._reader.sharded
+
+    def _probe(self, step: int, loss: float | None, val_accuracy: float | None) -> list[Row]:
+        if not self._takes_part:
+            return []
+        started = time.perf_counter()
+        self._last, self._rows, skipped = step, [], None
+        states: dict[str, Tensor] = {}
+        try:
+            with generators_kept():
+                for name, own in self._inputs.items():
+                    states[name] = self._read(own)
+                if self.folder is None:
+                    return []
+                rows, maps, warm = self._score(states, step)
+            self.folder.write_map(step, maps, {"warm": str(warm).lower()})
+            self.folder.append_scores(rows)
+            self._rows, self._probes = rows, self._probes + 1
+        except (torch.OutOfMemoryError, FclmError) as error:
+            if self._reader.sharded and isinstance(error, torch.OutOfMemoryError) and len(states) < len(self._inputs):
+                # the other ranks wait inside a forward that this one left; to go on would mix up what they exchange
+                raise
+            skipped = f"{type(error).__name__}: {error}".partition("\n")[0]
+            warnings.warn(f"the probe of step {step} was skipped: {skipped}", ProbeSkippedWarning, stacklevel=3)
+        seconds = time.perf_counter() - started
+        self._seconds += seconds
+        row = {"step": step, "probe_ms": seconds * 1e3, "probe_wait_ms": seconds * 1e3, "skipped": skipped}
+        row |= {"loss": _finite(loss), "val_accuracy": _finite(val_accuracy)}
+        try:
+            if self.folder is not None:
+                self.folder.append_steps([row])
+        except FclmError as error:
+            warnings.warn(f"step {step} could not be written: {error}", ProbeSkippedWarning, stacklevel=3)
+        return self._rows
+
+    def _read(self, inputs: Inputs) -> Tensor:
+        """Read the states; where memory is short with half as many instances at a time, and half again."""
+        while True:
+            try:
+                return self._reader.read(inputs)
+            except torch.OutOfMemoryError:
+                # ranks that share a forward cannot begin it again alone
+                if self._reader.batch_size == 1 or self._reader.sharded:
+                    raise
+                self._reader.batch_size //= 2
+
+    def _score(self, states: dict[str, Tensor], step: int) -> tuple[list[Row], dict[str, Any], bool]:
+        """Score the states; where memory is short in blocks half as large, and half again."""
+        every = self._config.key_frame_every
+        key_frame = self._probes == 0 or (every > 0 and self._probes % every == 0)
+        while True:
+            try:
+                with plain_torch():
+                    return self._scorer.score(states, step, key_frame=key_frame)
+            except torch.OutOfMemoryError:
+                if not self._scorer.halve_memory():
+                    raise
+
+    def _described(self, sets: Mapping[str, LabelledSet], names: Mapping[str, list[str]], width: int) -> dict[str, Any]:
+        """Say for run.toml what this run is; what only the caller's loop knows is left out."""
+        last = len(self.layers) - 1
+        return {
+            "name": "attached",
+            "attached": {
+                "model": type(self._reader.model).__name__,
+                "layers": self.layers,
+                "n_parameters": sum(weight.numel() for weight in self._reader.model.parameters()),
+                "instances": {name: len(own.ids) for name, own in sets.items()},
+                "sharded": self._reader.sharded,
+                "names": {kind: own for kind, own in names.items() if len(own) <= MOST_NAMES},
+            },
+            # the scored layers, counted as those of a model trained here: the first stands for the embedding
+            "model": {"n_layers": last, "d_model": width},
+            "scores": asdict(self._config),
+            "report": {"space": "hidden", "group": self._group, "layer": last},
+            "resolved": {
+                "engine": self._scorer.engine,
+                "perplexity": self._scores.perplexity,
+                "threads": torch.get_num_threads(),
+                "device": str(self._reader.device),
+            },
+        }
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None

@@ -1,0 +1,248 @@
+"""Read the states of named layers of any module, one position an instance; it scores nothing and keeps no hook."""
+
+import difflib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from fastcluster_lm.errors import ProbeError, ShapeError, UsageError
+from fastcluster_lm.probe.undisturbed import undisturbed
+
+Inputs = Tensor | Mapping[str, Any] | Sequence[Any]
+# an index, the key of an input that marks tokens, such marks themselves, or a function of (output, rows)
+Position = int | str | Tensor | Callable[[Tensor, Tensor], Tensor]
+
+# what wrappers add to a module's name
+_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+# names that an error lists
+_SHOWN = 12
+
+
+class LayerReader:
+    """The named layers of one model, read afresh each time.
+
+    Units:  states in float32, whatever the model computes in; a layer called more than once gives its last output
+    Errors: UsageError if no module has such a name, naming the nearest and what there is
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: str | Sequence[str],
+        *,
+        position: Position = -1,
+        batch_size: int = 256,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        self.model = unwrapped(model)
+        self.sharded = is_sharded(self.model)
+        self.names = matching_layers(self.model, [layers] if isinstance(layers, str) else layers)
+        self.batch_size = batch_size
+        self._position, self._autocast = position, autocast
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model takes its inputs: the device of its first tensor."""
+        for tensor in (*self.model.parameters(), *self.model.buffers()):
+            return tensor.device
+        return torch.device("cpu")
+
+    def read(self, inputs: Inputs, n: int | None = None) -> Float[Tensor, "layers n d"]:
+        """Run the model over the first n instances, all by default, and give every layer's states.
+
+        Shapes: layers of unlike widths are filled up with zeros, which changes no distance
+        Errors: ProbeError if a layer gave nothing; ShapeError for outputs without a state at the position
+        """
+        modules = _named_layers(self.model)
+        if gone := [name for name in self.names if name not in modules]:
+            raise ProbeError(f"the model has no layer {gone[0]!r} any more; it was replaced after the probe was made")
+        n = count_instances(inputs) if n is None else n
+        kept: list[list[Tensor]] = [[] for _ in self.names]
+        latest: dict[int, Tensor] = {}
+        rows = torch.arange(0, device="cpu")
+
+        def keep(index: int) -> Callable[..., None]:
+            def hook(_module: nn.Module, _arguments: Any, output: Any) -> None:
+                latest[index] = self._select(self.names[index], output, inputs, rows)
+
+            return hook
+
+        handles = []
+        try:
+            for index, name in enumerate(self.names):
+                handles.append(modules[name].register_forward_hook(keep(index)))
+            device = self.device
+            with undisturbed(self.model), self._precision(device):
+                for rows in torch.arange(n, device="cpu").split(self.batch_size):
+                    latest.clear()
+                    _call(self.model, _rows_of(inputs, rows, device))
+                    if silent := [name for index, name in enumerate(self.names) if index not in latest]:
+                        raise ProbeError(
+                            f"layer {silent[0]!r} gave nothing in a forward of the probe's inputs; "
+                            "expected it to be called: choose other layers"
+                        )
+                    for index, states in latest.items():
+                        kept[index].append(states)
+        finally:
+            for handle in handles:
+                handle.remove()
+            for part in self.model.modules():
+                if isinstance(part, FSDPModule):
+                    # whole weights that stay would go stale with the next optimiser step
+                    part.reshard()
+        return _stacked([torch.cat(chunks) for chunks in kept])
+
+    def _precision(self, device: torch.device) -> torch.autocast:
+        """Autocast as the caller does, or as asked for, past the cache: weights cast there may be a step old."""
+        enabled = self._autocast is not None or torch.is_autocast_enabled(device.type)
+        dtype = self._autocast or torch.get_autocast_dtype(device.type)
+        return torch.autocast(device.type, dtype=dtype if enabled else None, enabled=enabled, cache_enabled=False)
+
+    def _select(self, name: str, output: Any, inputs: Inputs, rows: Int[Tensor, " B"]) -> Float[Tensor, "B d"]:
+        """Take the state at the position, as a float32 copy, since the model may go on to write into its own."""
+        states = _first_tensor(output)
+        if states is None:
+            raise ShapeError(f"layer {name!r} gives a {type(output).__name__} without a tensor; choose another layer")
+        if isinstance(states, DTensor):
+            states = states.full_tensor()
+        position = self._position
+        if callable(position):
+            states = position(states, rows)
+        elif states.ndim == 3 and states.shape[0] == len(rows):
+            states = states[
+                torch.arange(len(rows), device="cpu"), _tokens_at(position, inputs, rows, states.shape[1], name)
+            ]
+        if states.ndim != 2 or states.shape[0] != len(rows):
+            raise ShapeError(
+                f"layer {name!r} gives shape {tuple(states.shape)} for {len(rows)} instances; expected (B, D) or "
+                "(B, T, D), instances first; give position=function of (output, rows) that makes (B, D) of it"
+            )
+        return states.detach().to(torch.float32, copy=True)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Take off what compiles or replicates a model; what shards it stays, since only that can gather its weights."""
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod  # type: ignore[assignment]
+        elif isinstance(model, DistributedDataParallel | DataParallel):
+            model = model.module
+        else:
+            return model
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Say whether every rank must take part in a forward."""
+    parts = (isinstance(part, FSDPModule | FullyShardedDataParallel) for part in model.modules())
+    return any(parts) or any(isinstance(weight, DTensor) for weight in model.parameters())
+
+
+def matching_layers(model: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """List the modules that match any pattern, in the module's own order; `*` stands for one part between dots.
+
+    Errors: UsageError if a pattern matches none, naming the nearest and what there is
+    """
+    names = [name for name in _named_layers(model) if name]
+    for pattern in patterns:
+        if not any(_matches(name, pattern) for name in names):
+            known = list(dict.fromkeys(re.sub(r"(?<![^.])\d+(?![^.])", "*", name) for name in names))
+            near = difflib.get_close_matches(pattern, [*known, *names], n=1, cutoff=0.5)
+            shown = ", ".join(known[:_SHOWN]) + (f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else "")
+            raise UsageError(
+                f"layers: expected names of the model's modules, but none matches {pattern!r}"
+                f"{f'; did you mean {near[0]!r}?' if near else ''}; there are: {shown or 'none'}"
+            )
+    return [name for name in names if any(_matches(name, pattern) for pattern in patterns)]
+
+
+def count_instances(inputs: Inputs) -> int:
+    """Count the instances of a model's inputs.
+
+    Errors: ShapeError if its tensors differ in their first axis, or there is none
+    """
+    if isinstance(inputs, Tensor):
+        return len(inputs)
+    entries = inputs.items() if isinstance(inputs, Mapping) else enumerate(inputs)
+    sizes = {str(key): value.shape[0] for key, value in entries if isinstance(value, Tensor) and value.ndim}
+    if len(set(sizes.values())) != 1:
+        raise ShapeError(f"inputs: expected tensors with one row an instance, got rows {sizes or 'of no tensor'}")
+    return next(iter(sizes.values()))
+
+
+def _matches(name: str, pattern: str) -> bool:
+    parts, wanted = name.split("."), pattern.split(".")
+    return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
+
+
+def _named_layers(model: nn.Module) -> dict[str, nn.Module]:
+    found: dict[str, nn.Module] = {}
+    for name, part in model.named_modules():
+        # the innermost of the modules with one name is the layer itself
+        found[".".join(segment for segment in name.split(".") if segment not in _WRAPPERS)] = part
+    return found
+
+
+def _rows_of(inputs: Inputs, rows: Int[Tensor, " B"], device: torch.device) -> Any:
+    def pick(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return (value[rows.to(value.device)] if value.ndim else value).to(device)
+
+    if isinstance(inputs, Tensor):
+        return pick(inputs)
+    if isinstance(inputs, Mapping):
+        return {key: pick(value) for key, value in inputs.items()}
+    return tuple(pick(value) for value in inputs)
+
+
+def _call(model: nn.Module, chunk: Any) -> None:
+    if isinstance(chunk, dict):
+        model(**chunk)
+    elif isinstance(chunk, tuple):
+        model(*chunk)
+    else:
+        model(chunk)
+
+
+def _first_tensor(output: Any) -> Tensor | None:
+    if isinstance(output, Tensor):
+        return output
+    entries = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
+    return next((found for entry in entries if (found := _first_tensor(entry)) is not None), None)
+
+
+def _tokens_at(position: Any, inputs: Inputs, rows: Int[Tensor, " B"], n_tokens: int, name: str) -> Int[Tensor, " B"]:
+    """Give each row's token: the index itself, or the last that is marked."""
+    if isinstance(position, str):
+        if not isinstance(inputs, Mapping) or not isinstance(inputs.get(position), Tensor):
+            raise UsageError(f"position: expected the name of an input tensor, got {position!r}")
+        position = inputs[position]
+    if isinstance(position, int):
+        at = torch.full((len(rows),), position, device="cpu")
+    else:
+        marks = position.cpu()[rows]
+        if marks.ndim == 2:
+            if marks.shape[1] != n_tokens or not bool((marks != 0).any(1).all()):
+                raise ShapeError(
+                    f"position: expected marks (n, {n_tokens}) with one or more in each row, as layer {name!r} has "
+                    f"{n_tokens} tokens; got shape {tuple(position.shape)}"
+                )
+            marks = n_tokens - 1 - (marks != 0).flip(1).int().argmax(1)
+        at = marks.long()
+    if bool(((at < -n_tokens) | (at >= n_tokens)).any()):
+        raise ShapeError(f"position: expected tokens 0 to {n_tokens - 1} of layer {name!r}, got {int(at.max())}")
+    return at % n_tokens
+
+
+def _stacked(layers: Sequence[Float[Tensor, "n _"]]) -> Float[Tensor, "layers n d"]:
+    width = max(states.shape[1] for states in layers)
+    device = layers[0].device
+    return torch.stack([nn.functional.pad(states, (0, width - states.shape[1])).to(device) for states in layers])

@@ -1,0 +1,176 @@
+"""The callbacks: trainers end with the same weights, losses and logs as without them, and log the scores too."""
+
+import hashlib
+import runpy
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastcluster_lm import ClusterProbe
+from fastcluster_lm.probe import ProbeSkippedWarning
+from fastcluster_lm.store import RunFolder
+from tests.probe.attached import QUICK, Net, instances, seed_all
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+tokens, labels = instances()
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_hugging_face_example_runs(tmp_path):
+    pytest.importorskip("accelerate")
+    trainer = runpy.run_path(str(EXAMPLES / "attach_hugging_face.py"))["trainer"]
+    check_example(tmp_path / "run", ["transformer.wte", "transformer.h.0", "transformer.h.1"])
+    # and its scores are where the Trainer keeps its own
+    logged = [entry for entry in trainer.state.log_history if "fclm/all/knn_share/layer_2" in entry]
+    assert [entry["step"] for entry in logged] == [0, 20, 40]
+    assert logged[1]["fclm/all/knn_share/layer_2"] > logged[0]["fclm/all/knn_share/layer_2"]
+
+
+def test_the_lightning_example_runs(tmp_path):
+    pytest.importorskip("lightning")
+    trainer = runpy.run_path(str(EXAMPLES / "attach_lightning.py"))["trainer"]
+    check_example(tmp_path / "run", ["blocks.0", "blocks.1"])
+    lines = Path(trainer.logger.log_dir, "metrics.csv").read_text().splitlines()
+    assert "fclm/all/ari/layer_1" in lines[0] and len(lines) >= 3
+
+
+def check_example(path, layers):
+    folder = RunFolder.open(path)
+    assert folder.status() == "finished"
+    assert folder.config()["attached"]["layers"] == layers
+    assert [row["step"] for row in folder.steps()] == [0, 20, 40]
+    assert all(row["skipped"] is None for row in folder.steps())
+    assert {row["step"] for row in folder.scores()} == {0, 20, 40}
+
+
+def train_hugging_face(path, every, bf16=False, steps=6):
+    from transformers import Trainer, TrainingArguments
+
+    from fastcluster_lm import FclmTrainerCallback
+
+    class Wrapped(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = Net()
+
+        def forward(self, tokens, labels=None):
+            logits = self.net(tokens)
+            loss = None if labels is None else torch.nn.functional.cross_entropy(logits, labels)
+            return {"loss": loss, "logits": logits}
+
+    seed_all()
+    model = Wrapped()
+    arguments = TrainingArguments(
+        "trained", max_steps=steps, per_device_train_batch_size=16, logging_steps=1, use_cpu=True, report_to="none",
+        disable_tqdm=True, save_strategy="no", gradient_accumulation_steps=2, bf16=bf16,
+    )  # fmt: skip
+    rows = [{"tokens": row, "labels": y} for row, y in zip(tokens, labels["output"], strict=True)]
+    trainer = Trainer(model, arguments, train_dataset=rows)
+    if every:
+        inputs = {"tokens": tokens}
+        trainer.add_callback(
+            FclmTrainerCallback(
+                trainer,
+                lambda model: ClusterProbe(
+                    model, inputs, labels, layers="net.blocks.*", every=every, out=path, scores=QUICK
+                ),
+            )
+        )
+    trainer.train()
+    return model, [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_hugging_face_trainer_is_left_alone(tmp_path, bf16):
+    pytest.importorskip("accelerate")
+    honest, losses = train_hugging_face(tmp_path / "none", 0, bf16)
+    probed, probed_losses = train_hugging_face(tmp_path / "run", 2, bf16)
+    assert [step for step, _ in losses] == [1, 2, 3, 4, 5, 6]
+    # every loss is logged, at the probed steps too
+    assert probed_losses == losses
+    assert weights(probed) == weights(honest)
+    steps = RunFolder.open(tmp_path / "run").steps()
+    assert [row["step"] for row in steps] == [0, 2, 4, 6]
+    # the loss beside a probe is the newest that was logged
+    assert [row["loss"] for row in steps[1:3]] == [losses[0][1], losses[2][1]]
+
+
+def train_lightning(path, every, precision="32-true", poison=None, steps=6):
+    import lightning
+    from torch.utils.data import DataLoader, TensorDataset
+
+    from fastcluster_lm import FclmLightningCallback
+
+    class Wrapped(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = Net()
+            self.losses = []
+
+        def forward(self, tokens):
+            return self.net(tokens)
+
+        def training_step(self, batch):
+            loss = torch.nn.functional.cross_entropy(self(batch[0]).float(), batch[1])
+            self.losses.append(loss.item())
+            return loss
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    seed_all()
+    model = Wrapped()
+    callback = FclmLightningCallback(
+        lambda model: ClusterProbe(
+            model, tokens, labels, layers="net.blocks.*", every=every, out=path, scores=QUICK, position=poison or -1
+        )
+    )
+    trainer = lightning.Trainer(
+        max_steps=steps, accelerator="cpu", precision=precision, callbacks=[callback] if every else [],
+        logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+        accumulate_grad_batches=2,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
+        trainer.fit(model, DataLoader(TensorDataset(tokens, labels["output"]), batch_size=16, shuffle=True))
+    return model, model.losses
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_lightning_trainer_is_left_alone(tmp_path, precision):
+    pytest.importorskip("lightning")
+    honest, losses = train_lightning(tmp_path / "none", 0, precision)
+    probed, probed_losses = train_lightning(tmp_path / "run", 2, precision)
+    assert probed_losses == losses and len(losses) == 9
+    assert weights(probed) == weights(honest)
+    assert [row["step"] for row in RunFolder.open(tmp_path / "run").steps()] == [0, 2, 4, 6]
+
+
+def test_a_probe_that_fails_ends_no_training(tmp_path):
+    pytest.importorskip("lightning")
+    calls = []
+
+    def short_of_memory_later(output, rows):
+        calls.append(len(rows))
+        # the trial and the first probe of two layers pass
+        if len(calls) > 4:
+            raise torch.OutOfMemoryError("no memory")
+        return output[:, -1]
+
+    honest, losses = train_lightning(tmp_path / "none", 0)
+    with pytest.warns(ProbeSkippedWarning, match="no memory"):
+        probed, probed_losses = train_lightning(tmp_path / "run", 2, poison=short_of_memory_later)
+    assert probed_losses == losses and weights(probed) == weights(honest)
+    skipped = [row["skipped"] for row in RunFolder.open(tmp_path / "run").steps()]
+    assert skipped == [None, *["OutOfMemoryError: no memory"] * 3]
+
+
+def weights(model):
+    """Hash weights and buffers; checks of shapes draw from Python's generator here, so none is looked at."""
+    return {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in model.state_dict().items()}

@@ -1,0 +1,45 @@
+"""Several ranks: replicated and sharded models train as without the probe, and rank 0 alone writes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastcluster_lm.store import RunFolder
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+         "-m", "tests.probe.attached_ranks", str(folder)],
+        cwd=ROOT, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("kind", ["replicated", "sharded"])
+def test_every_rank_trains_as_without_the_probe(ranks, kind):
+    for found in ranks[1]:
+        off, on = found[f"{kind}, off"], found[f"{kind}, on"]
+        assert on["losses"] == off["losses"]
+        assert on["weights"] == off["weights"]
+        # the states are those of the whole model on one rank
+        assert on["states_error"] == off["states_error"] == 0
+
+
+@pytest.mark.parametrize("kind", ["replicated", "sharded"])
+def test_rank_0_alone_scores_and_writes(ranks, kind):
+    folder, (first, second) = ranks
+    assert first[f"{kind}, on"]["has_folder"] and not second[f"{kind}, on"]["has_folder"]
+    assert first[f"{kind}, on"]["n_rows"] > 0 and second[f"{kind}, on"]["n_rows"] == 0
+    run = RunFolder.open(folder / kind)
+    assert run.status() == "finished" and [row["step"] for row in run.steps()] == [2, 4]
+    assert run.config()["attached"]["sharded"] is (kind == "sharded")
+    assert all(row["skipped"] is None for row in run.steps())
