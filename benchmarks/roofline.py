@@ -153,7 +153,7 @@ class Probe:
 
     tokens: of an instance; streamed: training states come from training batches, and no forward is needed for them
     fused: as if what torch does of seeding, Lloyd's iterations, inertia, affinities, frames and scores were one or two
-        kernels each; tensor: as if distances and cluster sums were multiplied in TF32
+        kernels each, and all banks were searched at once; tensor: as if distances and cluster sums were multiplied in TF32
     """
 
     layers: int
@@ -189,7 +189,7 @@ class Probe:
         jobs += [(2 * cells, self.n // cells, max(2, self.n_tasks // self.n_outputs), self.d)]
         jobs += [(2, self.m, k, 2) for k in every]
         for sets, n, k, d in jobs:
-            self._kmeans(stages, self.layers * sets, n, k, d, self.n_init, FRESH_ITER)
+            self._kmeans(stages, self.layers * sets, n, k, d, self.n_init, warm=False)
         # both splits vote twice: among other instructions, and among other distributions
         for sets in (1, groups, cells):
             self._neighbors(stages, "neighbours that vote", 4, self.layers * sets, self.n // sets, self.d, 5)
@@ -213,25 +213,25 @@ class Probe:
         if self.step_iter:
             self._map(stages, self.m, 45, self.step_iter)
             self._neighbors(stages, "neighbours that vote", 1, self.layers, self.m, 2, 5)
-            self._kmeans(stages, self.layers, self.m, self.n_tasks, 2, 1, WARM_ITER)
+            self._kmeans(stages, self.layers, self.m, self.n_tasks, 2, 1, warm=True)
         else:
             self._neighbors(stages, "neighbours that vote", 1, self.layers, self.m, self.d, 5)
-        self._kmeans(stages, self.layers, self.m, self.n_tasks, self.d, 1, WARM_ITER)
+        self._kmeans(stages, self.layers, self.m, self.n_tasks, self.d, 1, warm=True)
         stages["votes and tables"] = [torch_pass(20 if self.fused else STEP_SCORES, self.layers * self.m * 400)]
         return stages
 
     def _states(self, n: int) -> list[Work]:
         blocks, chunks = self.layers - 1, -(-n // 512)
-        weights = 12 * self.d**2 * blocks
+        met = (self.tokens * (12 * blocks - 10) + 10) * self.d**2
         # every chunk reads the weights anew
-        products = 2 * weights * n * self.tokens
-        forward = torch_pass(chunks * (8 * blocks + 8), chunks * 6 * weights, products, "bf16")
+        weights = chunks * 6 * 12 * self.d**2 * blocks
+        forward = torch_pass(chunks * (8 * blocks + 8), weights, 2 * met * n, "bf16")
         return [forward, capture_states(n, self.d).times(self.layers)._replace(launches=chunks * self.layers)]
 
-    def _kmeans(self, stages: Stages, problems: int, n: int, k: int, d: int, runs: int, iterations: int) -> None:
+    def _kmeans(self, stages: Stages, problems: int, n: int, k: int, d: int, runs: int, *, warm: bool) -> None:
         chunks = -(-problems // max(1, BLOCK_BYTES // (4 * n * runs * k)))
         points, centroids = problems * n, problems * runs * k * d
-        warm, trials = iterations == WARM_ITER, 2 + int(math.log(k))
+        iterations, trials = WARM_ITER if warm else FRESH_ITER, 2 + int(math.log(k))
         seed, lloyd, once = (2, 1, 10) if self.fused else (SEED, LLOYD, KMEANS + RUN * runs)
         where = "2-D" if d == 2 else "hidden"
         if not warm:
@@ -241,7 +241,7 @@ class Probe:
             each = torch_pass(chunks * seed, moved, candidates * (d + 2) * SLOT)
             stages.setdefault(f"KMeans {where}: seeding", []).append(each.times(k))
         moves = [kmeans_assign(problems, runs, n, k, d), cluster_sums(problems, runs, n, k, d)]
-        moves = [self._exact(work)._replace(launches=work.launches * chunks) for work in moves]
+        moves = [self._multiplied(work)._replace(launches=work.launches * chunks) for work in moves]
         moved = 24 * points * runs + 24 * centroids if self.fused else 90 * points * runs + 72 * centroids
         moves.append(torch_pass(chunks * lloyd, moved))
         stages.setdefault(f"KMeans {where}: iterations", []).extend(work.times(iterations) for work in moves)
@@ -254,10 +254,10 @@ class Probe:
         apart = layers if 4 * layers * n * d > WHOLE_BYTES and not self.fused else 1
         own = "the map" in name
         frame = torch_pass(apart * (4 if self.fused else OWN if own else VOTERS), (28 if own else 64) * layers * n * d)
-        search = self._exact(nearest_neighbors(layers, n, n, d, k))._replace(launches=apart)
+        search = self._multiplied(nearest_neighbors(layers, n, n, d, k))._replace(launches=apart)
         stages.setdefault(name, []).extend([frame.times(calls), search.times(calls)])
 
-    def _exact(self, work: Work) -> Work:
+    def _multiplied(self, work: Work) -> Work:
         return work._replace(precision="tf32") if self.tensor else work
 
     def _map(self, stages: Stages, n: int, k: int, iterations: int) -> None:

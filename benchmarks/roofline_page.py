@@ -77,6 +77,8 @@ does not.
 - *Bytes once* read each operand and write each result once, as if the L2 cache kept all that a tile reads again. *Bytes
 asked* are what the programs ask for, tile by tile; *uncached* floors take all of them from memory.
 - Operations are counted in slots of a fused multiply-add, two each, as peaks are; padding that a tile computes counts.
+- What one operation of torch writes and the next one reads counts as memory traffic, though the little of a small shape
+may stay in the cache.
 - Launches of what torch does are operations dispatched by a probe of `tiny` on pretended CUDA tensors, views left out;
 a compiled forward is taken as 8 kernels a block, a captured training step as 31 a block and 30 more.
 - A full probe scores both splits, n points each, and half of them, m, on the map. At the three shapes cold maps take

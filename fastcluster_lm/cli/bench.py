@@ -55,6 +55,7 @@ def bench(kind: str, shapes: tuple[str, ...], as_json: bool, out: Path | None, *
         if out is None:
             click.echo(page(), nl=False)
         else:
+            out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text(page(), encoding="utf-8")
         return
     from fastcluster_lm.benchmarks.harness import surroundings, write_lines
