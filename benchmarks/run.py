@@ -53,12 +53,16 @@ def run_benchmark(
         from fastcluster_lm.benchmarks.training import bench_train
 
         return bench_train(preset, steps)
+    if kind == "roofline":
+        from fastcluster_lm.benchmarks.roofline_page import bench_roofline
+
+        return bench_roofline()
     raise UsageError(f"bench: unknown kind {kind!r}")
 
 
 def verdict(line: Line) -> str:
     """Say one measurement in a line."""
-    what = " ".join(str(line[key]) for key in ("bench", "kind", "data", "preset") if line.get(key) is not None)
+    what = " ".join(str(line[key]) for key in ("bench", "kind", "data", "preset", "gpu") if line.get(key) is not None)
     sizes = ", ".join(f"{key}={line[key]}" for key in ("layers", "n", "d", "classes", "every") if key in line)
     if "found" not in line:
         figures = ", ".join(f"{key} {value:.4g}" for key, value in line.items() if isinstance(value, float))

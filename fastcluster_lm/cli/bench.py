@@ -10,7 +10,7 @@ import click
 from fastcluster_lm.cli.base import verbose
 from fastcluster_lm.errors import UsageError
 
-KINDS = ("probe", "quality", "forces", "maps", "overhead", "scale", "train")
+KINDS = ("probe", "quality", "forces", "maps", "overhead", "scale", "train", "roofline")
 
 
 @click.command()
@@ -29,19 +29,35 @@ KINDS = ("probe", "quality", "forces", "maps", "overhead", "scale", "train")
     "--threads", type=click.IntRange(min=0), default=0, help="CPU threads for both sides; 0 as torch chooses."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON for each measurement.")
-@click.option("--out", type=click.Path(path_type=Path), help="File that gets the lines of JSON too.")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    help="File that gets the lines of JSON too; roofline's gets its page.",
+)
 @verbose
 def bench(kind: str, shapes: tuple[str, ...], as_json: bool, out: Path | None, **settings: Any) -> None:
     """Measure KIND, ours beside the libraries in one run, with the target beside each figure.
 
     probe: a cold and a warm probe of seven layers; quality: KL, inertia, recall; forces: exact repulsion against a
     plain C++ loop; maps: warm maps against cold ones at equal steps of a run; overhead: what probes cost; scale:
-    growth with points and width; train: a training step against transformers.
+    growth with points and width; train: a training step against transformers. roofline measures nothing: it computes
+    the least time that kernels, probes and training steps need on two GPUs, and prints a page.
 
     \b
     Example:
       fclm bench forces --shape 300,2,1 --repeats 3
     """
+    if kind == "roofline" and not as_json:
+        from fastcluster_lm.benchmarks.roofline_page import page
+
+        # no torch is needed for it
+        if out is None:
+            click.echo(page(), nl=False)
+        else:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(page(), encoding="utf-8")
+        return
     from fastcluster_lm.benchmarks.harness import surroundings, write_lines
     from fastcluster_lm.benchmarks.run import run_benchmark, verdict
 
