@@ -153,7 +153,7 @@ class Probe:
 
     tokens: of an instance; streamed: training states come from training batches, and no forward is needed for them
     fused: as if what torch does of seeding, Lloyd's iterations, inertia, affinities, frames and scores were one or two
-        kernels each, and all banks were searched at once; tensor: as if distances and cluster sums were multiplied in TF32
+        kernels each; tensor: as if distances and cluster sums were multiplied in TF32
     """
 
     layers: int
