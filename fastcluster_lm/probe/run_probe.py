@@ -31,8 +31,8 @@ STEP_PLAN = (("all", "task"),)
 class ProbeResult:
     """What one probe gave.
 
-    Shapes: maps: points (layers, n_train + n_val, 2) float32, and (n_train + n_val,) int64 labels beside them; empty
-            for a step probe
+    Shapes: maps: points (layers, n_train + n_val, 2) float32, and (n_train + n_val,) int64 labels and the instances'
+            numbers beside them; empty for a step probe
     Units:  seconds of wall clock for the whole probe, the states' forward passes included
     """
 
@@ -288,7 +288,8 @@ def _stored_map(points: Tensor, shown: Sequence[Sample]) -> dict[str, np.ndarray
         for kind in ("task", "distribution", "input", "output")
     }
     is_val = np.repeat([0, 1], [len(sample.ids) for sample in shown])
-    return {"points": points.cpu().numpy(), "is_val": is_val, **kept}
+    ids = torch.cat([sample.ids for sample in shown]).cpu().numpy()
+    return {"points": points.cpu().numpy(), "is_val": is_val, "ids": ids, **kept}
 
 
 def _fewest_partners(task: np.ndarray, group: np.ndarray, identity: np.ndarray) -> int:
