@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from fastcluster_lm.errors import DataError
 from fastcluster_lm.store import RunFolder, replace_file
-from fastcluster_lm.views.report.look import PALETTE
 from fastcluster_lm.views.report.frames import bounds_of
 from fastcluster_lm.views.report.history import RunHistory, read_history
+from fastcluster_lm.views.report.look import PALETTE
 from fastcluster_lm.views.report.series import NULLS, SCORES, ScoreBlocks, score_blocks
 from fastcluster_lm.views.summary import accuracy_at
 
@@ -55,7 +56,9 @@ def write_figures(folder: RunFolder, out: Path) -> list[Path]:
 def _short(history: RunHistory, blocks: ScoreBlocks) -> Figure:
     """Draw heat map and null above, and the headline layer's map at some steps below."""
     figure = _figure(9.6, 5.9 if history.map_steps else 2.9)
-    rows = figure.subfigures(2, 1, height_ratios=[1, 1.05]) if history.map_steps else [figure]
+    rows: Sequence[Any] = [figure]
+    if history.map_steps:
+        rows = list(figure.subfigures(2, 1, height_ratios=[1, 1.05]))
     upper = rows[0].subplots(1, 2, sharey=True)
     image: Any = None
     for axes, column, title in zip(
@@ -154,7 +157,12 @@ def _map(axes: Axes, history: RunHistory, step: int, layer: int, steps: Sequence
     for value in np.unique(task):
         own = points[task == value]
         axes.scatter(
-            *own.T, s=9, lw=0, color=PALETTE[value % len(PALETTE)], marker=MARKS[value // len(PALETTE) % len(MARKS)]
+            own[:, 0],
+            own[:, 1],
+            s=9,
+            lw=0,
+            color=PALETTE[value % len(PALETTE)],
+            marker=MARKS[value // len(PALETTE) % len(MARKS)],
         )
     # one scale for all steps, as on the page
     shown = [np.moveaxis(history.folder.read_map(one)[0]["points"], 2, 0) for one in steps]
@@ -182,7 +190,5 @@ def _accuracy(history: RunHistory, step: int) -> str:
     return "unknown" if found is None else f"{found:.2f}"
 
 
-def _layer_colours(n_layers: int) -> list[str]:
-    from matplotlib import colormaps
-
+def _layer_colours(n_layers: int) -> list[tuple[float, float, float, float]]:
     return [colormaps["cividis"](layer / max(n_layers - 1, 1) * 0.85) for layer in range(n_layers)]

@@ -26,7 +26,7 @@ def sparkline(values: Sequence[float | None], width: int = WIDTH) -> str:
 def sparkline_rows(rows: Sequence[Row]) -> list[dict[str, object]]:
     """Make a row for each place in the score table: bars over steps and the last value of two scores, and their nulls.
 
-    Names:  split, space, group, labels, layer, probes; ari_steps, ari, null_ari and so on, the last two of the last step
+    Names:  split, space, group, labels, layer, probes; ari_steps, ari, null_ari and so on, these two at the end
     """
     by_place: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:

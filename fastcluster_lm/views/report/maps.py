@@ -20,7 +20,8 @@ from fastcluster_lm.views.report.history import RunHistory
 from fastcluster_lm.views.report.look import HEAT, parts_style
 from fastcluster_lm.views.report.sources import RunSources
 
-MAP_PX = 236
+# toolbar and title taken off, a square: x and y have one scale
+MAP_PX = (268, 263)
 TABLE_PX = 420
 # beyond this many points on the page WebGL draws; below, a canvas is as quick and needs no graphics card
 WEBGL_POINTS = 10_000
@@ -100,9 +101,8 @@ def build_maps(data: RunSources, kinds: list[str], n_points: int) -> MapsPart:
 
 def _map_figure(data: RunSources, layer: int, source: ColumnDataSource, backend: str) -> figure:
     drawn = figure(
-        # the frame, so that x and y have one scale
-        frame_width=MAP_PX,
-        frame_height=MAP_PX,
+        width=MAP_PX[0],
+        height=MAP_PX[1],
         title=f"Layer {layer}",
         tools="pan,wheel_zoom,box_zoom,reset",
         active_scroll=None,
@@ -129,7 +129,7 @@ def _confusion(history: RunHistory) -> tuple[ColumnDataSource, figure]:
     source = ColumnDataSource({"cluster": [], "task": [], "name": [], "count": [], "share": []})
     drawn = figure(
         width=TABLE_PX,
-        height=MAP_PX + 30,
+        height=MAP_PX[1],
         title="Clusters and tasks",
         tools="",
         toolbar_location=None,
