@@ -58,7 +58,7 @@ def _short(history: RunHistory, blocks: ScoreBlocks) -> Figure:
     figure = _figure(9.6, 5.9 if history.map_steps else 2.9)
     rows: Sequence[Any] = [figure]
     if history.map_steps:
-        rows = list(figure.subfigures(2, 1, height_ratios=[1, 1.05]))
+        rows = figure.subfigures(2, 1, height_ratios=[1, 1.05])  # type: ignore[assignment]
     upper = rows[0].subplots(1, 2, sharey=True)
     image: Any = None
     for axes, column, title in zip(

@@ -103,6 +103,8 @@ def _map_figure(data: RunSources, layer: int, source: ColumnDataSource, backend:
     drawn = figure(
         width=MAP_PX[0],
         height=MAP_PX[1],
+        # the table beside it has axes below, for which no room is left here
+        frame_align=False,
         title=f"Layer {layer}",
         tools="pan,wheel_zoom,box_zoom,reset",
         active_scroll=None,
