@@ -7,13 +7,14 @@ from bokeh.application import Application
 from bokeh.application.handlers import FunctionHandler
 from bokeh.document import Document
 from bokeh.events import DocumentReady
+from bokeh.layouts import column
 from bokeh.server.server import Server
 from tornado.ioloop import PeriodicCallback
 
 from fastcluster_lm.errors import RunFolderError, UsageError
 from fastcluster_lm.store import RunFolder
 from fastcluster_lm.views.report.history import Follower
-from fastcluster_lm.views.report.page import RunPage
+from fastcluster_lm.views.report.page import RunPage, dark_toggle
 from fastcluster_lm.views.report.sources import RunSources, Tabulate
 from fastcluster_lm.views.report.write import page_template
 
@@ -68,7 +69,10 @@ class LivePages:
     def _open(self, document: Document) -> None:
         follower = Follower(self._folder)
         follower.refresh()
-        page = RunPage(RunSources(follower.history, texts=self._texts, tabulate=self._tabulate), packed=False)
+        dark = dark_toggle()
+        page = RunPage(
+            RunSources(follower.history, texts=self._texts, tabulate=self._tabulate), packed=False, dark=dark
+        )
 
         def update() -> None:
             try:
@@ -80,6 +84,6 @@ class LivePages:
 
         document.title = follower.history.name
         document.template = page_template()
-        document.add_root(page.root)
+        document.add_root(column(dark, page.root, sizing_mode="stretch_width"))
         document.js_on_event(DocumentReady, page.drawing)
         document.add_periodic_callback(update, REFRESH_MS)

@@ -21,7 +21,7 @@ from fastcluster_lm.views.report.look import HEAT, parts_style
 from fastcluster_lm.views.report.sources import RunSources
 
 # toolbar and title taken off, a square: x and y have one scale
-MAP_PX = (268, 263)
+MAP_PX = (268, 262)
 TABLE_PX = 420
 # beyond this many points on the page WebGL draws; below, a canvas is as quick and needs no graphics card
 WEBGL_POINTS = 10_000

@@ -2,7 +2,7 @@
 
 from html import escape
 
-from bokeh.layouts import column, row
+from bokeh.layouts import column
 from bokeh.models import ColumnDataSource, CustomJS, Div, Range1d, Toggle, UIElement
 from bokeh.plotting import figure
 
@@ -17,8 +17,8 @@ from fastcluster_lm.views.report.sources import RunSources
 class RunPage:
     """A run's page, as a file's (packed) or as a live one, over the same models and scripts."""
 
-    def __init__(self, data: RunSources, *, packed: bool) -> None:
-        self.data, self._packed = data, packed
+    def __init__(self, data: RunSources, *, packed: bool, dark: Toggle) -> None:
+        self.data, self._packed, self._dark = data, packed, dark
         data.fill(packed=packed)
         history, models = data.history, data.models
         self._heading = Div(text=heading(history), stylesheets=[look.parts_style()], sizing_mode="stretch_width")
@@ -29,7 +29,6 @@ class RunPage:
         self._overview = build_overview(data, self._steps)
         self._maps = build_maps(data, kinds, len(first[0]) if len(first) else 0)
         cost, cost_figures, self._cost_words = build_cost(data, self._steps)
-        self._dark = Toggle(label="Dark", width=80, stylesheets=[look.parts_style()], name="dark")
         maps, overview = self._maps, self._overview
         self.figures: list[figure] = [
             *maps.figures,
@@ -40,7 +39,7 @@ class RunPage:
         ]
         self.drawing = self._tie()
         self.root: UIElement = column(
-            row(self._heading, self._dark, sizing_mode="stretch_width"),
+            self._heading,
             overview.heat_maps(),
             _title("Maps of the states"),
             maps.whole,
@@ -163,6 +162,11 @@ class RunPage:
             models.frames.js_on_change("data", draw_all)
             return draw_all
         return look.script("unpack", packed=models.packed, maps=models.maps, scores=models.scores, draw_all=draw_all)
+
+
+def dark_toggle() -> Toggle:
+    """Build the button that all pages of a document share; at first it is as the reader's system has it."""
+    return Toggle(label="Dark", width=80, align="end", stylesheets=[look.parts_style()], name="dark")
 
 
 def _title(text: str) -> Div:

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from bokeh.document import Document
 from bokeh.embed import file_html
 from bokeh.events import DocumentReady
+from bokeh.layouts import column
 from bokeh.models import TabPanel, Tabs
 from bokeh.resources import INLINE
 
 from fastcluster_lm.views.report.compare import build_comparison
 from fastcluster_lm.views.report.look import parts_style, text_file
-from fastcluster_lm.views.report.page import RunPage
+from fastcluster_lm.views.report.page import RunPage, dark_toggle
 from fastcluster_lm.views.report.sources import RunSources
 
 
@@ -19,11 +20,13 @@ def report_html(runs: Sequence[RunSources]) -> str:
 
     Errors: RunFolderError if a map is damaged
     """
-    pages = [RunPage(run, packed=True) for run in runs]
+    dark = dark_toggle()
+    pages = [RunPage(run, packed=True, dark=dark) for run in runs]
     document = Document()
     # the title is escaped by the frame; names of runs are of the user's making
     document.title = ", ".join(run.history.name for run in runs)
-    document.add_root(pages[0].root if len(pages) == 1 else _tabs(pages))
+    whole = pages[0].root if len(pages) == 1 else _tabs(pages)
+    document.add_root(column(dark, whole, sizing_mode="stretch_width"))
     for page in pages:
         document.js_on_event(DocumentReady, page.drawing)
     return file_html(document, INLINE, template=page_template(), title=document.title)

@@ -1,7 +1,7 @@
 // Draw the maps of the frame that the slider names: places, colours, marks, hover text, titles, legend, cluster table.
 const n_frames = frames.data.step.length
 slider.disabled = play.disabled = n_frames < 2
-if (n_frames > 1 && slider.end !== n_frames - 1) {
+if (n_frames > 1 && (slider.end !== n_frames - 1 || !slider.tags.length)) {
   // who looks at the newest map goes on doing so
   const at_end = slider.value === slider.end || !slider.tags.length
   slider.tags = ["placed"]
