@@ -66,6 +66,10 @@ class LivePages:
         finally:
             self._server.stop()
 
+    def stop(self) -> None:
+        """End `serve`, from whatever thread."""
+        self._server.io_loop.add_callback(self._server.io_loop.stop)
+
     def _open(self, document: Document) -> None:
         follower = Follower(self._folder)
         follower.refresh()
@@ -82,6 +86,9 @@ class LivePages:
                 # the folder may be moved or its run dropped while somebody looks
                 page.say(str(error))
 
+        # what the scripts draw is theirs: nothing of it is sent back
+        for model in [*page.root.references(), *page.drawing.references(), dark]:
+            model.syncable = False
         document.title = follower.history.name
         document.template = page_template()
         document.add_root(column(dark, page.root, sizing_mode="stretch_width"))

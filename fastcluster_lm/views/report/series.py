@@ -60,7 +60,7 @@ def score_blocks(rows: Sequence[Row], n_layers: int) -> ScoreBlocks:
         if 0 <= row["layer"] < n_layers:
             cell = values[probe_of[row["step"]], place_of["|".join(str(row[name]) for name in PLACES)], :, row["layer"]]
             cell[:] = [np.nan if (value := number(row, name)) is None else value for name in COLUMNS]
-    block = values.reshape(len(steps), -1, n_layers)
+    block = values.reshape(len(steps), len(places) * len(COLUMNS), n_layers)
     series = [f"{place}|{column}" for place in places for column in COLUMNS]
     return ScoreBlocks(steps, series, block, _settled(steps, series, block))
 

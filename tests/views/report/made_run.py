@@ -79,9 +79,16 @@ def make_run(path: Path, *, n_layers: int = 3, n_points: int = 48, n_tasks: int 
     config["model"]["n_layers"] = n_layers - 1
     config["training"]["steps"] = 1000
     config["resolved"] = {"engine": "fused", "device": "cpu", "probe_worker": True}
+    config["data"] = {"n_train_instructions": 6, "n_val_instructions": 3}
+    # four letters of its own for each task, behind them a tag
+    letters = ["".join(chr(0x4E00 + 4 * i + j) for j in range(4)) for i in range(n_tasks)]
     tasks = [
-        {"name": f"{name}{i}", "expressions": [f"[a{i}]<b>", f"[c{i}]"], "table": {"x": "0", "y": "1"}}
-        for i in range(n_tasks)
+        {
+            "name": f"{name}{i}",
+            "expressions": [f"[{own[:2]}]{{4}}<b>", f"[{own[2:]}]{{4}}<b>"],
+            "table": {"x": "0", "y": "1"},
+        }
+        for i, own in enumerate(letters)
     ]
-    config["taskset"] = {"inputs": ["x", "y"], "outputs": ["0", "1"], "lengths": [4], "tasks": tasks}
+    config["taskset"] = {"inputs": ["x", "y"], "outputs": ["0", "1"], "lengths": [7], "tasks": tasks}
     return MadeRun(RunFolder.create(path, config, {}), n_layers, n_points, n_tasks)
