@@ -7,6 +7,7 @@ from bokeh.models import (
     ColumnDataSource,
     Div,
     HoverTool,
+    Label,
     LinearColorMapper,
     Range1d,
     Select,
@@ -20,8 +21,8 @@ from fastcluster_lm.views.report.history import RunHistory
 from fastcluster_lm.views.report.look import HEAT, parts_style
 from fastcluster_lm.views.report.sources import RunSources
 
-# toolbar and title taken off, a square: x and y have one scale
-MAP_PX = (268, 262)
+# toolbar and border taken off, a square: x and y have one scale
+MAP_PX = (268, 240)
 TABLE_PX = 420
 # beyond this many points on the page WebGL draws; below, a canvas is as quick and needs no graphics card
 WEBGL_POINTS = 10_000
@@ -44,6 +45,7 @@ class MapsPart:
     status: Div
     legend: Div
     figures: list[figure]
+    headings: list[Label]
     sources: list[ColumnDataSource]
     table: ColumnDataSource | None
     table_figure: figure | None
@@ -76,7 +78,11 @@ def build_maps(data: RunSources, kinds: list[str], n_points: int) -> MapsPart:
     sources = [
         ColumnDataSource({"x": [], "y": [], "fill": [], "mark": [], "text": []}) for _ in range(history.n_layers)
     ]
-    figures = [_map_figure(data, layer, source, backend) for layer, source in enumerate(sources)]
+    headings = [_label(layer) for layer in range(history.n_layers)]
+    figures = [
+        _map_figure(layer, source, label, backend)
+        for layer, (source, label) in enumerate(zip(sources, headings, strict=True))
+    ]
     table, table_figure = _confusion(history) if data.has_tables else (None, None)
     drawn = [*figures, *([table_figure] if table_figure is not None else [])]
     whole = column(
@@ -96,16 +102,32 @@ def build_maps(data: RunSources, kinds: list[str], n_points: int) -> MapsPart:
         Div(text=f"<p class=quiet>{NOT_METRIC}</p>", stylesheets=[parts_style()], sizing_mode="stretch_width"),
         sizing_mode="stretch_width",
     )
-    return MapsPart(slider, play, colour, part, status, legend, figures, sources, table, table_figure, whole)
+    return MapsPart(slider, play, colour, part, status, legend, figures, headings, sources, table, table_figure, whole)
 
 
-def _map_figure(data: RunSources, layer: int, source: ColumnDataSource, backend: str) -> figure:
+def _label(layer: int) -> Label:
+    """Build a map's heading; within the frame and above all else, since a new title would lay out the whole figure."""
+    return Label(
+        x=4,
+        y=MAP_PX[1] - 6,
+        x_units="screen",
+        y_units="screen",
+        text=f"Layer {layer}",
+        text_baseline="top",
+        text_font_size="12px",
+        level="overlay",
+        name=f"label-{layer}",
+    )
+
+
+def _map_figure(layer: int, source: ColumnDataSource, label: Label, backend: str) -> figure:
     drawn = figure(
         width=MAP_PX[0],
         height=MAP_PX[1],
         # the table beside it has axes below, for which no room is left here
         frame_align=False,
-        title=f"Layer {layer}",
+        x_axis_type=None,
+        y_axis_type=None,
         tools="pan,wheel_zoom,box_zoom,reset",
         active_scroll=None,
         toolbar_location="right",
@@ -117,11 +139,9 @@ def _map_figure(data: RunSources, layer: int, source: ColumnDataSource, backend:
     )
     drawn.toolbar.autohide = True
     drawn.toolbar.logo = None
-    drawn.axis.visible = False
-    drawn.grid.visible = False
     drawn.scatter("x", "y", source=source, size=5, marker="mark", fill_color="fill", line_color=None, fill_alpha=0.85)
     drawn.add_tools(HoverTool(tooltips='<div style="white-space: pre-line">@text</div>', limit=4))
-    drawn.title.text_font_size = "12px"
+    drawn.add_layout(label)
     return drawn
 
 
@@ -131,7 +151,7 @@ def _confusion(history: RunHistory) -> tuple[ColumnDataSource, figure]:
     source = ColumnDataSource({"cluster": [], "task": [], "name": [], "count": [], "share": []})
     drawn = figure(
         width=TABLE_PX,
-        height=MAP_PX[1],
+        height=MAP_PX[1] + 20,
         title="Clusters and tasks",
         tools="",
         toolbar_location=None,

@@ -125,7 +125,17 @@ def _heat_map(part: OverviewPart, history: RunHistory, column_name: str) -> figu
     # the line closes the gaps that smoothing leaves between cells
     tint = {"field": column_name, "transform": part.mapper}
     cells = drawn.quad("left", "right", "bottom", "top", source=part.heat, fill_color=tint, line_color=tint)
-    drawn.quad("left", "right", "bottom", "top", source=part.here, fill_color=None, line_color="#ee6677", line_width=2)
+    drawn.quad(
+        "left",
+        "right",
+        "bottom",
+        "top",
+        source=part.here,
+        fill_color=None,
+        line_color="#ee6677",
+        line_width=2,
+        level="overlay",
+    )
     drawn.add_layout(ColorBar(color_mapper=part.mapper, width=10, padding=4), "right")
     drawn.add_tools(
         HoverTool(
@@ -201,7 +211,8 @@ def _curve_figure(steps: Range1d, title: str, name: str) -> figure:
 
 def _add_cursor(part: OverviewPart, history: RunHistory, drawn: figure) -> None:
     """Add the line at the map's step and the one at the early-stopping mark."""
-    cursor = Span(location=-1, dimension="height", line_width=1)
+    # above all else, where a move leaves the rest of the figure as it is drawn
+    cursor = Span(location=-1, dimension="height", line_width=1, level="overlay")
     mark = Span(location=history.mark_step, dimension="height", line_dash="dashdot", line_width=1.4)
     mark.visible = history.mark_step is not None
     drawn.add_layout(cursor)

@@ -62,7 +62,7 @@ def test_the_slider_shows_each_map_where_the_run_has_it(opened, made):
         assert abs(drawn(opened, 1) - stored).max() <= quantum * 0.51
         opened.see(f"Step {step}\n")
         assert (", started cold" in opened.run("words()")) == (step == 0)
-        assert opened.run("model('map-2').title.text") == f"Layer 2   {ari_of(step, 2):.2f} (null 0.10)"
+        assert opened.run("model('label-2').text") == f"Layer 2   {ari_of(step, 2):.2f} (null 0.10)"
 
 
 def test_the_keyboard_moves_the_slider(opened):
@@ -112,7 +112,7 @@ def test_a_click_on_the_heat_map_goes_to_its_step_and_layer(opened):
     opened.page.mouse.click(x, y)
     opened.page.wait_for_function("slider.value === 2")
     assert opened.run("select('Layer').value") == "2"
-    assert opened.run("model('map-2').title.text_font_style") == "bold"
+    assert opened.run("model('label-2').text_font_style") == "bold"
     opened.see("Step 100\n")
 
 

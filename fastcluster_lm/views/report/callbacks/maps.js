@@ -82,7 +82,7 @@ function draw_table() {
     }
   }
   table.data = data
-  table_title.text = `Clusters and tasks, layer ${focus}, step ${step ?? "–"}`
+  table_title.text = `Clusters and tasks, layer ${focus}`
 }
 
 if (points !== undefined && sets.data.split !== undefined) {
@@ -107,8 +107,8 @@ if (points !== undefined && sets.data.split !== undefined) {
     sources[one].data = renewed ? {x, y, fill, mark, text} : {...sources[one].data, x, y}
     const value = score_at(score.value, one), chance = score_at(`null_${score.value}`, one)
     const said = Number.isNaN(value) ? "" : `   ${value.toFixed(2)}${Number.isNaN(chance) ? "" : ` (null ${chance.toFixed(2)})`}`
-    titles[one].text = `Layer ${one}${said}`
-    titles[one].text_font_style = one === focus ? "bold" : "normal"
+    headings[one].text = `Layer ${one}${said}`
+    headings[one].text_font_style = one === focus ? "bold" : "normal"
   }
 }
 draw_table()

@@ -30,4 +30,5 @@ for (const plot of plots) {
   if ("border_line_color" in plot) plot.border_line_color = look.page
   if (plot.title) plot.title.text_color = look.text
 }
+for (const heading of headings) heading.text_color = look.text
 for (const line of inked) line.line_color = look.text
