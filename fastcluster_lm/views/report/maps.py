@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from bokeh.layouts import column, row
 from bokeh.models import (
     ColumnDataSource,
+    CustomJSTickFormatter,
     Div,
     HoverTool,
     Label,
@@ -18,7 +19,7 @@ from bokeh.models import (
 from bokeh.plotting import figure
 
 from fastcluster_lm.views.report.history import RunHistory
-from fastcluster_lm.views.report.look import HEAT, parts_style
+from fastcluster_lm.views.report.look import HEAT, parts_style, text_file
 from fastcluster_lm.views.report.sources import RunSources
 
 # toolbar and border taken off, a square: x and y have one scale
@@ -42,7 +43,6 @@ class MapsPart:
     play: Toggle
     colour: Select
     part: Select
-    status: Div
     legend: Div
     figures: list[figure]
     headings: list[Label]
@@ -60,19 +60,20 @@ def build_maps(data: RunSources, kinds: list[str], n_points: int) -> MapsPart:
         end=1,
         value=0,
         step=1,
-        title=None,
-        show_value=False,
+        title="Step",
+        tooltips=False,
+        # the slider writes these words itself; a text of its own beside it would lay out the page at each step
+        format=CustomJSTickFormatter(args={"frames": data.models.frames}, code=text_file("callbacks/step.js")),
         disabled=True,
         sizing_mode="stretch_width",
         stylesheets=[parts_style()],
-        styles={"min-width": "240px"},
+        styles={"min-width": "260px"},
     )
     play = Toggle(label="▶ Play", width=90, disabled=True, stylesheets=[parts_style()])
     colour = Select(title="Colour", value="task", options=kinds, width=130, stylesheets=[parts_style()])
     part = Select(
         title="Points", value="both", options=["both", "training", "validation"], width=120, stylesheets=[parts_style()]
     )
-    status = Div(text="No maps yet", stylesheets=[parts_style()], width=330)
     legend = Div(text="", stylesheets=[parts_style()], sizing_mode="stretch_width")
     backend = "webgl" if n_points * history.n_layers > WEBGL_POINTS else "canvas"
     sources = [
@@ -88,7 +89,6 @@ def build_maps(data: RunSources, kinds: list[str], n_points: int) -> MapsPart:
     whole = column(
         row(
             play,
-            status,
             slider,
             colour,
             part,
@@ -102,7 +102,7 @@ def build_maps(data: RunSources, kinds: list[str], n_points: int) -> MapsPart:
         Div(text=f"<p class=quiet>{NOT_METRIC}</p>", stylesheets=[parts_style()], sizing_mode="stretch_width"),
         sizing_mode="stretch_width",
     )
-    return MapsPart(slider, play, colour, part, status, legend, figures, headings, sources, table, table_figure, whole)
+    return MapsPart(slider, play, colour, part, legend, figures, headings, sources, table, table_figure, whole)
 
 
 def _label(layer: int) -> Label:

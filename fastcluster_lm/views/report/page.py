@@ -110,7 +110,6 @@ class RunPage:
             play=maps.play,
             colour=maps.colour,
             part=maps.part,
-            status=maps.status,
             sources=maps.sources,
             headings=maps.headings,
             legend=maps.legend,

@@ -57,10 +57,10 @@ def url(run: MadeRun) -> Iterator[str]:
 def test_the_page_follows_the_run_and_outlives_it(browser, run, url, tmp_path):
     tab = Tab(browser).open(url)
     assert tab.run("[slider.end, slider.disabled]") == [1, True]
-    tab.see("Step 0\n")
+    tab.see("0 of 0, map 1 of 1")
     with run.folder.lock():
         points = run.add(50)
-        tab.see("Step 50\n")
+        tab.see("50 of 50, map 2 of 2")
         assert tab.run("[slider.value, slider.end, slider.disabled]") == [1, 1, False]
         xs = tab.run("Array.from(model('map-1').renderers[0].data_source.data.x)")
         half = tab.run("model('map-1').x_range.end - model('map-1').x_range.start") / 2

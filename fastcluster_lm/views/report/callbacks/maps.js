@@ -16,7 +16,6 @@ const n_layers = sources.length
 const points = maps.data.points === undefined ? undefined : maps.data.points[frame]
 
 const escape = (text) => String(text).replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`)
-const plural = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`
 const name_of = (kind, value) => (names[kind] && names[kind][value] !== undefined ? names[kind][value] : value)
 
 // the score that the heat map shows, at this step
@@ -113,9 +112,11 @@ if (points !== undefined && sets.data.split !== undefined) {
 }
 draw_table()
 
-const of = n_frames ? ` of ${frames.data.step[n_frames - 1]}, map ${frame + 1} of ${n_frames}` : ""
-status.text = n_frames ? `<b>Step ${step}</b>${of}${frames.data.warm[frame] ? "" : ", started cold"}` : "No maps yet"
-for (const line of cursors) line.location = step ?? -1
+// the curves below follow once the slider rests
+clearTimeout(play.tags[1])
+play.tags = [play.tags[0] ?? 0, setTimeout(() => {
+  for (const line of cursors) line.location = step ?? -1
+}, 150)]
 const probe_steps = probes.data.step
 const at = probe_steps.indexOf(step)
 if (at >= 0) {

@@ -9,5 +9,5 @@ if (play.active) {
     if (slider.value < last()) slider.value += 1
     else play.active = false
   }, PAUSE_MS)
-  play.tags = [timer]
+  play.tags = [timer, play.tags[1] ?? 0]
 }
