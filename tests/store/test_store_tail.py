@@ -27,6 +27,16 @@ def test_rows_come_once_in_the_order_written(tmp_path):
     assert steps(tail.read()) == ([2], False)
 
 
+def test_a_line_whose_end_is_missing_is_not_given_however_whole_it_looks(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(line(0) + line(1)[:-1])
+    tail = LineTail(path)
+    assert steps(tail.read()) == ([0], False)
+    # it was a piece of another line
+    path.write_bytes(line(0) + line(1)[:-2] + b"5}\n")
+    assert steps(tail.read()) == ([15], False)
+
+
 def test_a_line_that_is_written_in_pieces_comes_when_it_is_whole(tmp_path):
     path = tmp_path / "rows.jsonl"
     whole = line(0) + line(1)

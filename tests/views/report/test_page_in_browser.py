@@ -243,5 +243,7 @@ def test_several_runs_stand_behind_tabs_with_a_comparison(browser, made, tmp_pat
     tab.page.locator(".bk-tab").nth(2).click()
     tab.page.screenshot(path=tmp_path / "both.png", full_page=True)
     tab.page.get_by_text("map 2 of 2").wait_for()
+    # the run's name stays text, wherever it stands
+    assert tab.page.locator("i").count() == 0
     assert tab.problems == [] and tab.requests == [path.as_uri()]
     tab.page.close()
