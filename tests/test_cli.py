@@ -179,3 +179,32 @@ def test_a_process_of_its_own_prints_no_more_than_the_line(folder):
     )
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("fclm: engine 'rapids'") and done.stderr.count("\n") == 1
+
+
+def test_a_report_needs_a_run_and_writes_where_it_is_told(folder: Path, tmp_path: Path) -> None:
+    done = call("report", folder / "finished")
+    assert done.exit_code == 0 and done.stdout.startswith(f"{folder / 'finished' / 'report.html'} (")
+    done = call("report", folder / "finished", folder / "stopped", "-o", "both.html")
+    assert done.exit_code == 0 and (tmp_path / "both.html").stat().st_size > 1e6
+    assert_one_line(call("report", folder / "absent"), 1, "there is no run folder")
+    assert_one_line(call("report", folder / "finished", "-o", "no/such/folder.html"), 1, "cannot write", "no/such")
+    assert_one_line(call("report", folder / "finished", "--png", "figures"), 1, "has no scores")
+    assert_one_line(call("report", folder / "finished", folder / "stopped", "--png", "x"), 2, "expected one run")
+    assert not (tmp_path / "figures").exists() and not (tmp_path / "x").exists()
+
+
+def test_a_view_whose_package_is_missing_says_how_to_get_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastcluster_lm.views.extras.find_spec", lambda name: None)
+    for command, package in ((("report",), "bokeh"), (("report", "--png", "x"), "matplotlib"), (("watch",), "bokeh")):
+        assert_one_line(call(*command, folder / "finished"), 2, package, "pip install 'fastcluster-lm[report]'")
+
+
+def test_training_writes_event_files_where_it_is_asked(config: RunConfig, folder: Path, tmp_path: Path) -> None:
+    done = call("train", "-c", folder / "config.toml", "--out", "run", "--tensorboard")
+    assert done.exit_code == 0, done.output
+    assert len(list((tmp_path / "run" / "tensorboard").glob("events.out.tfevents.*"))) == 1
+
+
+def test_sparklines_are_a_row_for_each_place(folder: Path) -> None:
+    done = call("scores", folder / "finished", "--sparklines", "--json")
+    assert done.exit_code == 0 and done.stdout.strip() == "[]"

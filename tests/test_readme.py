@@ -33,3 +33,9 @@ def test_the_loop_with_the_probe_attached_runs_as_it_stands(tmp_path, monkeypatc
            if (row["space"], row["group"], row["labels"]) == ("hidden", "input_output", "task")}  # fmt: skip
     # the embedding of an input knows no task; the last block gathers it
     assert abs(ari[100, 0]) < 0.05 and ari[100, 3] > ari[0, 3] + 0.3
+    for wanted in (["-o", "report.html"], ["--png", "figures"]):
+        made = CliRunner().invoke(main, ["report", "attached", *wanted])
+        assert made.exit_code == 0, made.output
+    page = (tmp_path / "report.html").read_text()
+    assert "input_output" in page and page.count("<script") > 0
+    assert len(list((tmp_path / "figures").glob("*.png"))) > 0

@@ -13,8 +13,10 @@ import click
 from fastcluster_lm import __version__
 from fastcluster_lm.cli.base import CommandGroup, listing, verbose
 from fastcluster_lm.cli.bench import bench
+from fastcluster_lm.cli.beside import Beside
 from fastcluster_lm.cli.doctor import doctor
 from fastcluster_lm.cli.export import export
+from fastcluster_lm.cli.report import report, watch
 from fastcluster_lm.errors import ConfigError
 
 
@@ -42,6 +44,8 @@ def main() -> None:
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of weights, batches and tasks.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="RUN", help="New run folder; dated under runs/.")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with a run that was stopped.")
+@click.option("--live", is_flag=True, help="Show the run in a browser on this machine, as `fclm watch` does.")
+@click.option("--tensorboard", is_flag=True, help="Write TensorBoard event files to RUN/tensorboard too.")
 @verbose
 def train(
     preset: str | None,
@@ -54,6 +58,8 @@ def train(
     seed: int | None,
     out: Path | None,
     resume: Path | None,
+    live: bool,
+    tensorboard: bool,
 ) -> None:
     """Train a model and score its hidden states every few steps.
 
@@ -96,12 +102,17 @@ def train(
         path, run_config = Path(config.path), wiring.stored_config(config.config(), str(resume))
     report = run_config.report
     progress = Progress(run_config.training.steps, sys.stderr, space=report.space, group=report.group)
-    with _stop_signals() as caught, progress:
+    with Beside(live=live, tensorboard=tensorboard) as beside, _stop_signals() as caught, progress:
 
         def say_where(folder: Any, step: int) -> None:
             progress.note(f"run folder {folder.path}, from step {step}")
+            beside.start(folder.path, step)
 
-        hooks = wiring.Hooks(say_where, progress.update, lambda: bool(caught))
+        def show(row: Any, scores: Any) -> None:
+            progress.update(row, scores)
+            beside.update(row, scores)
+
+        hooks = wiring.Hooks(say_where, show, lambda: bool(caught))
         if resume is None:
             outcome = wiring.start_run(run_config, path, hooks)
         else:
@@ -134,9 +145,10 @@ def train(
     type=click.Choice(["task", "distribution", "input", "output", "task_input"]),
     help="Only scores against these labels.",
 )
+@click.option("--sparklines", is_flag=True, help="A row for each place, with bars from 0 to 1 over all steps.")
 @verbose
 @listing
-def scores(run: Path, form: str, **filters: Any) -> None:
+def scores(run: Path, form: str, sparklines: bool, **filters: Any) -> None:
     """Print the scores of a run: all rows as JSON or CSV, the chosen ones as a table.
 
     \b
@@ -144,17 +156,20 @@ def scores(run: Path, form: str, **filters: Any) -> None:
       fclm scores RUN --labels task --split val --group input_output
     """
     from fastcluster_lm.store import SCORE_COLUMNS, RunFolder
-    from fastcluster_lm.views import print_rows
+    from fastcluster_lm.views import print_rows, sparkline_rows
 
     chosen = {key: value for key, value in filters.items() if value is not None}
     rows = [row for row in RunFolder.open(run).scores() if all(row[key] == value for key, value in chosen.items())]
+    if sparklines:
+        drawn = sparkline_rows(rows)
+        print_rows(drawn, tuple(drawn[0]) if drawn else ("layer",), format=form, stream=sys.stdout)
+        return
     short = ("step", "layer", "split", "space", "group", "labels", "ari", "ami", "f1", "knn_share", "null_ari")
     print_rows(rows, short if form == "table" else SCORE_COLUMNS, format=form, stream=sys.stdout)
 
 
-main.add_command(bench)
-main.add_command(doctor)
-main.add_command(export)
+for command in (bench, doctor, export, report, watch):
+    main.add_command(command)
 
 
 @main.command()

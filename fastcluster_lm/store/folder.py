@@ -27,6 +27,7 @@ from fastcluster_lm.store.files import (
     write_new_file,
 )
 from fastcluster_lm.store.rows import SCORE_COLUMNS, STEP_COLUMNS, score_row, step_row
+from fastcluster_lm.store.tail import LineTail
 
 Status = Literal["finished", "running", "stopped"]
 StoredRow = dict[str, Any]
@@ -131,6 +132,10 @@ class RunFolder:
         Errors: RunFolderError naming file and line, if a line before the last is damaged; warns of a torn last line
         """
         return [dict.fromkeys(SCORE_COLUMNS) | row for row in lines.read_lines(self.path / "scores.jsonl")]
+
+    def follow(self, table: Literal["steps", "scores"]) -> LineTail:
+        """Read a table on its way, row by row as it grows; columns that an older version did not write are missing."""
+        return LineTail(self.path / f"{table}.jsonl")
 
     def drop_after(self, step: int) -> None:
         """Drop all that is later than a step, and the mark of the finished run; -1 drops every step.

@@ -74,7 +74,8 @@ def _encode(row: Mapping[str, object]) -> bytes:
     return (json.dumps(row, allow_nan=False, separators=(",", ":")) + "\n").encode()
 
 
-def _decode(line: bytes) -> dict[str, object]:
+def decode_row(line: bytes) -> dict[str, object]:
+    """Read one line; ValueError if it is no JSON object with a whole-number step."""
     row = decode_object(line)
     if type(row.get("step")) is not int:
         raise ValueError("no whole-number step")
@@ -96,7 +97,7 @@ def _whole_lines(path: Path) -> list[tuple[bytes, dict[str, object]]]:
     whole: list[tuple[bytes, dict[str, object]]] = []
     for number, line in enumerate(lines, start=1):
         try:
-            whole.append((line, _decode(line)))
+            whole.append((line, decode_row(line)))
         except (ValueError, RecursionError) as error:
             # a power cut can lose a middle piece of the last write and keep its end
             if number < len(lines) or torn:
@@ -127,7 +128,7 @@ def _whole_size(descriptor: int) -> int:
 
 def _is_whole(line: bytes) -> bool:
     try:
-        _decode(line)
+        decode_row(line)
     except (ValueError, RecursionError):
         return False
     return True

@@ -3,6 +3,7 @@
 from fastcluster_lm.views.closing import print_closing
 from fastcluster_lm.views.overview import run_overview
 from fastcluster_lm.views.progress import Progress
+from fastcluster_lm.views.sparklines import sparkline, sparkline_rows
 from fastcluster_lm.views.summary import (
     LAYER_SCORES,
     Signature,
@@ -27,4 +28,6 @@ __all__ = [
     "print_rows",
     "run_overview",
     "settled_step",
+    "sparkline",
+    "sparkline_rows",
 ]
