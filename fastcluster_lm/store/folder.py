@@ -134,7 +134,7 @@ class RunFolder:
         return [dict.fromkeys(SCORE_COLUMNS) | row for row in lines.read_lines(self.path / "scores.jsonl")]
 
     def follow(self, table: Literal["steps", "scores"]) -> LineTail:
-        """Read a table on its way, row by row as it grows; columns that an older version did not write are missing."""
+        """Read a table as it grows; columns that an older version did not write are missing."""
         return LineTail(self.path / f"{table}.jsonl")
 
     def drop_after(self, step: int) -> None:

@@ -10,8 +10,8 @@ from jaxtyping import Float, UInt16
 from fastcluster_lm.views.report.history import RunHistory
 
 TOP = 65535
-# the square around a layer's points is this much wider than they are, so that no mark is cut off
-MARGIN = 1.08
+# the square around a layer's points is this much wider than they are, so that no mark is cut off or behind the heading
+MARGIN = 1.16
 # what is in a stored map beside labels
 NO_LABELS = ("points", "ids")
 # labels of two kinds that a map may hold: what their values 0 and 1 mean
