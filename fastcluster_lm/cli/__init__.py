@@ -13,6 +13,7 @@ import click
 from fastcluster_lm import __version__
 from fastcluster_lm.cli.base import CommandGroup, listing, verbose
 from fastcluster_lm.cli.bench import bench
+from fastcluster_lm.cli.study import study
 from fastcluster_lm.errors import ConfigError
 
 
@@ -151,6 +152,7 @@ def scores(run: Path, form: str, **filters: Any) -> None:
 
 
 main.add_command(bench)
+main.add_command(study)
 
 
 @main.command()

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from fastcluster_lm.config import TrainingConfig
 from fastcluster_lm.data import BatchSampler, Instances
 from fastcluster_lm.device import Device, compile_policy
 from fastcluster_lm.errors import TrainingError
-from fastcluster_lm.model import GPT2, Evaluator
+from fastcluster_lm.model import Evaluator, LanguageModel
 from fastcluster_lm.training.early_stopping import EarlyStoppingMark
 from fastcluster_lm.training.optimizer import build_optimizer, learning_rate
 
@@ -42,7 +42,7 @@ class Trainer:
     """A model in training: `advance` takes one step, `validate` looks, `state` is enough to go on bit for bit."""
 
     def __init__(
-        self, model: GPT2, train: Instances, val: Instances, config: TrainingConfig, device: Device, seed: int
+        self, model: LanguageModel, train: Instances, val: Instances, config: TrainingConfig, device: Device, seed: int
     ) -> None:
         self.model = model
         self.train = train
@@ -56,6 +56,9 @@ class Trainer:
         self.optimizer = build_optimizer(model, config)
         self.sampler = BatchSampler(len(train), config.batch_size, seed, device.torch_device)
         self._seed = seed
+        # a term added to the loss of every step, from the numbers of its training instances; it is called right after
+        # their forward pass, so that a hook on the model can have kept what it needs (eager models only)
+        self.extra_loss: Callable[[Tensor], Tensor] | None = None
 
     def advance(self) -> StepResult:
         """Take one optimiser step.
@@ -70,6 +73,8 @@ class Trainer:
         batch = self.sampler.draw()
         with _dropout_seed(self._seed, step, enabled=self.model.config.dropout > 0):
             loss, states = self._loss(batch)
+            if self.extra_loss is not None:
+                loss = loss + self.extra_loss(batch)
         value = loss.item()
         if not math.isfinite(value):
             raise TrainingError(
