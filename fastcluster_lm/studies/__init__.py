@@ -3,7 +3,23 @@
 from pathlib import Path
 
 from fastcluster_lm.errors import UsageError, nearest_name
-from fastcluster_lm.studies import dynamics, hard_examples, subclusters, unseen
+from fastcluster_lm.studies import (
+    alignment,
+    architectures,
+    complex_alignment,
+    conditions,
+    dynamics,
+    hard_examples,
+    identity_pretraining,
+    multi_token,
+    patching,
+    regulariser,
+    size,
+    subclusters,
+    unseen,
+    unseen_tasks,
+    vocabulary,
+)
 from fastcluster_lm.studies.cells import MOST_CELLS, PRESETS, Plan
 from fastcluster_lm.studies.results import command_for, findings_page, write_results
 from fastcluster_lm.studies.runs import Say, StudyFolder, describe, judge_all, run_studies
@@ -32,6 +48,18 @@ STUDIES: dict[str, Study] = {
         unseen.STUDY,
         subclusters.STUDY,
         hard_examples.STUDY,
+        conditions.STUDY,
+        size.WIDTH,
+        size.DEPTH,
+        regulariser.STUDY,
+        patching.STUDY,
+        identity_pretraining.STUDY,
+        alignment.STUDY,
+        unseen_tasks.STUDY,
+        vocabulary.STUDY,
+        multi_token.STUDY,
+        architectures.STUDY,
+        complex_alignment.STUDY,
     )
 }
 

@@ -45,7 +45,19 @@ def preset_config(preset: str, seed: int, settings: Iterable[str] = ()) -> RunCo
         raise UsageError(
             f"--preset: expected one of {', '.join(PRESETS)}, got {preset!r}{nearest_name(preset, PRESETS)}"
         )
-    return apply_settings(load_preset(PRESETS[preset]), [*settings, f"seed={seed}"])
+    settings = list(settings)
+    base = load_preset(PRESETS[preset])
+    config = apply_settings(base, [text for text in settings if not text.startswith("probe.")])
+    # a larger task set is probed at as many points for each distribution and input
+    points = [
+        f"probe.{name}={getattr(base.probe, name) * _n_cells(config) // _n_cells(base)}"
+        for name in ("n_points", "map_points")
+    ]
+    return apply_settings(base, [*points, *settings, f"seed={seed}"])
+
+
+def _n_cells(config: RunConfig) -> int:
+    return config.tasks.n_tasks * config.tasks.n_distributions * config.tasks.n_inputs
 
 
 def cells_of(study: Study, preset: str, seed: int) -> dict[str, Cell]:

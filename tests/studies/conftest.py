@@ -11,7 +11,7 @@ from tests.laws.conftest import SMALL
 # three layers, and instructions of which all letters are one distribution's own
 MINIATURE = (
     "tasks.n_tasks=4", "tasks.n_distributions=2", "tasks.style=constant", "tasks.alphabet_size=24",
-    "model.n_layers=3", "training.steps=60", "training.eval_every=10", "training.learning_rate=5e-3",
+    "model.n_layers=3", "training.steps=50", "training.eval_every=10", "training.learning_rate=5e-3",
     "probe.every=10", "scores.n_iter=5", "scores.warm_iter=2", "training.early_stopping_patience=2",
 )  # fmt: skip
 
