@@ -15,10 +15,16 @@ from fastcluster_lm.cli.base import listing, verbose
 )
 @click.option("--seeds", type=click.IntRange(min=1), default=5, help="Seeds, from 0 on; a verdict needs five.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("studies"), help="Folder of all results.")
+@click.option(
+    "--page",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="With all: the page of verdicts goes here too.",
+)
 @click.option("--plan", "only_plan", is_flag=True, help="Say what would be run and about how long, and run nothing.")
 @verbose
 @listing
-def study(name: str, preset: str, seeds: int, out: Path, only_plan: bool, form: str) -> None:
+def study(name: str, preset: str, seeds: int, out: Path, page: Path | None, only_plan: bool, form: str) -> None:
     """Run the study NAME, or `all`, and print its verdict beside the rule; `list` shows them.
 
     Finished runs are kept in the folder, so that a stop loses one run; studies share the runs they have in common.
@@ -39,7 +45,7 @@ def study(name: str, preset: str, seeds: int, out: Path, only_plan: bool, form: 
     if only_plan:
         click.echo(describe_plan(name, preset, seeds, out))
         return
-    verdicts = perform(name, preset, seeds, out, lambda text: click.echo(text, err=True))
+    verdicts = perform(name, preset, seeds, out, lambda text: click.echo(text, err=True), page=page)
     rows = [verdict.to_dict() for verdict in verdicts]
     columns = ("study", "verdict", "mean", "low", "high", "margin", "p_adjusted", "reason", "claim", "rule")
     if form != "table":

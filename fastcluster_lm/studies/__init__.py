@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from fastcluster_lm.errors import UsageError, nearest_name
+from fastcluster_lm.store.files import replace_file
 from fastcluster_lm.studies import (
     alignment,
     architectures,
@@ -21,7 +22,7 @@ from fastcluster_lm.studies import (
     vocabulary,
 )
 from fastcluster_lm.studies.cells import MOST_CELLS, PRESETS, Plan
-from fastcluster_lm.studies.results import command_for, findings_page, write_results
+from fastcluster_lm.studies.results import check_packages, command_for, findings_page, write_results
 from fastcluster_lm.studies.runs import Say, StudyFolder, describe, judge_all, run_studies
 from fastcluster_lm.studies.study import FEWEST_SEEDS, Measured, Study, Verdict, judge
 
@@ -86,13 +87,20 @@ def describe_plan(name: str, preset: str, n_seeds: int, out: Path) -> str:
     return describe(Plan.of(studies, preset, range(n_seeds), StudyFolder(out).cells), studies, range(n_seeds))
 
 
-def perform(name: str, preset: str, n_seeds: int, out: Path, say: Say) -> list[Verdict]:
+def perform(name: str, preset: str, n_seeds: int, out: Path, say: Say, *, page: Path | None = None) -> list[Verdict]:
     """Run a study, or all of them, on the seeds 0 and up, and write what came out under `out`.
 
-    All studies at five seeds or more also leave `out`/findings.md.
-    Errors: UsageError for an unknown study or preset; else as the runs and the disk give them
+    All studies at five seeds or more also leave `out`/findings.md, and the same page at `page`.
+    Errors: UsageError for an unknown study or preset, a missing package, or a page of less than all; else as the runs
+            and the disk give them
     """
     studies, folder = chosen_studies(name), StudyFolder(out)
+    check_packages()
+    complete = name == "all" and n_seeds >= FEWEST_SEEDS
+    if page is not None and not complete:
+        raise UsageError(
+            f"--page: expected a run of all studies at {FEWEST_SEEDS} seeds or more, got {name} at {n_seeds}"
+        )
     found = run_studies(studies, preset, range(n_seeds), folder, say)
     verdicts = judge_all(studies, found, n_studies=len(STUDIES))
     for study in studies:
@@ -104,7 +112,9 @@ def perform(name: str, preset: str, n_seeds: int, out: Path, say: Say) -> list[V
             preset=preset,
             command=command_for(name, preset, n_seeds),
         )
-    if name == "all" and n_seeds >= FEWEST_SEEDS:
-        page = findings_page(verdicts.values(), preset=preset, n_seeds=n_seeds, n_studies=len(STUDIES))
-        (out / "findings.md").write_text(page, encoding="utf-8")
+    if complete:
+        text = findings_page(verdicts.values(), preset=preset, n_seeds=n_seeds, n_studies=len(STUDIES))
+        for path in (out / "findings.md", page):
+            if path is not None:
+                replace_file(path, text.encode())
     return list(verdicts.values())

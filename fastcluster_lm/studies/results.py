@@ -1,16 +1,12 @@
 """What a study leaves behind: rows, a figure, verdict.json, and the page of all verdicts; it decides nothing."""
 
+import importlib.util
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("Agg")
+from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from fastcluster_lm.device import describe_environment
 from fastcluster_lm.errors import UsageError
@@ -21,6 +17,16 @@ from fastcluster_lm.studies.study import FEWEST_SEEDS, Lines, Measured, Row, Stu
 def command_for(name: str, preset: str, n_seeds: int) -> str:
     """Give the command that repeats a study."""
     return f"fclm study {name} --preset {preset} --seeds {n_seeds}"
+
+
+def check_packages() -> None:
+    """Refuse to begin where something is missing that would end a run of hours.
+
+    Errors: UsageError naming what is missing
+    """
+    absent = [name for name in ("matplotlib", "transformers") if importlib.util.find_spec(name) is None]
+    if absent:
+        raise UsageError(f"studies need {', '.join(absent)}; pip install 'fastcluster-lm[studies]'")
 
 
 def write_results(
@@ -84,6 +90,9 @@ def findings_page(verdicts: Iterable[Verdict], *, preset: str, n_seeds: int, n_s
 
 
 def _draw(path: Path, study: Study, rows: list[Row], verdict: Verdict) -> None:
+    # loaded at the first figure, so that a list or a plan needs no matplotlib; a Figure of its own opens no window
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
     draw_lines(left, rows, study.figure)
@@ -93,7 +102,7 @@ def _draw(path: Path, study: Study, rows: list[Row], verdict: Verdict) -> None:
         figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
-def draw_lines(axes: Axes, rows: list[Row], lines: Lines) -> None:
+def draw_lines(axes: Any, rows: list[Row], lines: Lines) -> None:
     """Draw a line for each value of `by`: the mean over seeds, and the control's mean dotted."""
     chosen_rows = [row for row in rows if all(row.get(name) == value for name, value in lines.only)]
     known = [row for row in chosen_rows if row.get(lines.x) is not None and row.get(lines.y) is not None]
@@ -113,7 +122,7 @@ def draw_lines(axes: Axes, rows: list[Row], lines: Lines) -> None:
         axes.legend(fontsize=6)
 
 
-def _draw_pairs(axes: Axes, verdict: Verdict) -> None:
+def _draw_pairs(axes: Any, verdict: Verdict) -> None:
     for value, control in zip(verdict.values, verdict.controls, strict=True):
         if value is not None and control is not None:
             axes.plot([0, 1], [control, value], "o-", color="C7", markersize=3, linewidth=0.8)

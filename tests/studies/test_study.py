@@ -168,10 +168,25 @@ def test_the_page_is_of_a_complete_run_only():
 
 def test_all_studies_writes_the_page(tmp_path, monkeypatch):
     monkeypatch.setattr("fastcluster_lm.studies.STUDIES", {name: study_of(name) for name in ("one", "other")})
-    verdicts = perform("all", "nano", 5, tmp_path, lambda text: None)
+    verdicts = perform("all", "nano", 5, tmp_path, lambda text: None, page=tmp_path / "page.md")
     assert [verdict.verdict for verdict in verdicts] == ["supported", "supported"]
     page = (tmp_path / "findings.md").read_text()
+    assert page == (tmp_path / "page.md").read_text()
     assert page.count("**supported**") == 2 and "fclm study other --preset nano --seeds 5" in page
+
+
+def test_a_page_of_less_than_all_is_refused_before_anything_is_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("fastcluster_lm.studies.STUDIES", {"one": study_of("one")})
+    for name, seeds in (("one", 5), ("all", 4)):
+        with pytest.raises(UsageError, match=f"got {name} at {seeds}"):
+            perform(name, "nano", seeds, tmp_path, lambda text: None, page=tmp_path / "page.md")
+    assert DONE == []
+
+
+def test_a_missing_package_is_named_before_anything_is_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="studies need matplotlib, transformers; pip install"):
+        perform("dynamics", "nano", 5, tmp_path, lambda text: None)
 
 
 @pytest.mark.parametrize("preset", ["nano", "paper"])
