@@ -22,7 +22,8 @@ def test_two_tokens_write_every_input_and_output(taskset):
     # two tokens name an input, and two an output, without a doubt
     inputs = {(tuple(row), int(given)) for row, given in zip(first.tokens[:, 4:6].tolist(), first.input, strict=True)}
     outputs = {((int(a), int(b)), int(o)) for a, b, o in zip(first.targets, second.targets, first.output, strict=True)}
-    assert len(inputs) == taskset.n_inputs and len(outputs) == taskset.n_outputs
+    for named, count in ((inputs, taskset.n_inputs), (outputs, taskset.n_outputs)):
+        assert len(named) == len({tokens for tokens, _ in named}) == len({meant for _, meant in named}) == count
     assert int(max(found.tokens.max(), found.targets.max())) < multi_token.n_tokens(taskset)
 
 

@@ -19,6 +19,7 @@ from fastcluster_lm.studies.phases import (
     with_identities,
 )
 from fastcluster_lm.studies.reading import trained_rooms
+from fastcluster_lm.studies.states import states_of
 from fastcluster_lm.tasks import taskset_of
 from tests.studies.planted import judged
 
@@ -133,9 +134,17 @@ def test_pulling_brings_source_states_to_the_goals_centroids(cell):
     source = alignment.only(train, 0)
     goal = torch.ones_like(source.task)
     loss = alignment.pulling(rooms, model, source, goal, BatchSampler(len(source), 16, 0, torch.device("cpu")))
-    first = float(loss().detach())
+    sizes = {"n_layers": 3, "d_model": 16}
+
+    def middle(instances):
+        return states_of(rooms.trainer.evaluator, instances, **sizes)[1]
+
+    # of input 0, in the layer that is pulled at
+    center = middle(train.select(((train.task == 1) & (train.input == 0)).nonzero()[:, 0])).mean(0)
+    at_input = source.select((source.input == 0).nonzero()[:, 0])
+    before = (middle(at_input) - center).norm(dim=1).mean()
     descend(model, loss, rooms.config, steps=40, learning_rate=1e-2)
-    assert float(loss().detach()) < first / 2
+    assert (middle(at_input) - center).norm(dim=1).mean() < before / 2
 
 
 def test_relabelled_instances_have_the_goals_answers(cell):
