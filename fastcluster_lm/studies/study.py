@@ -177,7 +177,7 @@ def judge(
         [pair[0] for pair in pairs],
         [pair[1] for pair in pairs],
         differences,
-        interval.mean if interval else None,
+        sum(differences) / len(differences) if differences else None,
         interval.low if interval else None,
         interval.high if interval else None,
         interval.p if interval else None,

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from fastcluster_lm.cli import main
 from fastcluster_lm.errors import UsageError
 from fastcluster_lm.studies import STUDIES, StudyFolder, describe_plan, perform
 from fastcluster_lm.studies.cells import Cell, CellStore, Plan, cells_of, preset_config
@@ -81,6 +83,8 @@ def test_the_correction_over_all_studies_counts_those_that_were_not_run():
 def test_too_few_seeds_and_undefined_statistics_are_undecided():
     few = judge(study_of(), found_with([1.0] * 4, [0.0] * 4))
     assert (few.verdict, few.reason) == ("undecided", "4 seeds; a verdict needs 5")
+    one = judge(study_of(), found_with([0.75], [0.5]))
+    assert (one.mean, one.low, one.p, one.verdict) == (0.25, None, None, "undecided")
     gap = judge(study_of(), {**found_with([1.0] * 4, [0.0] * 4), 4: Measured(None, 0.0, [])})
     assert gap.verdict == "undecided" and "undefined at 1 of 5" in gap.reason
 
@@ -187,6 +191,18 @@ def test_a_missing_package_is_named_before_anything_is_run(tmp_path, monkeypatch
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UsageError, match="studies need matplotlib, transformers; pip install"):
         perform("dynamics", "nano", 5, tmp_path, lambda text: None)
+
+
+def test_the_command_lists_studies_prints_rules_and_verdicts_and_names_what_is_meant(tmp_path, monkeypatch):
+    listed = CliRunner().invoke(main, ["study", "list", "--json"])
+    assert [row["name"] for row in json.loads(listed.output)] == list(STUDIES)
+    wrong = CliRunner().invoke(main, ["study", "dynamic"])
+    assert wrong.exit_code == 2 and "did you mean 'dynamics'" in wrong.output
+    monkeypatch.setattr("fastcluster_lm.studies.STUDIES", {"one": study_of("one")})
+    done = CliRunner().invoke(main, ["study", "one", "-o", str(tmp_path)], catch_exceptions=False)
+    assert done.exit_code == 0 and "one: supported" in done.stdout and study_of().rule in done.stdout
+    # the rule stands before the first run
+    assert done.stderr.index(study_of().rule) < done.stderr.index("run 1/")
 
 
 @pytest.mark.parametrize("preset", ["nano", "paper"])
