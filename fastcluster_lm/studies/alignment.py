@@ -155,5 +155,5 @@ STUDY = Study(
     margin=0.0,
     arms=_arms,
     measure=_measure,
-    figure=Lines("success", "kept", "method"),
+    figure=Lines("success", "kept", "method", only=(("learning_rate", LEARNING_RATES[-1]),)),
 )

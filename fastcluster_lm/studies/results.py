@@ -64,6 +64,7 @@ def findings_page(verdicts: Iterable[Verdict], *, preset: str, n_seeds: int, n_s
         "",
         f"Written by `{command_for('all', preset, n_seeds)}`; figures as they came out. The seed is the unit: d is",
         "the statistic less its control, with its 95 % t-interval over seeds; p is adjusted over all studies by Holm.",
+        "A study that is run alone counts the others as p = 1, so it can be undecided where all together are not.",
         "These are small models on made tasks, and a verdict is about them; the rule stands in each verdict.json.",
         "",
         "| study | claim | verdict | statistic | control | d [95 %] | margin | p | repeat with |",
@@ -116,6 +117,8 @@ def draw_lines(axes: Any, rows: list[Row], lines: Lines) -> None:
             means = [float(np.mean([row[column] for row in chosen if row[lines.x] == place])) for place in places]
             label = f"{lines.by} {group}" if column == lines.y else None
             axes.plot(places, means, style, color=color, markersize=2.5, linewidth=1, label=label)
+    if any(isinstance(row[lines.x], str) for row in known):
+        axes.tick_params(axis="x", labelrotation=20, labelsize=6)
     axes.set_xlabel(lines.x)
     axes.set_ylabel(lines.y + (f" (dotted: {lines.control})" if lines.control else ""), fontsize=8)
     if known:
