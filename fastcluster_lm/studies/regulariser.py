@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,8 @@ JUDGED, SHUFFLED = "0.1", "0.1, shuffled"
 def train_regularised(config: RunConfig, folder: Path, options: Options) -> None:
     """Train with strength * contrast added to the loss, at the middle layer; above 0 it dissolves clusters."""
     strength, added = float(options["strength"]), list[float]()
+    # a hook keeps the states, and a compiled model sees no hook
+    config = replace(config, training=replace(config.training, compile="off"))
     with ExitStack() as hooks:
 
         def prepare(rooms: Rooms) -> None:
