@@ -12,13 +12,15 @@ import torch
 from fastcluster_lm.config import RunConfig, config_from_dict, config_to_dict, differing_keys
 from fastcluster_lm.device import describe_environment
 from fastcluster_lm.engine.loop import Hooks, Loop, Row, train
-from fastcluster_lm.engine.rooms import Rooms
+from fastcluster_lm.engine.rooms import BuildModel, Rooms
 from fastcluster_lm.errors import ConfigError
+from fastcluster_lm.model import GPT2
 from fastcluster_lm.probe import RunProbe, serve
 from fastcluster_lm.store import RunFolder, default_run_path
-from fastcluster_lm.tasks import taskset_from_dict, taskset_of
+from fastcluster_lm.tasks import TaskSet, taskset_from_dict, taskset_of
 
 __all__ = [
+    "BuildModel",
     "Hooks",
     "Loop",
     "Rooms",
@@ -43,14 +45,25 @@ class RunOutcome:
     resumed_from: int | None = None
 
 
-def start_run(config: RunConfig, out: str | Path, hooks: Hooks | None = None) -> RunOutcome:
+def start_run(
+    config: RunConfig,
+    out: str | Path,
+    hooks: Hooks | None = None,
+    *,
+    taskset: TaskSet | None = None,
+    build_model: BuildModel = GPT2,
+    prepare: Callable[[Rooms], None] = lambda run: None,
+) -> RunOutcome:
     """Train and probe a new run in a new folder.
 
+    taskset stands in for the config's own tasks; prepare may change weights or the loss before the first step. With
+    another model or a preparation the run cannot be resumed from its folder alone.
     Errors: RunExistsError if the folder exists; ConfigError, TaskError, EngineError before anything is written;
             TrainingError, ProbeError, DataError on the way, with all written that was complete
     """
-    taskset = taskset_of(config.tasks, config.seed)
-    run = Rooms(config, taskset)
+    taskset = taskset or taskset_of(config.tasks, config.seed)
+    run = Rooms(config, taskset, build_model)
+    prepare(run)
     stored = {**config_to_dict(config), "resolved": run.resolved(), "taskset": taskset.to_toml_dict()}
     folder = RunFolder.create(out, stored, describe_environment())
     with folder.lock():

@@ -1,16 +1,17 @@
 """All rooms of one run, built from its config; nothing here takes a step or writes a file."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from fastcluster_lm.config import RunConfig, config_to_dict
+from fastcluster_lm.config import ModelConfig, RunConfig, config_to_dict
 from fastcluster_lm.data import Vocabulary, build_instances, split_instructions
 from fastcluster_lm.device import Device, choose_device, cpu_cores, generator, worker_policy
 from fastcluster_lm.kernels import native
-from fastcluster_lm.model import GPT2
+from fastcluster_lm.model import GPT2, LanguageModel
 from fastcluster_lm.probe import (
     Cadence,
     InlineRunner,
@@ -24,11 +25,14 @@ from fastcluster_lm.scores.engines import choose_engine, decide_engine
 from fastcluster_lm.tasks import TaskSet
 from fastcluster_lm.training import Trainer
 
+# config, vocabulary size, longest sequence and a generator for its weights, as GPT2 takes them
+BuildModel = Callable[[ModelConfig, int, int, torch.Generator], LanguageModel]
+
 
 class Rooms:
     """All rooms of one run, built from its config."""
 
-    def __init__(self, config: RunConfig, taskset: TaskSet) -> None:
+    def __init__(self, config: RunConfig, taskset: TaskSet, build_model: BuildModel = GPT2) -> None:
         self.config, self.taskset = config, taskset
         self.device: Device = choose_device(config.device, config.training.threads)
         on = self.device.torch_device
@@ -40,7 +44,7 @@ class Rooms:
         train = build_instances(taskset, split.train, self.vocabulary, on, position=position)
         val = build_instances(taskset, split.val, self.vocabulary, on, position=position)
         weights = generator(config.seed, torch.device("cpu"))
-        model = GPT2(config.model, len(self.vocabulary), train.tokens.shape[1], weights).to(on)
+        model = build_model(config.model, len(self.vocabulary), train.tokens.shape[1], weights).to(on)
         self.trainer = Trainer(model, train, val, config.training, self.device, config.seed)
         self.cadence = Cadence(
             config.probe.every, config.training.steps, config.scores.key_frame_every, config.probe.full_every

@@ -16,7 +16,7 @@ from fastcluster_lm.config import TrainingConfig
 from fastcluster_lm.data import BatchSampler, Instances
 from fastcluster_lm.device import Device, compile_policy, graph_policy, head_policy, precision_policy
 from fastcluster_lm.kernels import linear_cross_entropy
-from fastcluster_lm.model import GPT2, Evaluator
+from fastcluster_lm.model import GPT2, Evaluator, LanguageModel
 from fastcluster_lm.training.early_stopping import EarlyStoppingMark
 from fastcluster_lm.training.optimizer import build_optimizer, learning_rate
 from fastcluster_lm.training.step import EagerStep, GraphedStep, Step
@@ -43,7 +43,7 @@ class Trainer:
     """A model in training: `advance` takes one step, `validate` looks, `state` is enough to go on bit for bit."""
 
     def __init__(
-        self, model: GPT2, train: Instances, val: Instances, config: TrainingConfig, device: Device, seed: int
+        self, model: LanguageModel, train: Instances, val: Instances, config: TrainingConfig, device: Device, seed: int
     ) -> None:
         self.model = model
         self.train = train
@@ -54,18 +54,23 @@ class Trainer:
         self.mark = EarlyStoppingMark.of(config)
         self.compiled, self.compile_reason = compile_policy(config.compile, device)
         rows = config.batch_size * (train.tokens.shape[1] if config.loss == "all" else 1)
-        logits_mib = 4 * rows * model.wte.num_embeddings / 2**20
-        self.fused_head, self.head_reason = head_policy(config.head, device, logits_mib)
+        self.fused_head, self.head_reason = False, "a model from elsewhere has its own head"
         self._forward: Any = torch.compile(model, fullgraph=True, dynamic=False) if self.compiled else model
-        self._hidden: Any = (
-            torch.compile(model.hidden, fullgraph=True, dynamic=False) if self.compiled else model.hidden
-        )
+        self._hidden: Any = model
+        if isinstance(model, GPT2):
+            logits_mib = 4 * rows * model.wte.num_embeddings / 2**20
+            self.fused_head, self.head_reason = head_policy(config.head, device, logits_mib)
+            hidden = model.hidden
+            self._hidden = torch.compile(hidden, fullgraph=True, dynamic=False) if self.compiled else hidden
         self.precision, self.precision_reason = precision_policy(config.precision, device)
         self._forward, self._hidden = (self._in_precision(forward) for forward in (self._forward, self._hidden))
         self.evaluator = Evaluator(model, self._forward, EVALUATION_BATCH, fixed_shape=self.compiled)
         self.graphed, self.graph_reason = graph_policy(config.graph, device, model.config.dropout)
         self.optimizer = build_optimizer(model, config, capturable=self.graphed)
         self.sampler = BatchSampler(len(train), config.batch_size, seed)
+        # a term added to the loss of every step, from the numbers of its training instances; it is called right after
+        # their forward pass, so that a hook on the model can have kept what it needs (eager models only)
+        self.extra_loss: Callable[[Tensor], Tensor] | None = None
         self._step = self._build_step()
 
     def advance(self) -> StepResult:
@@ -138,12 +143,13 @@ class Trainer:
 
     def _loss(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         with _dropout_seed(self._seed, self.step + 1, enabled=self.model.config.dropout > 0):
-            return self._loss_of(batch)
+            loss, states = self._loss_of(batch)
+            return loss if self.extra_loss is None else loss + self.extra_loss(batch), states
 
     def _loss_of(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         all_tokens = self.config.loss == "all"
         targets = self.train.next_tokens(batch).flatten() if all_tokens else self.train.targets[batch]
-        if self.fused_head:
+        if self.fused_head and isinstance(self.model, GPT2):
             output = self._hidden(*self.train.inputs(batch), all_tokens=all_tokens)
             loss = linear_cross_entropy(output.hidden.flatten(0, -2), self.model.wte.weight, targets)
         else:

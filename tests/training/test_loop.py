@@ -131,3 +131,16 @@ def test_the_early_stopping_mark_is_the_best_step_and_stays():
     assert mark.step == 1
     mark.look(4, 0.9)
     assert mark.step == 1
+
+
+def test_a_further_loss_term_is_added_and_one_of_zero_changes_no_bit(splits, vocabulary):
+    plain, zero, pulled = (build(splits, vocabulary) for _ in range(3))
+    zero.extra_loss = lambda batch: torch.zeros(())
+    pulled.extra_loss = lambda batch: pulled.model.ln_f.bias.sum() * 10
+    losses = [[trainer.advance().loss for _ in range(3)] for trainer in (plain, zero, pulled)]
+    assert losses[0] == losses[1]
+    assert losses[2][1:] != losses[0][1:]
+    for one, other in zip(plain.model.parameters(), zero.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    # the gradient of the term pushes every bias down
+    assert (pulled.model.ln_f.bias < plain.model.ln_f.bias).all()

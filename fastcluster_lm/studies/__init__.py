@@ -1,0 +1,120 @@
+"""Whole experiments built from the rooms: each study is one question, its runs, its statistic and its verdict."""
+
+from pathlib import Path
+
+from fastcluster_lm.errors import UsageError, nearest_name
+from fastcluster_lm.store.files import replace_file
+from fastcluster_lm.studies import (
+    alignment,
+    architectures,
+    complex_alignment,
+    conditions,
+    dynamics,
+    hard_examples,
+    identity_pretraining,
+    multi_token,
+    patching,
+    regulariser,
+    size,
+    subclusters,
+    unseen,
+    unseen_tasks,
+    vocabulary,
+)
+from fastcluster_lm.studies.cells import MOST_CELLS, PRESETS, Plan
+from fastcluster_lm.studies.results import check_packages, command_for, findings_page, write_results
+from fastcluster_lm.studies.runs import Say, StudyFolder, describe, judge_all, run_studies
+from fastcluster_lm.studies.study import FEWEST_SEEDS, Measured, Study, Verdict, judge
+
+__all__ = [
+    "FEWEST_SEEDS",
+    "MOST_CELLS",
+    "PRESETS",
+    "STUDIES",
+    "Measured",
+    "Study",
+    "StudyFolder",
+    "Verdict",
+    "chosen_studies",
+    "describe_plan",
+    "judge",
+    "perform",
+]
+
+STUDIES: dict[str, Study] = {
+    study.name: study
+    for study in (
+        dynamics.RISE,
+        dynamics.AFTER,
+        unseen.STUDY,
+        subclusters.STUDY,
+        hard_examples.STUDY,
+        conditions.STUDY,
+        size.WIDTH,
+        size.DEPTH,
+        regulariser.STUDY,
+        patching.STUDY,
+        identity_pretraining.STUDY,
+        alignment.STUDY,
+        unseen_tasks.STUDY,
+        vocabulary.STUDY,
+        multi_token.STUDY,
+        architectures.STUDY,
+        complex_alignment.STUDY,
+    )
+}
+
+
+def chosen_studies(name: str) -> list[Study]:
+    """Give the study of that name, or all.
+
+    Errors: UsageError for an unknown name, the nearest one named
+    """
+    if name == "all":
+        return list(STUDIES.values())
+    if name not in STUDIES:
+        known = (*STUDIES, "all", "list")
+        raise UsageError(f"study: expected one of {', '.join(known)}, got {name!r}{nearest_name(name, known)}")
+    return [STUDIES[name]]
+
+
+def describe_plan(name: str, preset: str, n_seeds: int, out: Path) -> str:
+    """Say how many runs a study, or all of them, needs, and about how long they take.
+
+    Errors: UsageError for an unknown study or preset, or a plan of over MOST_CELLS runs
+    """
+    studies = chosen_studies(name)
+    return describe(Plan.of(studies, preset, range(n_seeds), StudyFolder(out).cells), studies, range(n_seeds))
+
+
+def perform(name: str, preset: str, n_seeds: int, out: Path, say: Say, *, page: Path | None = None) -> list[Verdict]:
+    """Run a study, or all of them, on the seeds 0 and up, and write what came out under `out`.
+
+    All studies at five seeds or more also leave `out`/findings.md, and the same page at `page`.
+    Errors: UsageError for an unknown study or preset, a missing package, or a page of less than all; else as the runs
+            and the disk give them
+    """
+    studies, folder = chosen_studies(name), StudyFolder(out)
+    check_packages()
+    complete = name == "all" and n_seeds >= FEWEST_SEEDS
+    if page is not None and not complete:
+        raise UsageError(
+            f"--page: expected a run of all studies at {FEWEST_SEEDS} seeds or more, got {name} at {n_seeds}"
+        )
+    found = run_studies(studies, preset, range(n_seeds), folder, say)
+    verdicts = judge_all(studies, found, n_studies=len(STUDIES))
+    for study in studies:
+        write_results(
+            folder.of(study),
+            study,
+            found[study.name],
+            verdicts[study.name],
+            preset=preset,
+            command=command_for(name, preset, n_seeds),
+        )
+    if complete:
+        text = findings_page(verdicts.values(), preset=preset, n_seeds=n_seeds, n_studies=len(STUDIES))
+        for path in (out / "findings.md", page):
+            if path is not None:
+                replace_file(path, text.encode())
+    return list(verdicts.values())

@@ -1,0 +1,137 @@
+"""The cells of studies: which runs are needed, once each, and the folders that keep them; it judges nothing."""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastcluster_lm.config import RunConfig, apply_settings, config_to_dict, load_preset
+from fastcluster_lm.errors import UsageError, nearest_name
+from fastcluster_lm.store.files import encode_json, explaining, publish_folder, read_json, write_new_file
+from fastcluster_lm.studies.study import Arm, Study
+
+# the studies' own names for whole runs
+PRESETS = {"nano": "nano", "paper": "paper-32"}
+# a plain run of each preset on one CPU core, None where none was timed; measured, presets/README.md
+SECONDS: dict[str, float | None] = {"nano": 12.0, "paper": None}
+MOST_CELLS = 400
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of one seed."""
+
+    arm: Arm
+    config: RunConfig
+
+    @property
+    def name(self) -> str:
+        """Name its folder by what it does: equal runs of two studies are one cell."""
+        work = f"{self.arm.work.__module__}.{self.arm.work.__qualname__}"
+        what = [work, config_to_dict(self.config), sorted(self.arm.options)]
+        digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
+        return f"{self.arm.work.__name__}-{self.config.name}-{self.config.seed}-{digest}"
+
+
+def preset_config(preset: str, seed: int, settings: Iterable[str] = ()) -> RunConfig:
+    """Give the config of a study's run.
+
+    Errors: UsageError for an unknown preset; ConfigError for a setting
+    """
+    if preset not in PRESETS:
+        raise UsageError(
+            f"--preset: expected one of {', '.join(PRESETS)}, got {preset!r}{nearest_name(preset, PRESETS)}"
+        )
+    settings = list(settings)
+    base = load_preset(PRESETS[preset])
+    config = apply_settings(base, [text for text in settings if not text.startswith("probe.")])
+    # a larger task set is probed at as many points for each distribution and input
+    points = [
+        f"probe.{name}={getattr(base.probe, name) * _n_cells(config) // _n_cells(base)}"
+        for name in ("n_points", "map_points")
+    ]
+    return apply_settings(base, [*points, *settings, f"seed={seed}"])
+
+
+def _n_cells(config: RunConfig) -> int:
+    return config.tasks.n_tasks * config.tasks.n_distributions * config.tasks.n_inputs
+
+
+def cells_of(study: Study, preset: str, seed: int) -> dict[str, Cell]:
+    """List the cells of one study at one seed, by the names of its arms."""
+    return {name: Cell(arm, preset_config(preset, seed, arm.settings)) for name, arm in study.arms(preset).items()}
+
+
+class CellStore:
+    """The folder of all cells; a finished one is there whole, and nothing else is."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, cell: Cell) -> Path:
+        """Say where a cell is, or will be."""
+        return self.root / cell.name
+
+    def has(self, cell: Cell) -> bool:
+        """Say whether a cell is finished."""
+        return (self.path(cell) / "cell.json").is_file()
+
+    def fill(self, cell: Cell) -> float:
+        """Do a cell's work, unless it is finished; give the seconds it took.
+
+        Errors: RunFolderError if the disk refuses, and whatever the work raises; the cell is then not there
+        """
+        path = self.path(cell)
+        if self.has(cell):
+            return self.seconds(cell) or 0.0
+        aside = path.with_name(f".{path.name}.part")
+        with explaining("make", aside):
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+        started = time.monotonic()
+        cell.arm.work(cell.config, aside, dict(cell.arm.options))
+        seconds = time.monotonic() - started
+        with explaining("finish", path):
+            write_new_file(aside / "cell.json", encode_json({"seconds": seconds, "cost": float(cell.arm.cost)}, "cell"))
+            publish_folder(aside, path)
+        return seconds
+
+    def seconds(self, cell: Cell) -> float | None:
+        """Say how long a finished cell took; None if it is not finished."""
+        if not self.has(cell):
+            return None
+        seconds = read_json(self.path(cell) / "cell.json")["seconds"]
+        assert isinstance(seconds, float)
+        return seconds
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All cells of some studies and seeds, each once, and what they will take."""
+
+    preset: str
+    cells: Mapping[str, Cell]
+    finished: int
+    seconds_left: float | None
+
+    @classmethod
+    def of(cls, studies: Iterable[Study], preset: str, seeds: Iterable[int], store: CellStore) -> "Plan":
+        """List what is needed, and estimate what is left from cells that are finished, or from the preset's time.
+
+        Errors: UsageError for more than MOST_CELLS cells
+        """
+        studies = list(studies)
+        cells: dict[str, Cell] = {}
+        for seed in seeds:
+            for study in studies:
+                cells |= {cell.name: cell for cell in cells_of(study, preset, seed).values()}
+        if len(cells) > MOST_CELLS:
+            raise UsageError(f"expected a plan of at most {MOST_CELLS} runs, got {len(cells)}; ask for fewer seeds")
+        done = [cell for cell in cells.values() if store.has(cell)]
+        left = sum(cell.arm.cost for name, cell in cells.items() if not store.has(cell))
+        costs = sum(cell.arm.cost for cell in done)
+        known = sum(store.seconds(cell) or 0.0 for cell in done) / costs if done else SECONDS[preset]
+        return cls(preset, cells, len(done), None if known is None else left * known)

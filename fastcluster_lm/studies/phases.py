@@ -1,0 +1,107 @@
+"""Training in phases: a model goes on with other instances or answers, without a probe or a run folder."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fastcluster_lm.config import RunConfig
+from fastcluster_lm.data import Instances
+from fastcluster_lm.device import choose_device
+from fastcluster_lm.engine import Rooms
+from fastcluster_lm.model import LanguageModel
+from fastcluster_lm.tasks import TaskSet
+from fastcluster_lm.training import Trainer
+from fastcluster_lm.training.optimizer import build_optimizer
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of training: the trainer as it stands at the end, and the validation accuracy by step."""
+
+    trainer: Trainer
+    accuracy: dict[int, float]
+
+
+def fit(
+    model: LanguageModel,
+    train: Instances,
+    val: Instances,
+    config: RunConfig,
+    *,
+    steps: int,
+    learning_rate: float | None = None,
+    extra_loss: Callable[[Tensor], Tensor] | None = None,
+    look: Callable[[int], None] = lambda step: None,
+) -> Phase:
+    """Train a model in place with a fresh optimiser and schedule; `look` is called at each validation, and at 0."""
+    training = config.training
+    rate = training.learning_rate if learning_rate is None else learning_rate
+    own = replace(training, steps=steps, learning_rate=rate, warmup_steps=min(training.warmup_steps, steps // 10))
+    trainer = Trainer(model, train, val, own, choose_device(config.device, training.threads), config.seed)
+    trainer.extra_loss = extra_loss
+    accuracy = {0: trainer.validate()}
+    look(0)
+    while trainer.step < steps:
+        trainer.advance()
+        if trainer.step % training.eval_every == 0 or trainer.step == steps:
+            accuracy[trainer.step] = trainer.validate()
+            look(trainer.step)
+    return Phase(trainer, accuracy)
+
+
+def descend(
+    model: LanguageModel,
+    loss_of: Callable[[], Tensor],
+    config: RunConfig,
+    *,
+    steps: int,
+    learning_rate: float,
+    look: Callable[[int], None] = lambda step: None,
+    every: int = 1,
+) -> None:
+    """Take steps of AdamW on a loss of the caller's own, at a fixed learning rate; `look` is called every few steps."""
+    optimizer = build_optimizer(model, replace(config.training, learning_rate=learning_rate, weight_decay=0.0))
+    look(0)
+    for step in range(1, steps + 1):
+        optimizer.zero_grad(set_to_none=True)
+        loss_of().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.training.grad_clip or float("inf"))
+        optimizer.step()
+        if step % every == 0:
+            look(step)
+
+
+def rooms_without_probe(config: RunConfig, taskset: TaskSet) -> Rooms:
+    """Build the rooms of a run that nobody probes."""
+    return Rooms(replace(config, probe=replace(config.probe, every=0)), taskset)
+
+
+def with_identities(taskset: TaskSet) -> TaskSet:
+    """Add a token for the identity of each task to the outputs; tables stay."""
+    return replace(taskset, outputs=(*taskset.outputs, *(f"id{index}" for index in range(taskset.n_tasks))))
+
+
+def asking_identities(instances: Instances, identity: Tensor, outputs: Tensor, n_answers: int) -> Instances:
+    """Ask for an identity in the place of the answer.
+
+    Shapes: identity (n,) numbers of tasks, outputs: token ids of all outputs, of which the first n_answers are answers
+    """
+    return replace(instances, targets=outputs[n_answers + identity])
+
+
+def of_tasks(instances: Instances, chosen: range) -> Instances:
+    """Keep the instances of some tasks."""
+    kept = (instances.task >= chosen.start) & (instances.task < chosen.stop)
+    return instances.select(kept.nonzero()[:, 0])
+
+
+def first_reaching(accuracy: dict[int, float], level: float) -> int | None:
+    """Give the first step with at least this accuracy; None if none has it."""
+    return next((step for step in sorted(accuracy) if accuracy[step] >= level), None)
+
+
+def output_ids(rooms: Rooms) -> Tensor:
+    """Give the token ids of a task set's outputs."""
+    return torch.tensor(rooms.vocabulary.encode(rooms.taskset.outputs), device=rooms.device.torch_device)
