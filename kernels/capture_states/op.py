@@ -1,12 +1,9 @@
 """Collects the states of one position a sequence: plain torch on a CPU, one Triton launch a layer on CUDA."""
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.library import triton_op, wrap_triton
+from torch.library import custom_op
 
 
 class StateCapture:
@@ -61,9 +58,15 @@ class StateCapture:
         self._next += 1
 
 
-@triton_op("fclm::capture_states", mutates_args=("states", "sq_norms"))
+# opaque to the compiler: an op made of its kernel would load Triton on every CPU that imports this
+@custom_op("fclm::capture_states", mutates_args=("states", "sq_norms"))
 def _capture_on_cuda(x: Tensor, positions: Tensor, states: Tensor, sq_norms: Tensor, layer: int) -> None:
-    launch(x, positions, states, sq_norms, layer, wrap=wrap_triton)
+    launch(x, positions, states, sq_norms, layer)
+
+
+@_capture_on_cuda.register_fake
+def _describe(x: Tensor, positions: Tensor, states: Tensor, sq_norms: Tensor, layer: int) -> None:
+    """Only writes."""
 
 
 def block_sizes(width: int) -> dict[str, int]:
@@ -78,8 +81,6 @@ def launch(
     states: Float[Tensor, "B layers D"],
     sq_norms: Float[Tensor, "B layers"],
     layer: int,
-    *,
-    wrap: Callable[[Any], Any] = lambda kernel: kernel,
 ) -> None:
     """Run the Triton kernel for one layer: on CUDA tensors, or on any in Triton's interpreter.
 
@@ -92,7 +93,7 @@ def launch(
     if batch == 0:
         return
     sizes = block_sizes(width)
-    wrap(capture_states_kernel)[(-(-batch // sizes["BLOCK_B"]),)](
+    capture_states_kernel[(-(-batch // sizes["BLOCK_B"]),)](
         x,
         positions,
         states,

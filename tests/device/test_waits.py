@@ -76,7 +76,7 @@ def plain_torch(monkeypatch):
 def in_torch(monkeypatch):
     """Let torch code stand for the Triton kernels that no op hides, which a CPU does not launch."""
 
-    def capture(x, positions, states, sq_norms, layer, *, wrap):
+    def capture(x, positions, states, sq_norms, layer):
         rows = x[torch.arange(len(x), device=x.device), positions].float()
         states[:, layer], sq_norms[:, layer] = rows, rows.square().sum(-1)
 
@@ -103,8 +103,9 @@ def test_probes_wait_for_nothing_and_score_as_on_a_cpu(plain_torch, in_torch, ki
         for row, wanted in zip(ours.rows, theirs.rows, strict=True):
             assert row.keys() == wanted.keys()
             for column, value in wanted.items():
-                # layer 0 has fewer places than clusters, where rounding alone decides which of them are empty
-                if isinstance(value, float) and not (row["layer"] == 0 and column in CLUSTERED):
+                # layer 0 has fewer places than clusters, and coinciding points on its map: rounding alone decides there
+                free = row["layer"] == 0 and (column in CLUSTERED or row["space"] == "map")
+                if isinstance(value, float) and not free:
                     assert row[column] == pytest.approx(value, rel=2e-3, abs=2e-3), (column, row, wanted)
                 elif not isinstance(value, float):
                     assert row[column] == value

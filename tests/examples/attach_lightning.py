@@ -2,6 +2,7 @@
 
 import lightning
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -38,5 +39,7 @@ labels = {"task": task, "distribution": word, "input": x, "output": output}
 callback = FclmLightningCallback(
     lambda model: ClusterProbe(model, tokens, labels, layers="blocks.*", every=20, out="run")
 )
-trainer = lightning.Trainer(max_steps=40, accelerator="cpu", callbacks=[callback], enable_progress_bar=False)
+trainer = lightning.Trainer(
+    max_steps=40, accelerator="cpu", logger=CSVLogger("."), callbacks=[callback], enable_progress_bar=False
+)
 trainer.fit(Lookup(), DataLoader(TensorDataset(tokens, output), batch_size=48, shuffle=True))

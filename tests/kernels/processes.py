@@ -10,7 +10,12 @@ HERE = Path(__file__).parent
 
 
 def run_script(script: str, *arguments: str, **environment: str) -> list[dict]:
-    """Run a script beside this file and read its JSON lines; interpreter and compiler do not share a process."""
+    """Run a script beside this file and read its JSON lines."""
+    return [json.loads(line) for line in run_lines(script, *arguments, **environment)]
+
+
+def run_lines(script: str, *arguments: str, **environment: str) -> list[str]:
+    """Run a script beside this file and give its lines; interpreter and compiler do not share a process."""
     inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, str(HERE / script), *arguments],
@@ -19,4 +24,4 @@ def run_script(script: str, *arguments: str, **environment: str) -> list[dict]:
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return done.stdout.splitlines()

@@ -1,9 +1,5 @@
 """Every Triton kernel: interpreted, against float64; compiled for GPUs, within its budget; on a GPU if there is one."""
 
-import json
-import os
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +8,7 @@ import pytest
 import torch
 
 from tests.kernels.cases import all_cases, describe
+from tests.kernels.processes import run_lines, run_script
 
 pytest.importorskip("triton")
 
@@ -22,28 +19,15 @@ SHARED_LIMIT = {80: 166912, 90: 232448, 100: 232448}
 CASES = all_cases()
 
 
-def run(script: str, *arguments: str, **environment: str) -> list[str]:
-    """Run a script beside this file in its own process; interpreter and compiler do not share one."""
-    inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, str(HERE / script), *arguments],
-        env={**inherited, "PYTHONPATH": str(HERE.parent.parent), "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout.splitlines()
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_in_the_interpreter(name: str) -> None:
-    assert len(run("interpret.py", name, "SHAPES", TRITON_INTERPRET="1")) == len(CASES[name].SHAPES)
+    assert len(run_lines("interpret.py", name, "SHAPES", TRITON_INTERPRET="1")) == len(CASES[name].SHAPES)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_in_the_interpreter_on_every_shape(name: str) -> None:
-    assert len(run("interpret.py", name, "SLOW", TRITON_INTERPRET="1")) == len(CASES[name].SLOW)
+    assert len(run_lines("interpret.py", name, "SLOW", TRITON_INTERPRET="1")) == len(CASES[name].SLOW)
 
 
 @pytest.mark.gpu
@@ -70,7 +54,7 @@ def test_every_launch_has_a_budget_and_every_budget_a_launch() -> None:
 
 
 def test_what_is_launched_is_what_was_compiled() -> None:
-    rows = [json.loads(line) for line in run("launches.py")]
+    rows = run_script("launches.py")
     known = [kernel for case in CASES.values() for kernel in case.kernels()]
     assert {row["function"] for row in rows} == {kernel.function.__name__ for kernel in known}
     for row in rows:
@@ -97,23 +81,16 @@ def hold(row: dict) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_compiles_within_its_budget(name: str, tmp_path: Path) -> None:
-    rows = compiled(name, "90", tmp_path)
-    assert len(rows) == sum(len(kernel.tiles) for kernel in CASES[name].kernels())
-    for row in rows:
-        hold(row)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", CASES)
 def test_compiles_within_its_budget_for_every_architecture(name: str, tmp_path: Path) -> None:
-    for row in compiled(name, ",".join(map(str, SHARED_LIMIT)), tmp_path):
+    rows = compiled(name, ",".join(map(str, SHARED_LIMIT)), tmp_path)
+    assert len(rows) == len(SHARED_LIMIT) * sum(len(kernel.tiles) for kernel in CASES[name].kernels())
+    for row in rows:
         hold(row)
 
 
 def compiled(name: str, capabilities: str, cache: Path) -> list[dict]:
     """Compile a case ahead of time, from nothing."""
-    return [json.loads(line) for line in run("aot.py", capabilities, name, TRITON_CACHE_DIR=str(cache))]
+    return run_script("aot.py", capabilities, name, TRITON_CACHE_DIR=str(cache))
 
 
 def test_a_spill_an_unknown_tile_and_too_many_registers_are_refused() -> None:
