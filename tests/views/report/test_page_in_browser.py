@@ -86,20 +86,20 @@ def test_a_step_of_the_slider_draws_the_maps_alone(opened):
     opened.run("slider.value = 1")
     opened.page.wait_for_timeout(100)
     drawn_now = [now - then for now, then in zip(opened.run(drawn_so_far), before, strict=True)]
-    # a text that laid out the page would have every figure drawn again
+    # curves follow later, when the slider rests
     assert drawn_now[2:5] == [0, 0, 0] and all(1 <= times <= 2 for times in drawn_now[:2])
 
 
 @pytest.mark.slow
 def test_a_step_of_the_slider_is_quick(browser, tmp_path):
-    run = make_run(tmp_path / "run", n_layers=7, n_points=576, n_tasks=12)
+    run = make_run(tmp_path / "run", n_layers=7, n_points=1000, n_tasks=12)
     for step in range(0, 500, 50):
         run.add(step)
     path = tmp_path / "large.html"
     path.write_text(report_html([RunSources(read_history(run.folder))]), encoding="utf-8")
     tab = Tab(browser).open(path)
-    # 7 maps of the size of tiny's took 52 to 57 ms on two shared cores, drawn without a graphics card
-    assert min(min(tab.run(STEPS)) for _ in range(2)) < 80
+    # the page's promise, in ms; two shared cores without a graphics card took about 64, and 52 to 57 for tiny's 576 points
+    assert min(min(tab.run(STEPS)) for _ in range(2)) < 50
     tab.page.close()
 
 
