@@ -98,7 +98,7 @@ def test_a_step_of_the_slider_is_quick(browser, tmp_path):
     path = tmp_path / "large.html"
     path.write_text(report_html([RunSources(read_history(run.folder))]), encoding="utf-8")
     tab = Tab(browser).open(path)
-    # the page's promise, in ms; two shared cores without a graphics card took about 64, and 52 to 57 for tiny's 576 points
+    # the page's promise, in ms; two shared cores without a graphics card took about 64, and 52 to 57 for 576 points
     assert min(min(tab.run(STEPS)) for _ in range(2)) < 50
     tab.page.close()
 
