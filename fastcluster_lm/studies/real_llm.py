@@ -44,7 +44,8 @@ def make_prompts(facts: Sequence[Country], *, n_shots: int, seed: int) -> list[P
     """Ask every relation of every chosen country in every chosen wording.
 
     A seed chooses countries, wordings of each relation and the countries of the examples, which are never asked for;
-    every prompt ends in the same words, so that the last token tells nothing, and examples have the question's wording
+    seeds share one pool of five wordings, so an interval over them is about this pool. Every prompt ends in the same
+    words, so that the last token tells nothing, and examples have the question's wording
     """
     rng = np.random.default_rng(seed)
     drawn = rng.permutation(len(facts))[: N_COUNTRIES + N_SHOTS]
