@@ -45,7 +45,8 @@ def make_prompts(facts: Sequence[Country], *, n_shots: int, seed: int) -> list[P
 
     A seed chooses countries, wordings of each relation and the countries of the examples, which are never asked for;
     seeds share one pool of five wordings, so an interval over them is about this pool. Every prompt ends in the same
-    words, so that the last token tells nothing, and examples have the question's wording
+    words, so that the last token tells nothing. Examples have the question's wording, and the same countries, hence
+    the same answers, in all wordings of a task: few-shot states may gather by those, so no verdict rests on them
     """
     rng = np.random.default_rng(seed)
     drawn = rng.permutation(len(facts))[: N_COUNTRIES + N_SHOTS]
