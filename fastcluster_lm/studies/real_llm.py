@@ -46,7 +46,8 @@ def make_prompts(facts: Sequence[Country], *, n_shots: int, seed: int) -> list[P
     A seed chooses countries, wordings of each relation and the countries of the examples, which are never asked for;
     seeds share one pool of five wordings, so an interval over them is about this pool. Every prompt ends in the same
     words, so that the last token tells nothing. Examples have the question's wording, and the same countries, hence
-    the same answers, in all wordings of a task: few-shot states may gather by those, so no verdict rests on them
+    the same answers, in all wordings of a task: few-shot states may gather by those, so no verdict rests on them. All
+    is plain text without the chat template: zero-shot, this model then ends its turn where an answer should follow
     """
     rng = np.random.default_rng(seed)
     drawn = rng.permutation(len(facts))[: N_COUNTRIES + N_SHOTS]
@@ -195,7 +196,8 @@ def peak(rows: Sequence[Row]) -> float | None:
 STUDY = Study(
     name="real-llm",
     question="Do states of an instruction-tuned language model gather by task, whatever the wording?",
-    claim="In SmolLM2-135M-Instruct (4-bit weights), zero-shot states of a task lie together across its wordings.",
+    claim="In SmolLM2-135M-Instruct (4-bit weights), asked zero-shot without its chat template, states of a task lie "
+    "together across its wordings.",
     statistic="share of same-task states among the 5 nearest of other wordings, zero-shot, at the last token of the "
     "prompt, mean over layers 1 and up",
     control="the same with whole wordings reassigned to tasks",
