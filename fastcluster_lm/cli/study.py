@@ -35,11 +35,11 @@ def study(name: str, preset: str, seeds: int, out: Path, page: Path | None, only
       fclm study list
       fclm study dynamics --preset nano --seeds 5 --plan
     """
-    from fastcluster_lm.studies import STUDIES, describe_plan, perform
+    from fastcluster_lm.studies import APART, STUDIES, describe_plan, perform
     from fastcluster_lm.views import print_rows
 
     if name == "list":
-        rows = [{"name": one.name, "question": one.question} for one in STUDIES.values()]
+        rows = [{"name": one.name, "question": one.question} for one in (*STUDIES.values(), *APART.values())]
         print_rows(rows, ("name", "question"), format=form, stream=sys.stdout)
         return
     if only_plan:

@@ -14,6 +14,7 @@ from fastcluster_lm.studies import (
     identity_pretraining,
     multi_token,
     patching,
+    real_llm,
     regulariser,
     size,
     subclusters,
@@ -27,6 +28,7 @@ from fastcluster_lm.studies.runs import Say, StudyFolder, describe, judge_all, r
 from fastcluster_lm.studies.study import FEWEST_SEEDS, Measured, Study, Verdict, judge
 
 __all__ = [
+    "APART",
     "FEWEST_SEEDS",
     "MOST_CELLS",
     "PRESETS",
@@ -64,16 +66,21 @@ STUDIES: dict[str, Study] = {
     )
 }
 
+# needs weights that not everyone has: no part of `all`, and its p is corrected for no other study
+APART: dict[str, Study] = {real_llm.STUDY.name: real_llm.STUDY}
+
 
 def chosen_studies(name: str) -> list[Study]:
-    """Give the study of that name, or all.
+    """Give the study of that name, or all that need nothing but the package.
 
     Errors: UsageError for an unknown name, the nearest one named
     """
     if name == "all":
         return list(STUDIES.values())
+    if name in APART:
+        return [APART[name]]
     if name not in STUDIES:
-        known = (*STUDIES, "all", "list")
+        known = (*STUDIES, *APART, "all", "list")
         raise UsageError(f"study: expected one of {', '.join(known)}, got {name!r}{nearest_name(name, known)}")
     return [STUDIES[name]]
 
@@ -102,7 +109,7 @@ def perform(name: str, preset: str, n_seeds: int, out: Path, say: Say, *, page: 
             f"--page: expected a run of all studies at {FEWEST_SEEDS} seeds or more, got {name} at {n_seeds}"
         )
     found = run_studies(studies, preset, range(n_seeds), folder, say)
-    verdicts = judge_all(studies, found, n_studies=len(STUDIES))
+    verdicts = judge_all(studies, found, n_studies=1 if name in APART else len(STUDIES))
     for study in studies:
         write_results(
             folder.of(study),

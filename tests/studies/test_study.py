@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from fastcluster_lm.cli import main
 from fastcluster_lm.errors import UsageError
-from fastcluster_lm.studies import STUDIES, StudyFolder, describe_plan, perform
+from fastcluster_lm.studies import APART, STUDIES, StudyFolder, describe_plan, perform
 from fastcluster_lm.studies.cells import Cell, CellStore, Plan, cells_of, preset_config
 from fastcluster_lm.studies.results import findings_page, write_results
 from fastcluster_lm.studies.runs import judge_all, run_studies
@@ -195,7 +195,7 @@ def test_a_missing_package_is_named_before_anything_is_run(tmp_path, monkeypatch
 
 def test_the_command_lists_studies_prints_rules_and_verdicts_and_names_what_is_meant(tmp_path, monkeypatch):
     listed = CliRunner().invoke(main, ["study", "list", "--json"])
-    assert [row["name"] for row in json.loads(listed.output)] == list(STUDIES)
+    assert [row["name"] for row in json.loads(listed.output)] == [*STUDIES, *APART]
     wrong = CliRunner().invoke(main, ["study", "dynamic"])
     assert wrong.exit_code == 2 and "did you mean 'dynamics'" in wrong.output
     monkeypatch.setattr("fastcluster_lm.studies.STUDIES", {"one": study_of("one")})
