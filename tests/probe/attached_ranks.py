@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -75,7 +76,11 @@ def main(folder):
     distributed.all_gather_object(ranks, found)
     if distributed.get_rank() == 0:
         json.dump(ranks, sys.stdout)
+    distributed.barrier()
     distributed.destroy_process_group()
+    sys.stdout.flush()
+    # threads of a group may outlive it, and then abort the interpreter's own end
+    os._exit(0)
 
 
 if __name__ == "__main__":
