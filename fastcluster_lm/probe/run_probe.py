@@ -155,10 +155,9 @@ class RunProbe:
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Go on from a saved state."""
-        device = self._device
-        self._map.load_state(state, device)
+        self._map.load_state(state, self._device)
         self._centroids = {
-            name.removeprefix("centroids/"): value.to(device)
+            name.removeprefix("centroids/"): value.to(self._device)
             for name, value in state.items()
             if name.startswith("centroids/")
         }

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fastcluster_lm.errors import ShapeError
-from fastcluster_lm.kernels.neighbor_votes import neighbor_votes_native
+from fastcluster_lm.kernels.neighbor_votes import most_shared, neighbor_votes_native
 
 
 def knn_share(
@@ -53,9 +53,7 @@ def enough_neighbors(
     query_ids: Int[Tensor, "*batch q"], bank_ids: Int[Tensor, "*batch m"], n_neighbors: int
 ) -> Bool[Tensor, "*batch"]:
     """Say for each batch entry whether all its queries have n_neighbors bank points whose id is not their own."""
-    ordered, wanted = bank_ids.contiguous().sort(-1).values, query_ids.contiguous()
-    own = torch.searchsorted(ordered, wanted, right=True) - torch.searchsorted(ordered, wanted)
-    return bank_ids.shape[-1] - own.amax(-1) >= n_neighbors
+    return bank_ids.shape[-1] - most_shared(query_ids, bank_ids) >= n_neighbors
 
 
 def _by_group(

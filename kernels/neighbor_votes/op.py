@@ -83,11 +83,11 @@ def first_others(
     return None if lacking else chosen
 
 
-def most_shared(query_ids: Int[Tensor, "*layers q"], bank_ids: Int[Tensor, "*layers m"]) -> Int[Tensor, ""]:
+def most_shared(query_ids: Int[Tensor, "*layers q"], bank_ids: Int[Tensor, "*layers m"]) -> Int[Tensor, "*layers"]:
     """Count, by two binary searches, the most bank points that share the identity of one query.
 
-    Shapes: ids (q,) and (m,), or (layers, q) and (layers, m) -> a number
+    Shapes: ids (q,) and (m,) -> a number, (layers, q) and (layers, m) -> (layers,)
     """
-    sought, ordered = query_ids.contiguous(), bank_ids.sort(dim=-1).values
+    sought, ordered = query_ids.contiguous(), bank_ids.contiguous().sort(dim=-1).values
     counts = torch.searchsorted(ordered, sought, right=True) - torch.searchsorted(ordered, sought)
-    return counts.max()
+    return counts.amax(-1)

@@ -110,4 +110,4 @@ def _check_ids(ids: Tensor, name: str, n_layers: int, n: int) -> None:
 def most_forbidden(query_ids: Int[Tensor, "*layers nq"], bank_ids: Int[Tensor, "*layers nb"]) -> Int[Tensor, ""]:
     """Count the most bank points that any query may not have, where the ids lie."""
     layers = max(len(ids) if ids.ndim == 2 else 1 for ids in (query_ids, bank_ids))
-    return most_shared(query_ids.expand(layers, -1), bank_ids.expand(layers, -1))
+    return most_shared(query_ids.expand(layers, -1), bank_ids.expand(layers, -1)).max()
