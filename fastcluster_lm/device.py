@@ -2,13 +2,17 @@
 
 import os
 import platform
+import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
+import numpy as np
 import torch
 
 from fastcluster_lm.errors import UsageError
@@ -138,6 +142,24 @@ def worker_policy(wanted: str, device: Device, n_probes: int) -> tuple[bool, str
 def generator(seed: int, device: torch.device) -> torch.Generator:
     """Make a generator of its own on a device; no global seed is touched."""
     return torch.Generator(device=device).manual_seed(seed)
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """Put every global generator back as it was before the body.
+
+    Units:  torch on the CPU and on CUDA, NumPy and Python; CUDA is not started where it was not
+    """
+    ours, numpys, pythons = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    try:
+        yield
+    finally:
+        torch.set_rng_state(ours)
+        np.random.set_state(numpys)
+        random.setstate(pythons)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
 
 
 def package_versions(names: tuple[str, ...]) -> dict[str, str]:

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, distributed, nn
 
 from fastcluster_lm.config import ScoresConfig
-from fastcluster_lm.device import describe_environment
+from fastcluster_lm.device import describe_environment, generators_kept
 from fastcluster_lm.errors import FclmError, ShapeError, UsageError
 from fastcluster_lm.probe.attached_scores import AttachedScores, LabelledSet, labelled_sets
 from fastcluster_lm.probe.layer_states import Inputs, LayerReader, Position, count_instances
-from fastcluster_lm.probe.undisturbed import generators_kept, plain_torch
+from fastcluster_lm.probe.undisturbed import plain_torch
 from fastcluster_lm.scores.engines.params import TsneParams
 from fastcluster_lm.store import RunFolder, default_run_path
 

@@ -1,10 +1,8 @@
-"""Leave a model and every generator as they were found: modes, buffers, gradients; it reads and scores nothing."""
+"""Leave a model and torch's defaults as they were found: modes, buffers, gradients; it reads and scores nothing."""
 
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -56,21 +54,3 @@ def plain_torch() -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(strict, warn_only=warn_only)
         torch.set_default_dtype(dtype)
-
-
-@contextmanager
-def generators_kept() -> Iterator[None]:
-    """Put every global generator back as it was before the body.
-
-    Units:  torch on the CPU and on CUDA, NumPy and Python; CUDA is not started where it was not
-    """
-    ours, numpys, pythons = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    try:
-        yield
-    finally:
-        torch.set_rng_state(ours)
-        np.random.set_state(numpys)
-        random.setstate(pythons)
-        if cuda:
-            torch.cuda.set_rng_state_all(cuda)

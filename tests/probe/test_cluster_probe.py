@@ -12,6 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from fastcluster_lm import device
 from fastcluster_lm.cli import main
 from fastcluster_lm.config import ScoresConfig
 from fastcluster_lm.errors import RunExistsError, ShapeError, UsageError
@@ -55,7 +56,7 @@ def test_a_model_that_raises_is_put_back_too():
     model = NoisyNet()
     seed_all()
     before = fingerprint(model, [])
-    with pytest.raises(KeyError), undisturbed.generators_kept(), undisturbed.undisturbed(model):
+    with pytest.raises(KeyError), device.generators_kept(), undisturbed.undisturbed(model):
         model(tokens)
         torch.rand(3)
         raise KeyError

@@ -1,12 +1,12 @@
 """Puts back the caller's generators and precision switches after a library ran; it seeds nothing of its own."""
 
-import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
-import numpy as np
 import torch
+
+from fastcluster_lm.device import generators_kept
 
 # switches that libraries set for the whole process
 CUDNN_FLAGS = ("enabled", "benchmark", "deterministic", "allow_tf32")
@@ -19,12 +19,9 @@ def left_alone(device: torch.device) -> Iterator[None]:
     Several GPU libraries reseed the program that calls them; the random numbers of training are not theirs to draw.
     cupy's generator cannot be read, so a spare one stands in its place meanwhile
     """
-    cuda = device.type == "cuda"
-    python, host, own = random.getstate(), np.random.get_state(), torch.get_rng_state()
     flags = {name: getattr(torch.backends.cudnn, name) for name in CUDNN_FLAGS}
     precision = torch.get_float32_matmul_precision()
-    with torch.cuda.device(device) if cuda else nullcontext():
-        on_device = torch.cuda.get_rng_state(device) if cuda else None
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext(), generators_kept():
         cupy = sys.modules.get("cupy")
         theirs = None
         if cupy is not None:
@@ -35,11 +32,6 @@ def left_alone(device: torch.device) -> Iterator[None]:
         finally:
             if cupy is not None:
                 cupy.random.set_random_state(theirs)
-            if on_device is not None:
-                torch.cuda.set_rng_state(on_device, device)
             torch.set_float32_matmul_precision(precision)
             for name, value in flags.items():
                 setattr(torch.backends.cudnn, name, value)
-            torch.set_rng_state(own)
-            np.random.set_state(host)
-            random.setstate(python)
