@@ -14,7 +14,7 @@ from torch import Tensor
 from fastcluster_lm.errors import EngineError
 from fastcluster_lm.kernels.edges import Edges
 from fastcluster_lm.kernels.native import address, thread_count
-from fastcluster_lm.kernels.tsne_forces.op import NativeDescent, start_descent
+from fastcluster_lm.kernels.tsne_forces.op import NativeDescent, Repulsion, start_descent
 
 # -ffast-math lets the compiler use vectors for the sums; compiled and linked apart, so that denormals stay as they are
 FLAGS = ("-O3", "-mavx2", "-mfma", "-ffast-math", "-fopenmp", "-fPIC", "-c")
@@ -52,14 +52,14 @@ def plain_repulsion(points: Tensor) -> Callable[[], Tensor]:
     return call
 
 
-def repulsion(points: Tensor) -> Callable[[], Tensor]:
-    """Give a call that computes the same by the compiled kernel.
+def repulsion(points: Tensor, way: Repulsion = "pairs") -> Callable[[], Tensor]:
+    """Give a call that computes the same by the compiled kernel, or near it by a tree or a grid.
 
     Errors: EngineError where it cannot be compiled
     """
     n_layers, _, n = points.shape
     none = Edges(torch.zeros(n_layers * n + 1, dtype=torch.int64), torch.zeros(1, dtype=torch.int32), torch.zeros(1))
-    descent = start_descent(points, none)
+    descent = start_descent(points, none, repulsion=way)
     if not isinstance(descent, NativeDescent):
         raise EngineError("the compiled kernel cannot be built here; `fclm doctor` says why")
     return descent.repulsion

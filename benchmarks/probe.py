@@ -193,15 +193,18 @@ def bench_quality(shape: tuple[int, int, int], seeds: int, source: str) -> Itera
 
 
 def bench_forces(n: int, repeats: int) -> Iterator[Line]:
-    """Time one pass of exact repulsion against a plain C++ loop of the same sum, built here, and the one on a grid."""
+    """Time a pass of exact repulsion against a plain loop of the same sum, built here; by a tree and on a grid too."""
     from fastcluster_lm.benchmarks.plain import plain_repulsion, repulsion
 
     # as wide as a map of that many points; the grid's cost depends on it, the sums' does not
     side = 0.8 * n**0.5
     points = (torch.rand(LAYERS, 2, n, generator=torch.Generator().manual_seed(0)) - 0.5) * side
-    ours, plain = repulsion(points), plain_repulsion(points)
-    error = float((ours() - plain()).abs().max() / plain().abs().max())
-    found = time_side_by_side({"ours": ours, "plain": plain, "grid": lambda: grid_repulsion(points)}, repeats)
+    ours, plain, tree = repulsion(points), plain_repulsion(points), repulsion(points, "tree")
+    exact = plain()
+    error = float((ours() - exact).abs().max() / exact.abs().max())
+    off = {"tree": tree() - exact, "grid": grid_repulsion(points)[0] - exact}
+    ways = {"ours": ours, "plain": plain, "tree": tree, "grid": lambda: grid_repulsion(points)}
+    found = time_side_by_side(ways, repeats)
     line = {
         "bench": "forces",
         "kind": "exact repulsion over a plain loop's",
@@ -210,7 +213,11 @@ def bench_forces(n: int, repeats: int) -> Iterator[Line]:
         "largest_relative_difference": error,
         "ours": found["ours"].as_dict(),
         "plain": found["plain"].as_dict(),
-        "grid": found["grid"].as_dict(),
+        **{way: found[way].as_dict() for way in off},
+        **{
+            f"{way}_rms_error": float(apart.square().mean().sqrt() / exact.square().mean().sqrt())
+            for way, apart in off.items()
+        },
         "ours_ns_a_pair": found["ours"].median / (LAYERS * n * n) * 1e9,
     }
     line = judged(line, 1.0, found["ours"].median / found["plain"].median, at_least=False)

@@ -1,4 +1,4 @@
-"""The op tsne_forces: the descent of t-SNE with exact forces, all layers at once; affinities are made elsewhere."""
+"""The op tsne_forces: the descent of t-SNE, all layers at once, over all pairs or nearly so; it makes no affinities."""
 
 from fastcluster_lm.kernels.tsne_forces.op import Descent, StepRule, start_descent
 

@@ -1,4 +1,4 @@
-// t-SNE's descent with exact forces, over all layers; each pair of points is visited once.
+// t-SNE's descent over all layers, with forces over all pairs, each visited once, or those that tree.cpp left here.
 //
 // Source: van der Maaten and Hinton 2008; step rule of openTSNE 1.0.4. Sums have one order whatever the number of
 // threads: rows are dealt to a fixed number of chunks, whose forces are added in the order of the chunks.

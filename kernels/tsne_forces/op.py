@@ -3,19 +3,26 @@
 import ctypes
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fastcluster_lm.kernels.edges import Edges
-from fastcluster_lm.kernels.native import address, library, thread_count
+from fastcluster_lm.kernels.native import NativeError, address, library, thread_count
 from fastcluster_lm.kernels.tsne_forces.fused import TritonDescent
 from fastcluster_lm.kernels.tsne_forces.grid import grid_repulsion
 from fastcluster_lm.kernels.tsne_forces.tiled import TiledDescent
 
-SOURCE = Path(__file__).with_name("cpu.cpp")
+SOURCE, TREE = Path(__file__).with_name("cpu.cpp"), Path(__file__).with_name("tree.cpp")
+Repulsion = Literal["pairs", "tree", "grid"]
+# up to so many points all pairs are summed: by compiled code, where a tree follows, and elsewhere, where a grid does;
+# benchmarks/README.md has the figures
+PAIRS_POINTS, GRID_POINTS = 1_800, 30_000
+# a group of points is far from a leaf of the tree if its radius is below so large a share of their distance: forces
+# then err by less than 0.1 % (root mean square); the points move little between so many steps as share an order
+ANGLE, REORDER_EVERY = 0.5, 20
 # floats of a vector in cpu.cpp, and where its padding stands: so far off that the square is finite and its kernel is 0
 VECTOR, FAR = 8, 1e18
 # rows are dealt to as many chunks whatever the number of threads, so that sums have one order
@@ -48,33 +55,40 @@ class Descent(Protocol):
         """KL divergence in nats, float64, over the affinities given, unexaggerated."""
 
 
-def start_descent(start: Float[Tensor, "layers 2 n"], edges: Edges, *, grid: bool = False) -> Descent:
-    """Begin a descent at these points, with exact repulsion or one interpolated on a grid.
+def start_descent(start: Float[Tensor, "layers 2 n"], edges: Edges, *, repulsion: Repulsion | None = None) -> Descent:
+    """Begin a descent at these points.
 
     Shapes: start (layers, 2, n) f32, n >= 2
-    Source: van der Maaten and Hinton 2008; gains and step rule of openTSNE 1.0.4
+            repulsion: over all pairs, by a tree (compiled code on a CPU alone) or a grid; None: what is quickest for n
+    Errors: ValueError for a tree where there is none
+    Source: van der Maaten and Hinton 2008; gains and step rule of openTSNE 1.0.4; tree.cpp and grid.py have theirs
     """
-    if start.device.type == "cuda" and not grid:
-        return TritonDescent(start, edges)
+    n = start.shape[-1]
     native = library(SOURCE) if start.device.type == "cpu" else None
-    return TiledDescent(start, edges, grid) if native is None else NativeDescent(native, start, edges, grid)
+    if repulsion is None:
+        beyond: tuple[int, Repulsion] = (GRID_POINTS, "grid") if native is None else (PAIRS_POINTS, "tree")
+        repulsion = beyond[1] if n > beyond[0] else "pairs"
+    if native is not None:
+        return NativeDescent(native, start, edges, repulsion)
+    if repulsion == "tree":
+        raise ValueError(f"repulsion by a tree needs compiled code on a CPU; the points are on {start.device}")
+    if start.device.type == "cuda" and repulsion == "pairs":
+        return TritonDescent(start, edges)
+    return TiledDescent(start, edges, repulsion == "grid")
 
 
 class NativeDescent:
-    """The descent by cpu.cpp, its buffers padded to whole vectors and laid out once."""
+    """The descent by cpu.cpp and tree.cpp, its buffers padded to whole vectors and laid out once."""
 
-    def __init__(self, native: ctypes.CDLL, start: Tensor, edges: Edges, grid: bool = False) -> None:
-        self.native, self.edges, self.grid = native, edges, grid
+    def __init__(self, native: ctypes.CDLL, start: Tensor, edges: Edges, repulsion: Repulsion = "pairs") -> None:
+        self.native, self.edges, self.way = native, edges, repulsion
         n_layers, _, n = start.shape
         padded = -(-n // VECTOR) * VECTOR
-        self.chunks = max(1, min(CHUNKS, n // CHUNK_POINTS))
         self.n = n
         self._points = torch.full((n_layers, 2, padded), FAR, dtype=torch.float32)
         self._points[..., :n] = start
         self.update = torch.zeros_like(self._points)
         self.gains = torch.ones_like(self._points)
-        self.scratch = torch.zeros(n_layers, self.chunks, 2, padded, dtype=torch.float32)
-        self.sums = torch.zeros(n_layers, self.chunks, dtype=torch.float64)
         self.gradient_sq = torch.zeros(n_layers, n, dtype=torch.float64)
         self.sizes = [ctypes.c_int64(size) for size in (n_layers, n, padded)]
         self.flow = [
@@ -82,29 +96,44 @@ class NativeDescent:
             address(edges.columns, torch.int32),
             address(edges.values, torch.float32),
         ]
+        self.order = torch.empty(n_layers, n, dtype=torch.int32)
+        self.chunks = max(1, min(CHUNKS, n // CHUNK_POINTS)) if repulsion == "pairs" else 1
+        self.scratch = torch.zeros(n_layers, self.chunks, 2, padded, dtype=torch.float32)
+        self.sums = torch.zeros(n_layers, self.chunks, dtype=torch.float64)
 
     def advance(self, iterations: int, rule: StepRule, active: Tensor) -> None:
         flags = active.to(torch.uint8).contiguous()
-        threads = ctypes.c_int32(thread_count())
-        chunks = ctypes.c_int64(1 if self.grid else self.chunks)
         moving = [address(part, torch.float32) for part in (self._points, self.update, self.gains)]
-        forces = [address(self.scratch, torch.float32), address(self.sums, torch.float64)]
         numbers = [
             ctypes.c_float(value) for value in (rule.exaggeration, rule.momentum, rule.step_size, rule.max_step_norm)
         ]
-        last = [address(self.gradient_sq, torch.float64), address(flags, torch.uint8), threads]
-        for _ in range(iterations):
-            if self.grid:
-                forces = self._interpolate()
-            else:
-                self.native.tsne_repulsion(moving[0], *self.sizes, chunks, *forces, last[1], threads)
+        last = [address(self.gradient_sq, torch.float64), address(flags, torch.uint8), ctypes.c_int32(thread_count())]
+        for iteration in range(iterations):
+            self._repel(flags, reorder=iteration % REORDER_EVERY == 0)
+            forces = [address(self.scratch, torch.float32), address(self.sums, torch.float64)]
+            chunks = ctypes.c_int64(self.chunks)
             self.native.tsne_step(*moving, *self.sizes, chunks, *forces, *self.flow, *numbers, *last)
 
-    def _interpolate(self) -> list[ctypes.c_void_p]:
-        # one chunk, in buffers of its own that live until the next step
-        repulsion, sums = grid_repulsion(self._points[..., : self.n])
-        self._gridded = torch.nn.functional.pad(repulsion, (0, self._points.shape[-1] - self.n)), sums.double()
-        return [address(self._gridded[0], torch.float32), address(self._gridded[1], torch.float64)]
+    def _repel(self, flags: Tensor, *, reorder: bool) -> None:
+        """Sum the repulsion and the normaliser of the active layers into scratch and sums."""
+        if self.way == "grid":
+            repulsion, sums = grid_repulsion(self._points[..., : self.n])
+            self.scratch[:, 0, :, : self.n], self.sums[:, 0] = repulsion, sums
+            return
+        points, forces = address(self._points, torch.float32), address(self.scratch, torch.float32)
+        normaliser, moves = address(self.sums, torch.float64), address(flags, torch.uint8)
+        threads = ctypes.c_int32(thread_count())
+        if self.way == "pairs":
+            chunks = ctypes.c_int64(self.chunks)
+            self.native.tsne_repulsion(points, *self.sizes, chunks, forces, normaliser, moves, threads)
+            return
+        tree = library(TREE)
+        if tree is None:
+            raise NativeError(f"{TREE.name} could not be compiled, though {SOURCE.name} was; the log says why")
+        order = address(self.order, torch.int32)
+        if reorder:
+            tree.tsne_tree_order(points, *self.sizes, order, moves, threads)
+        tree.tsne_tree_repulsion(points, *self.sizes, order, ctypes.c_float(ANGLE), forces, normaliser, moves, threads)
 
     def gradient_norm(self) -> Tensor:
         return self.gradient_sq.mean(1).sqrt() * self.n
@@ -113,21 +142,17 @@ class NativeDescent:
         return self._points[..., : self.n].clone()
 
     def repulsion(self) -> Tensor:
-        """Sum the repulsion of all pairs, (layers, 2, n), not yet divided by the normaliser; sums holds that."""
-        everywhere = torch.ones(len(self._points), dtype=torch.uint8)
-        threads = ctypes.c_int32(thread_count())
-        self.native.tsne_repulsion(
-            address(self._points, torch.float32), *self.sizes, ctypes.c_int64(self.chunks),
-            address(self.scratch, torch.float32), address(self.sums, torch.float64),
-            address(everywhere, torch.uint8), threads,
-        )  # fmt: skip
+        """Sum the repulsion, (layers, 2, n), not yet divided by the normaliser; sums holds that."""
+        self._repel(torch.ones(len(self._points), dtype=torch.uint8), reorder=True)
         return self.scratch.sum(1)[..., : self.n]
 
     def kl_divergence(self) -> Tensor:
-        self.repulsion()
+        # once, so over all pairs
+        whole = self if self.way == "pairs" else NativeDescent(self.native, self.points(), self.edges)
+        whole.repulsion()
         threads = ctypes.c_int32(thread_count())
         rows = torch.empty(len(self._points), self.n, dtype=torch.float64)
         self.native.tsne_cross_entropy(
             address(self._points, torch.float32), *self.sizes, *self.flow, address(rows, torch.float64), threads
         )
-        return rows.sum(1) + self.sums.sum(1).log()
+        return rows.sum(1) + whole.sums.sum(1).log()

@@ -10,6 +10,7 @@ import torch
 
 from fastcluster_lm.errors import ShapeError
 from fastcluster_lm.kernels import native
+from fastcluster_lm.kernels.edges import Edges
 from fastcluster_lm.kernels.tsne_affinities import tsne_affinities
 from fastcluster_lm.kernels.tsne_affinities.reference import symmetrise, weights_of
 from fastcluster_lm.kernels.tsne_forces import StepRule, op, start_descent
@@ -26,6 +27,11 @@ SIZES = [2, 3, 7, 8, 9, 61, 131, 520]
 def near(n: int, k: int, layers: int = 2, seed: int = 0):
     X = torch.randn(layers, n, 5, generator=torch.Generator().manual_seed(seed))
     return nearest_neighbors(X, X, min(k, n - 1), exclude_self=True)
+
+
+def none_of(layers: int, n: int) -> Edges:
+    """No edges at all, for points that only repel."""
+    return Edges(torch.zeros(layers * n + 1, dtype=torch.int64), torch.zeros(0, dtype=torch.int32), torch.zeros(0))
 
 
 def descents(points: torch.Tensor, edges) -> list:
@@ -214,11 +220,7 @@ def test_repulsion_on_a_grid_comes_near_the_exact_one_and_nearer_with_more_inter
 
     points = torch.randn(2, 2, 700, generator=torch.Generator().manual_seed(0)) * torch.tensor([2.0, 9])[:, None, None]
     points[1, 0] += 50
-    y = points.double()
-    apart = y[:, :, :, None] - y[:, :, None, :]
-    kernel = 1 / (1 + apart.square().sum(1))
-    exact = (kernel.square()[:, None] * apart).sum(-1)
-    sums = kernel.sum((1, 2)) - 700
+    exact, sums = exact_repulsion(points)
     errors = []
     for fewest in (50, 150):
         monkeypatch.setattr(grid, "FEWEST", fewest)
@@ -228,6 +230,98 @@ def test_repulsion_on_a_grid_comes_near_the_exact_one_and_nearer_with_more_inter
     assert errors[0] < 0.03 and errors[1] < 0.25 * errors[0]
 
 
+def exact_repulsion(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    y = points.double()
+    apart = y[:, :, :, None] - y[:, :, None, :]
+    kernel = 1 / (1 + apart.square().sum(1))
+    return (kernel.square()[:, None] * apart).sum(-1), kernel.sum((1, 2)) - points.shape[-1]
+
+
+def clumps(n: int, generator: torch.Generator) -> torch.Tensor:
+    """Lay a layer of clumps, one of points on a line, one of points that coincide but for two: what maps look like."""
+    centres = torch.randn(2, 12, generator=generator) * 20
+    near_them = centres[:, torch.randint(12, (n,), generator=generator)] + torch.randn(2, n, generator=generator)
+    line = torch.stack([torch.randn(n, generator=generator) * 40, torch.zeros(n)])
+    one = torch.zeros(2, n)
+    one[:, :2] = torch.tensor([[3.0, -3], [0, 1]])
+    return torch.stack([near_them, line, one])
+
+
+@needs_compiler
+@pytest.mark.parametrize("n", [2, 3, 9, 33, 61, 700, 2501])
+def test_repulsion_by_a_tree_comes_near_the_exact_one(n):
+    points = clumps(n, torch.Generator().manual_seed(n))
+    exact, sums = exact_repulsion(points)
+    descent = start_descent(points, none_of(3, n), repulsion="tree")
+    forces = descent.repulsion()
+    error = (forces - exact).square().mean((1, 2)).sqrt() / exact.square().mean((1, 2)).sqrt()
+    # on the line, forces from either side cancel; without second moments the clumps of 2501 points err by 0.7 %
+    assert bool((error < torch.tensor([1.5e-3, 2.5e-2, 1e-5])).all())
+    assert (descent.sums[:, 0] / sums - 1).abs().max() < 3e-3
+    tiny = points * 1e-5
+    found = start_descent(tiny, none_of(3, n), repulsion="tree").repulsion()
+    # all within the kernel's width, as at the start of a map
+    torch.testing.assert_close(
+        found, exact_repulsion(tiny)[0].float(), rtol=1e-3, atol=float(tiny.abs().max()) * n / 1e5
+    )
+
+
+@needs_compiler
+def test_the_order_of_a_tree_costs_time_and_not_precision_when_points_have_moved():
+    generator = torch.Generator().manual_seed(0)
+    points = clumps(1500, generator)
+    descent = start_descent(points, none_of(3, 1500), repulsion="tree")
+    descent.repulsion()
+    moved = points.flip(-1) + torch.randn(points.shape, generator=generator)
+    descent._points[..., :1500] = moved
+    descent._repel(torch.ones(3, dtype=torch.uint8), reorder=False)
+    exact, _ = exact_repulsion(moved)
+    error = (descent.scratch[:, 0, :, :1500] - exact).square().mean((1, 2)).sqrt() / exact.square().mean((1, 2)).sqrt()
+    assert bool((error < torch.tensor([1e-3, 2e-2, 1e-5])).all())
+
+
+@needs_compiler
+def test_a_map_by_a_tree_is_as_good_as_an_exact_one_whatever_the_threads(monkeypatch):
+    found = near(2000, 60)
+    edges = tsne_affinities(found.distances, found.indices, 20.0)
+    start = torch.randn(2, 2, 2000, generator=torch.Generator().manual_seed(4)) * 1e-4
+    kl, points = {}, {}
+    for way, threads in (("pairs", 2), ("tree", 2), ("tree", 1)):
+        monkeypatch.setattr(native, "_threads", threads)
+        descent = start_descent(start, edges, repulsion=way)
+        for rule, steps in ((StepRule(12.0, 0.8, 2000 / 12, 5.0), 60), (StepRule(1.0, 0.8, 2000.0, 5.0), 150)):
+            descent.advance(steps, rule, torch.ones(2, dtype=torch.bool))
+        kl[way], points[way, threads] = descent.kl_divergence(), descent.points()
+    assert (kl["tree"] / kl["pairs"] - 1).abs().max() < 0.01
+    assert torch.equal(points["tree", 1], points["tree", 2])
+
+
+@needs_compiler
+def test_layers_that_stand_still_are_left_alone_by_a_tree():
+    found = near(300, 30)
+    edges = tsne_affinities(found.distances, found.indices, 10.0)
+    start = torch.randn(2, 2, 300, generator=torch.Generator().manual_seed(4))
+    descent = start_descent(start, edges, repulsion="tree")
+    descent.advance(30, StepRule(1.0, 0.8, 300.0, 5.0), torch.tensor([False, True]))
+    assert torch.equal(descent.points()[0], start[0]) and not torch.equal(descent.points()[1], start[1])
+
+
+def test_the_way_of_repulsion_follows_from_the_number_of_points_and_the_code_there_is(monkeypatch):
+    def way(n: int) -> tuple[type, str]:
+        descent = start_descent(torch.zeros(1, 2, n), none_of(1, n))
+        return type(descent), descent.way if isinstance(descent, op.NativeDescent) else "grid" * descent.grid
+
+    if native.status()[0]:
+        assert way(op.PAIRS_POINTS) == (op.NativeDescent, "pairs")
+        assert way(op.PAIRS_POINTS + 1) == (op.NativeDescent, "tree")
+    monkeypatch.setattr(op, "library", lambda source: None)
+    monkeypatch.setattr(op, "GRID_POINTS", 50)
+    assert way(50) == (TiledDescent, "")
+    assert way(51) == (TiledDescent, "grid")
+    with pytest.raises(ValueError, match="needs compiled code on a CPU"):
+        start_descent(torch.zeros(1, 2, 8), none_of(1, 8), repulsion="tree")
+
+
 @pytest.mark.parametrize("native_code", [pytest.param(True, marks=needs_compiler), False])
 def test_a_map_by_the_grid_is_as_good_as_an_exact_one(native_code):
     found = near(300, 30)
@@ -235,7 +329,8 @@ def test_a_map_by_the_grid_is_as_good_as_an_exact_one(native_code):
     start = torch.randn(2, 2, 300, generator=torch.Generator().manual_seed(4)) * 1e-4
     kl = {}
     for grid in (False, True):
-        descent = start_descent(start, edges, grid=grid) if native_code else TiledDescent(start, edges, grid)
+        way = "grid" if grid else "pairs"
+        descent = start_descent(start, edges, repulsion=way) if native_code else TiledDescent(start, edges, grid)
         for rule, steps in ((StepRule(12.0, 0.5, 25.0, 5.0), 40), (StepRule(1.0, 0.8, 300.0, 5.0), 80)):
             descent.advance(steps, rule, torch.ones(2, dtype=torch.bool))
         kl[grid] = descent.kl_divergence()

@@ -18,8 +18,6 @@ log = logging.getLogger(__name__)
 
 # standard deviation of the first coordinate at the start, and of the noise on top: openTSNE 1.0.4, initialization.py
 START_STD, NOISE_STD = 1e-4, 1e-6
-# up to this many points exact forces are quicker than those on a grid: benchmarks/README.md has the figures
-GRID_POINTS = 30_000
 # beyond this many coordinates the start's components are found by a few subspace iterations with spare directions
 EXACT_WIDTH, SUBSPACE_ITER, SPARE_AXES = 128, 4, 6
 # without the rotation at the end so many iterations leave the leading directions as near
@@ -48,7 +46,7 @@ def draw_maps(X: Float[Tensor, "layers n d"], params: TsneParams, memory_budget:
     unit = power_of_two(near.distances)
     edges = tsne_affinities(near.distances / unit, near.indices, perplexity)
     with full_precision():
-        descent = start_descent(_start(X, params), edges, grid=n > GRID_POINTS)
+        descent = start_descent(_start(X, params), edges)
         _descend(descent, params, n, torch.ones(n_layers, dtype=torch.bool, device=X.device))
         kl = descent.kl_divergence()
     return Map(descent.points().mT.contiguous(), kl)

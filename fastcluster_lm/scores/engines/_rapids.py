@@ -138,7 +138,7 @@ class RapidsEngine:
         drawn -= drawn.mean(1, keepdim=True)
         with full_precision():
             edges = tsne_affinities(distances, near.indices, perplexity)
-            kl = start_descent(drawn.mT.contiguous(), edges).kl_divergence()
+            kl = start_descent(drawn.mT.contiguous(), edges, repulsion="pairs").kl_divergence()
         return Map(drawn, kl)
 
     def _cluster(self, x: Tensor, start: Tensor | None, params: KMeansParams) -> tuple[Tensor, Tensor, Tensor, Tensor]:
