@@ -1,7 +1,8 @@
 // Choose each query's nearest bank points, exactly, nearest first; of equal distances the lower index.
 //
-// Few coordinates: all distances by direct differences. Many: a matmul done elsewhere proposes k + spare candidates,
-// which are ranked by direct differences; where a point left out may be as near as the k-th, the whole row is computed.
+// Few coordinates: all distances by direct differences. Many: a matmul done elsewhere gives a value of every point that
+// bounds its distance from below; k + spare candidates by value are ranked by direct differences, and so is every point
+// left out that may be as near as the k-th.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -47,6 +48,17 @@ struct Identities {
 
 constexpr int64_t FEW = 16;
 
+// A value that somewhat more than k of n values are likely below, by a sample of them: a first guess that saves work
+float usual_bound(const float* values, int64_t n, int64_t k) {
+  constexpr int64_t SAMPLE = 256;
+  const int64_t rank = SAMPLE * k * 5 / 4 / n + 2;
+  if (rank >= SAMPLE / 2) return INF;
+  float sample[SAMPLE];
+  for (int64_t s = 0; s < SAMPLE; ++s) sample[s] = values[s * n / SAMPLE];
+  std::nth_element(sample, sample + rank, sample + SAMPLE);
+  return sample[rank];
+}
+
 // The k smallest admissible values, unsorted; values are padded with infinity to whole vectors.
 // kept holds at least 2 k + 8 places; returns how many were found.
 int64_t smallest(const float* values, int64_t n, int64_t k, const Identities& ids, std::vector<uint64_t>& kept) {
@@ -73,19 +85,25 @@ int64_t smallest(const float* values, int64_t n, int64_t k, const Identities& id
     for (int64_t r = 0; r < count; ++r) kept[r] = static_cast<uint64_t>(at[r]);
     return count;
   }
-  float threshold = INF;
   const auto key = [&](int64_t j) { return static_cast<uint64_t>(ordered(values[j])) << 32 | static_cast<uint32_t>(j); };
-  for (int64_t start = 0; start < n; start += WIDTH) {
-    if (!bits_below(values + start, threshold)) continue;
-    for (int64_t j = start; j < start + WIDTH; ++j) {
-      // a later point of equal value loses to those kept
-      if (values[j] < threshold && ids.admits(j)) kept[count++] = key(j);
+  float threshold = usual_bound(values, n, k);
+  for (;;) {
+    for (int64_t start = 0; start < n; start += WIDTH) {
+      for (uint32_t bits = bits_below(values + start, threshold); bits; bits &= bits - 1) {
+        const int64_t j = start + __builtin_ctz(bits);
+        if (ids.admits(j)) kept[count++] = key(j);
+      }
+      if (count >= 2 * k) {
+        std::nth_element(kept.begin(), kept.begin() + (k - 1), kept.begin() + count);
+        count = k;
+        // a later point of equal value loses to those kept
+        threshold = values[static_cast<uint32_t>(kept[k - 1])];
+      }
     }
-    if (count >= 2 * k) {
-      std::nth_element(kept.begin(), kept.begin() + (k - 1), kept.begin() + count);
-      count = k;
-      threshold = values[static_cast<uint32_t>(kept[k - 1])];
-    }
+    // too few below the bound: all may be among the smallest
+    if (count >= k || threshold == INF) break;
+    threshold = INF;
+    count = 0;
   }
   if (count > k) {
     std::nth_element(kept.begin(), kept.begin() + (k - 1), kept.begin() + count);
@@ -94,17 +112,44 @@ int64_t smallest(const float* values, int64_t n, int64_t k, const Identities& id
   return count;
 }
 
-float distance(const float* a, const float* b, int64_t width) {
-  vec sum[4] = {};
+// distances of one query to some points, side by side, so that several are on their way from memory at once; each has
+// the same bits as it has alone
+template <int POINTS>
+void distances_side_by_side(const float* query, const float* const* points, int64_t width, float* out) {
+  vec sum[POINTS][2] = {};
   int64_t t = 0;
-  for (; t + 4 * WIDTH <= width; t += 4 * WIDTH)
-    for (int64_t part = 0; part < 4; ++part) {
-      const vec apart = load(a + t + part * WIDTH) - load(b + t + part * WIDTH);
-      sum[part] += apart * apart;
+  for (; t + 2 * WIDTH <= width; t += 2 * WIDTH)
+    for (int64_t part = 0; part < 2; ++part) {
+      const vec q = load(query + t + part * WIDTH);
+      for (int64_t p = 0; p < POINTS; ++p) {
+        const vec apart = q - load(points[p] + t + part * WIDTH);
+        sum[p][part] += apart * apart;
+      }
     }
-  float rest = 0;
-  for (; t < width; ++t) rest += (a[t] - b[t]) * (a[t] - b[t]);
-  return std::sqrt(total((sum[0] + sum[1]) + (sum[2] + sum[3])) + rest);
+  for (int64_t p = 0; p < POINTS; ++p) {
+    float rest = 0;
+    for (int64_t u = t; u < width; ++u) rest += (query[u] - points[p][u]) * (query[u] - points[p][u]);
+    out[p] = std::sqrt(total(sum[p][0] + sum[p][1]) + rest);
+  }
+}
+
+// distances of one query to the bank's points at(0), at(1), ..., given to put(r, distance)
+template <typename At, typename Put>
+void distances_to_some(const float* query, const float* bank, int64_t width, int64_t count, At at, Put put) {
+  constexpr int64_t AT_ONCE = 4;
+  const float* points[AT_ONCE];
+  float out[AT_ONCE];
+  int64_t r = 0;
+  for (; r + AT_ONCE <= count; r += AT_ONCE) {
+    for (int64_t p = 0; p < AT_ONCE; ++p) points[p] = bank + at(r + p) * width;
+    distances_side_by_side<AT_ONCE>(query, points, width, out);
+    for (int64_t p = 0; p < AT_ONCE; ++p) put(r + p, out[p]);
+  }
+  for (; r < count; ++r) {
+    points[0] = bank + at(r) * width;
+    distances_side_by_side<1>(query, points, width, out);
+    put(r, out[0]);
+  }
 }
 
 // distances of one query to all points, whose coordinates lie one after the other: columns (width, padded)
@@ -263,48 +308,62 @@ extern "C" void neighbors_direct(const float* queries, const float* columns, con
   }
 }
 
-// Rows first .. first + rows of each layer, from a block (layers, rows, n_bank) of approximate squared distances less
-// the query's own square. query_sq (layers, n_queries), bank_sq_most (layers): squares of the centred points; relative:
-// the block's rounding as a share of their sum. Returns how many rows had to be computed whole.
-extern "C" int64_t neighbors_ranked(const float* block, const float* queries, const float* bank, const float* query_sq,
-                                    const float* bank_sq_most, const int64_t* query_ids, const int64_t* bank_ids,
-                                    int64_t id_layers, int64_t layers, int64_t n_queries, int64_t n_bank, int64_t width,
-                                    int64_t k, int64_t candidates, int64_t first, int64_t rows, float relative,
-                                    float* distances, int64_t* indices, int32_t threads) {
-  const Problem problem{queries, bank, nullptr, query_ids, bank_ids, layers, n_queries, n_bank, width, k, id_layers,
-                        distances, indices};
+// Some rows of one layer, from a block (n_rows, n_bank) of values: value + shift of the row <= squared distance, but for
+// its slack. which (n_rows): the rows of the block; shift, slack, settled (n_queries). A row that leaves more than `most`
+// points to be looked at beyond its candidates is not settled.
+extern "C" void neighbors_bounded(const float* block, const int64_t* which, int64_t n_rows, const float* shift,
+                                     const float* slack, const float* queries, const float* bank,
+                                     const int64_t* query_ids, const int64_t* bank_ids, int64_t n_queries, int64_t n_bank,
+                                     int64_t width, int64_t k, int64_t candidates, int64_t most, uint8_t* settled,
+                                     float* distances, int64_t* indices, int32_t threads) {
+  const Problem problem{queries, bank, nullptr, query_ids, bank_ids, 1, n_queries, n_bank, width, k, 1, distances, indices};
   const int64_t padded = (n_bank + WIDTH - 1) / WIDTH * WIDTH;
-  int64_t whole = 0;
-#pragma omp parallel num_threads(threads) reduction(+ : whole)
+#pragma omp parallel num_threads(threads)
   {
     std::vector<float> values(padded, INF);
     std::vector<uint64_t> kept(2 * candidates + 2 * WIDTH);
+    std::vector<int64_t> left;
     Buckets buckets;
 #pragma omp for schedule(dynamic, 16)
-    for (int64_t task = 0; task < layers * rows; ++task) {
-      const int64_t layer = task / rows, row = first + task % rows;
-      const float *query = queries + (layer * n_queries + row) * width, *points = bank + layer * n_bank * width;
-      const Identities ids = problem.identities(layer, row);
+    for (int64_t task = 0; task < n_rows; ++task) {
+      const int64_t row = which[task];
+      const float* query = queries + row * width;
+      const Identities ids = problem.identities(0, row);
       std::copy(block + task * n_bank, block + (task + 1) * n_bank, values.begin());
-      const int64_t count = smallest(values.data(), n_bank, candidates, ids, kept);
-      float farthest = -INF;
-      for (int64_t r = 0; r < count; ++r) {
-        const int64_t j = static_cast<uint32_t>(kept[r]);
-        farthest = std::max(farthest, values[j]);
-        kept[r] = pack(distance(query, points + j * width, width), j);
+      int64_t count = smallest(values.data(), n_bank, candidates, ids, kept);
+      const auto candidate = [&](int64_t r) { return static_cast<int64_t>(static_cast<uint32_t>(kept[r])); };
+      distances_to_some(query, bank, width, count, candidate, [&](int64_t r, float distance) {
+        values[candidate(r)] = INF;
+        kept[r] = pack(distance, candidate(r));
+      });
+      problem.put(0, row, kept, count);
+      settled[row] = 1;
+      if (count < candidates) continue;
+      const float kth = distances[row * k + k - 1];
+      const float bound = std::nextafter(kth * kth - shift[row] + slack[row], INF);
+      left.clear();
+      for (int64_t start = 0; start < n_bank; start += WIDTH)
+        for (uint32_t bits = bits_below(values.data() + start, bound); bits; bits &= bits - 1)
+          left.push_back(start + __builtin_ctz(bits));
+      left.erase(std::remove_if(left.begin(), left.end(), [&](int64_t j) { return !ids.admits(j); }), left.end());
+      if (left.empty()) continue;
+      if (static_cast<int64_t>(left.size()) > most) {
+        settled[row] = 0;
+        continue;
       }
-      problem.put(layer, row, kept, count);
-      const float own = query_sq[layer * n_queries + row];
-      const float kth = distances[(layer * n_queries + row) * k + k - 1];
-      const bool all_seen = count < candidates;
-      if (!all_seen && kth * kth >= farthest + own - relative * (own + bank_sq_most[layer])) {
-        for (int64_t j = 0; j < n_bank; ++j) values[j] = distance(query, points + j * width, width);
-        problem.from_values(layer, row, values, kept, buckets);
-        ++whole;
+      if (4 * static_cast<int64_t>(left.size()) > n_bank) {
+        const auto every = [](int64_t j) { return j; };
+        distances_to_some(query, bank, width, n_bank, every, [&](int64_t j, float distance) { values[j] = distance; });
+        problem.from_values(0, row, values, kept, buckets);
+        continue;
       }
+      kept.resize(std::max<size_t>(kept.size(), count + left.size()));
+      const int64_t further = static_cast<int64_t>(left.size());
+      distances_to_some(query, bank, width, further, [&](int64_t r) { return left[r]; },
+                        [&](int64_t r, float distance) { kept[count + r] = pack(distance, left[r]); });
+      problem.put(0, row, kept, count + further);
     }
   }
-  return whole;
 }
 
 // How many values of each row are below each of its thresholds: values (rows, n), thresholds, counts (rows, k)

@@ -2,7 +2,6 @@
 
 import ctypes
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from fastcluster_lm.errors import ShapeError
 from fastcluster_lm.kernels.native import address, library, thread_count
-from fastcluster_lm.kernels.rounding import SPARE, matmul_rounding, row_squares
+from fastcluster_lm.kernels.nearest_neighbors.wide import Layer, search_layer
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
 VECTOR = 8
@@ -45,39 +44,30 @@ def nearest_neighbors_native(
     n_bank = bank.shape[1]
     distances = torch.empty(n_layers, n_queries, k, dtype=torch.float32)
     indices = torch.empty(n_layers, n_queries, k, dtype=torch.int64)
-    ids: list[Any] = [None, None, ctypes.c_int64(1)]
+    own = others = None
     if query_ids is not None and bank_ids is not None:
         rows = 1 if query_ids.ndim == bank_ids.ndim == 1 else n_layers
         # kept by name until the call is over
         own = query_ids.expand(rows, n_queries).long().contiguous()
         others = bank_ids.expand(rows, n_bank).long().contiguous()
-        ids = [address(own, torch.int64), address(others, torch.int64), ctypes.c_int64(rows)]
-    out = (address(distances, torch.float32), address(indices, torch.int64), ctypes.c_int32(thread_count()))
-    sizes = [ctypes.c_int64(size) for size in (n_layers, n_queries, n_bank)]
     if width <= DIRECT_WIDTH:
         padded = -(-n_bank // VECTOR) * VECTOR
         columns = torch.zeros(n_layers, width, padded, dtype=torch.float32)
         columns[..., :n_bank] = bank.mT
-        lengths = [ctypes.c_int64(size) for size in (padded, width, k)]
+        sizes = [ctypes.c_int64(size) for size in (n_layers, n_queries, n_bank, padded, width, k)]
+        ids = [None if x is None else address(x, torch.int64) for x in (own, others)]
         native.neighbors_direct(
-            address(queries, torch.float32), address(columns, torch.float32), *ids, *sizes, *lengths, *out
-        )
-        return distances, indices
-    centred_bank = bank - offset
-    bank_sq = row_squares(centred_bank)
-    centred = centred_bank if own_bank else queries - offset
-    query_sq = bank_sq if own_bank else row_squares(centred)
-    most = bank_sq.amax(-1).contiguous()
-    relative = ctypes.c_float(matmul_rounding(width))
-    lengths = [ctypes.c_int64(size) for size in (width, k, min(k + SPARE, n_bank))]
-    tile = max(1, memory_budget // max(1, 4 * n_layers * n_bank))
-    for start in range(0, n_queries, tile):
-        rows = min(tile, n_queries - start)
-        block = torch.baddbmm(bank_sq[:, None, :], centred[:, start : start + rows], centred_bank.mT, alpha=-2)
-        native.neighbors_ranked(
-            *(address(part, torch.float32) for part in (block, queries, bank, query_sq, most)), *ids, *sizes, *lengths,
-            ctypes.c_int64(start), ctypes.c_int64(rows), relative, *out,
+            address(queries, torch.float32), address(columns, torch.float32), *ids,
+            ctypes.c_int64(1 if own is None else len(own)), *sizes,
+            address(distances, torch.float32), address(indices, torch.int64), ctypes.c_int32(thread_count()),
         )  # fmt: skip
+        return distances, indices
+    for at in range(n_layers):
+        centred_bank = bank[at] - offset[at]
+        centred = centred_bank if own_bank else queries[at] - offset[at]
+        own_ids, other_ids = (None if x is None else x[at % len(x)] for x in (own, others))
+        layer = Layer(queries[at], bank[at], centred, centred_bank, own_ids, other_ids, distances[at], indices[at])
+        search_layer(native, layer, memory_budget)
     return distances, indices
 
 
