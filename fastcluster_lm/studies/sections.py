@@ -23,8 +23,8 @@ def section(
     lines = [
         f"## {study.name}, apart from all",
         "",
-        f"Written by `{command}`, which the studies above do not need. Its p is its own, uncorrected, and no other",
-        "study's p counts it.",
+        f"Written by `{command}`; figures as they came out. It needs what `all` does without, so its",
+        "p stands alone: it is uncorrected, and the correction of the studies above does not count it.",
         "",
         *VERDICT_HEAD,
         verdict_row(verdict, command),

@@ -85,7 +85,7 @@ class Study:
     arms:      the cells of one seed, by the preset's name
     measure:   the statistic of one seed, from the folders of its cells
     alone:     whether its p is judged by itself, as that of a study that stands apart from all others
-    history:   what was tried before the rule was fixed
+    note:      what a reader needs beside the rule, such as what was tried before it was fixed
     """
 
     name: str
@@ -98,7 +98,7 @@ class Study:
     measure: Callable[[Mapping[str, Path]], Measured]
     figure: Lines
     alone: bool = False
-    history: str = ""
+    note: str = ""
 
     @property
     def rule(self) -> str:
@@ -108,7 +108,7 @@ class Study:
             f"t-test of d against {self.margin:g}, p "
             f"{'of this study alone, uncorrected' if self.alone else 'adjusted over all studies by Holm'}; supported "
             f"if p < {ALPHA} and the mean of d is above {self.margin:g}, not supported if p < {ALPHA} and it is below, "
-            f"else undecided{'; ' * bool(self.history)}{self.history}"
+            f"else undecided{'; ' * bool(self.note)}{self.note}"
         )
 
 

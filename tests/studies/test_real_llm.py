@@ -80,6 +80,20 @@ def test_a_vote_that_lets_the_own_wording_in_is_fooled_by_it():
     assert all(abs(row["share_centred"] - row["null_share_centred"]) < 0.2 for row in rows[:2])
 
 
+def test_the_share_is_that_of_the_nearest_of_other_wordings_found_one_by_one():
+    prompts = make_prompts(load_facts(), n_shots=2, seed=5, examples="other")
+    X = planted(prompts, effect=1.0, seed=5, of_wording=1.0)[3].double().numpy()
+    hits, shown = [], []
+    for at, prompt in enumerate(prompts):
+        others = [other for other, one in enumerate(prompts) if one.wording != prompt.wording]
+        near = sorted(others, key=lambda other: float(((X[at] - X[other]) ** 2).sum()))[:5]
+        hits += [prompts[other].task == prompt.task for other in near]
+        shown += [prompts[other].shown_task == prompt.shown_task for other in near]
+    row = real_llm.score_states(planted(prompts, effect=1.0, seed=5, of_wording=1.0), prompts, seed=5)[3]
+    assert row["share"] == pytest.approx(np.mean(hits)) and 0.25 < row["share"] < 0.9
+    assert row["share_shown"] == pytest.approx(np.mean(shown))
+
+
 def test_tasks_are_reassigned_within_each_wording_by_whole_blocks():
     tasks, wordings = np.repeat(np.arange(5), 8), np.tile(np.repeat([3, 7], 4), 5)
     drawn = real_llm.reassign_within(tasks, wordings, seed=1)
