@@ -109,7 +109,7 @@ def ask(language: LanguageModel, prompts: Sequence[Prompt]) -> Asked:
             for at, said in zip(some, tokens.tolist(), strict=True):
                 answers[at] = language.tokenizer.decode(said, skip_special_tokens=True)
                 whole = language.encode(prompts[at], prompts[at].answer)
-                hits[at] = said[0] == whole[len(encoded[at])]
+                hits[at] = said[:1] == whole[len(encoded[at]) :][:1]
         words = torch.stack([embeddings(_question_tokens(language, prompt)).mean(0) for prompt in prompts])
     back = torch.tensor(order).argsort()
     return Asked(torch.cat(parts, 1)[:, back].clone(), words.clone(), answers, hits)

@@ -293,5 +293,5 @@ def test_the_real_weights_answer_in_their_chat_template():
     # it was taught: no guess has a tenth of 49,152 tokens right
     assert sum(asked.first_hits) > 0.1 * len(prompts)
     assert language_model.names(
-        ask(language, [Prompt("What is the capital of France?", "", 0, 0, 0)]).answers[0], "Paris"
+        ask(language, [Prompt("What is the capital of France?", "Paris", 0, 0, 0)]).answers[0], "Paris"
     )
