@@ -19,12 +19,20 @@ from fastcluster_lm.cli.base import listing, verbose
     "--page",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="With all: the page of verdicts goes here too.",
+    help="With all: the page of verdicts goes here too; with real-llm: its section does, on the page that is there.",
+)
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="FOLDER",
+    help="With real-llm: a local Hugging Face folder of safetensors in place of SmolLM2.",
 )
 @click.option("--plan", "only_plan", is_flag=True, help="Say what would be run and about how long, and run nothing.")
 @verbose
 @listing
-def study(name: str, preset: str, seeds: int, out: Path, page: Path | None, only_plan: bool, form: str) -> None:
+def study(
+    name: str, preset: str, seeds: int, out: Path, page: Path | None, model: Path | None, only_plan: bool, form: str
+) -> None:
     """Run the study NAME, or `all`, and print its verdict beside the rule; `list` shows them.
 
     Finished runs are kept in the folder, so that a stop loses one run; studies share the runs they have in common.
@@ -43,9 +51,9 @@ def study(name: str, preset: str, seeds: int, out: Path, page: Path | None, only
         print_rows(rows, ("name", "question"), format=form, stream=sys.stdout)
         return
     if only_plan:
-        click.echo(describe_plan(name, preset, seeds, out))
+        click.echo(describe_plan(name, preset, seeds, out, model=model))
         return
-    verdicts = perform(name, preset, seeds, out, lambda text: click.echo(text, err=True), page=page)
+    verdicts = perform(name, preset, seeds, out, lambda text: click.echo(text, err=True), page=page, model=model)
     rows = [verdict.to_dict() for verdict in verdicts]
     columns = ("study", "verdict", "mean", "low", "high", "margin", "p_adjusted", "reason", "claim", "rule")
     if form != "table":

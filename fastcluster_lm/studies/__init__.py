@@ -25,6 +25,7 @@ from fastcluster_lm.studies import (
 from fastcluster_lm.studies.cells import MOST_CELLS, PRESETS, Plan
 from fastcluster_lm.studies.results import check_packages, command_for, findings_page, write_results
 from fastcluster_lm.studies.runs import Say, StudyFolder, describe, judge_all, run_studies
+from fastcluster_lm.studies.sections import read_page, section, sections_of, with_section, with_sections
 from fastcluster_lm.studies.study import FEWEST_SEEDS, Measured, Study, Verdict, judge
 
 __all__ = [
@@ -70,11 +71,17 @@ STUDIES: dict[str, Study] = {
 APART: dict[str, Study] = {real_llm.STUDY.name: real_llm.STUDY}
 
 
-def chosen_studies(name: str) -> list[Study]:
+def chosen_studies(name: str, model: Path | None = None) -> list[Study]:
     """Give the study of that name, or all that need nothing but the package.
 
-    Errors: UsageError for an unknown name, the nearest one named
+    model: the folder of the language model that a study apart asks; None: its own
+    Errors: UsageError for an unknown name, the nearest one named, for a model that the study does not ask, or as
+            real_llm.study_of
     """
+    if model is not None:
+        if name not in APART:
+            raise UsageError(f"--model: expected study {', '.join(APART)}, got {name}, which trains its own")
+        return [real_llm.study_of(model)]
     if name == "all":
         return list(STUDIES.values())
     if name in APART:
@@ -85,29 +92,43 @@ def chosen_studies(name: str) -> list[Study]:
     return [STUDIES[name]]
 
 
-def describe_plan(name: str, preset: str, n_seeds: int, out: Path) -> str:
+def describe_plan(name: str, preset: str, n_seeds: int, out: Path, *, model: Path | None = None) -> str:
     """Say how many runs a study, or all of them, needs, and about how long they take.
 
     Errors: UsageError for an unknown study or preset, or a plan of over MOST_CELLS runs
     """
-    studies = chosen_studies(name)
+    studies = chosen_studies(name, model)
     return describe(Plan.of(studies, preset, range(n_seeds), StudyFolder(out).cells), studies, range(n_seeds))
 
 
-def perform(name: str, preset: str, n_seeds: int, out: Path, say: Say, *, page: Path | None = None) -> list[Verdict]:
+def perform(
+    name: str,
+    preset: str,
+    n_seeds: int,
+    out: Path,
+    say: Say,
+    *,
+    page: Path | None = None,
+    model: Path | None = None,
+) -> list[Verdict]:
     """Run a study, or all of them, on the seeds 0 and up, and write what came out under `out`.
 
-    All studies at five seeds or more also leave `out`/findings.md, and the same page at `page`.
+    All studies at five seeds or more also leave `out`/findings.md, and the same page at `page`, where the sections of
+    studies apart stay; such a study writes its own section there.
     Errors: UsageError for an unknown study or preset, a missing package, or a page of less than all; else as the runs
             and the disk give them
     """
-    studies, folder = chosen_studies(name), StudyFolder(out)
+    studies, folder = chosen_studies(name, model), StudyFolder(out)
     check_packages()
     complete = name == "all" and n_seeds >= FEWEST_SEEDS
-    if page is not None and not complete:
+    if page is not None and not complete and (name not in APART or n_seeds < FEWEST_SEEDS):
         raise UsageError(
-            f"--page: expected a run of all studies at {FEWEST_SEEDS} seeds or more, got {name} at {n_seeds}"
+            f"--page: expected a run of all studies, or of {', '.join(APART)}, at {FEWEST_SEEDS} seeds or more, got "
+            f"{name} at {n_seeds}"
         )
+    # read before hours of runs: it may not be there
+    before = read_page(page) if page is not None and (page.exists() or name in APART) else ""
+    command = command_for(name, preset, n_seeds, model=model)
     found = run_studies(studies, preset, range(n_seeds), folder, say)
     verdicts = judge_all(studies, found, n_studies=1 if name in APART else len(STUDIES))
     for study in studies:
@@ -117,10 +138,14 @@ def perform(name: str, preset: str, n_seeds: int, out: Path, say: Say, *, page: 
             found[study.name],
             verdicts[study.name],
             preset=preset,
-            command=command_for(name, preset, n_seeds),
+            command=command,
         )
+        if page is not None and name in APART:
+            text = section(study, verdicts[study.name], found[study.name], command=command, columns=real_llm.COLUMNS)
+            replace_file(page, with_section(before, text).encode())
     if complete:
         text = findings_page(verdicts.values(), preset=preset, n_seeds=n_seeds, n_studies=len(STUDIES))
+        text = with_sections(text, sections_of(before))
         for path in (out / "findings.md", page):
             if path is not None:
                 replace_file(path, text.encode())

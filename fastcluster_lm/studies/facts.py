@@ -1,4 +1,4 @@
-"""Facts about countries for the study of a real language model: read, and made from a package; it asks no model."""
+"""Facts about countries for the study of a real language model: read, and made from packages; it asks no model."""
 
 import importlib.metadata
 import importlib.util
@@ -15,7 +15,7 @@ PATH = Path(__file__).with_name("facts.json")
 # below this many people a small model knows little of a country; ours
 FEWEST_PEOPLE = 8_000_000
 
-# five ways to ask for each relation; the n-th ways of all relations share their form and, where they can, their words,
+# eight ways to ask for each relation; the n-th ways of all relations share their form and, where they can, their words,
 # so that the form of a question pulls against its task
 WORDINGS: dict[str, tuple[str, ...]] = {
     "capital": (
@@ -24,6 +24,9 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "How is the place called from where they govern {}?",
         "Name the metropolis with the parliament of {}.",
         "{} is ruled from which town?",
+        "Tell me where the ministries of {} are based.",
+        "For {}, give the city that heads the state.",
+        "I am writing about {}. In which town do foreign embassies open there?",
     ),
     "continent": (
         "What is the continent of {}?",
@@ -31,6 +34,9 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "How is the part of the world called where we find {}?",
         "Name the region of the globe around {}.",
         "{} lies in which quarter of the earth?",
+        "Tell me in which corner of the atlas {} is drawn.",
+        "For {}, give the wider area that surrounds it.",
+        "I am writing about {}. To which of the five great parts of the planet does it belong?",
     ),
     "currency": (
         "What is the currency code of {}?",
@@ -38,6 +44,9 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "How is legal tender abbreviated by banks in {}?",
         "Name the ISO 4217 symbol for payments in {}.",
         "{} quotes its prices in which unit?",
+        "Tell me the abbreviation of the cash used in {}.",
+        "For {}, give the ticker of its exchange rate.",
+        "I am writing about {}. In what are wages and invoices denominated there?",
     ),
     "demonym": (
         "What is the demonym of {}?",
@@ -45,6 +54,9 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "How is a citizen called who was born in {}?",
         "Name the nationality of the inhabitants of {}.",
         "{} is home to persons known as what?",
+        "Tell me the name of the natives of {}.",
+        "For {}, give the word that follows 'I am' in a passport holder's mouth.",
+        "I am writing about {}. What do I call the folk who live there?",
     ),
     "domain": (
         "What is the internet domain of {}?",
@@ -52,6 +64,9 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "How is the suffix written for sites in {}?",
         "Name the last part of a URL from {}.",
         "{} puts which letters after the dot online?",
+        "Tell me the top level under which websites of {} are registered.",
+        "For {}, give the final label of host names.",
+        "I am writing about {}. How do its email addresses end?",
     ),
 }
 RELATIONS = tuple(WORDINGS)
@@ -74,22 +89,32 @@ def load_facts() -> list[Country]:
 def make_facts() -> None:
     """Write the table anew: python -c "from fastcluster_lm.studies import facts; facts.make_facts()".
 
-    Errors: UsageError without the package `countryinfo`
-    Source: the package countryinfo, MIT licence; its version stands in the table; some of its currencies are former
-            ones, which only the examples and the accuracy see: no score rests on an answer
+    A country stays out unless it has one legal tender today that both packages know, so that no former currency and
+    no choice among several is asked for. Capitals are countryinfo's: those of Burundi and Kazakhstan are former ones,
+    which only the examples and the accuracy see, since no score rests on an answer.
+    Errors: UsageError without the packages `countryinfo` and `babel`
+    Source: the packages countryinfo (MIT licence), and babel (BSD) for the tender; their versions stand in the table
     """
     spec = importlib.util.find_spec("countryinfo")
-    if spec is None or not spec.submodule_search_locations:
-        raise UsageError("the table of facts is made from countryinfo; pip install countryinfo")
+    if spec is None or not spec.submodule_search_locations or importlib.util.find_spec("babel") is None:
+        raise UsageError("the table of facts is made from countryinfo and babel; pip install countryinfo babel")
+    # only the script that makes the table needs it
+    from babel.numbers import get_territory_currencies
+
     rows = []
     for path in sorted((Path(spec.submodule_search_locations[0]) / "data").glob("*.json")):
         found = json.loads(path.read_text(encoding="utf-8"))
         known = ("name", "capital", "region", "currencies", "demonym", "tld")
         # a union of two is none that a question can name
-        if " and " in found.get("name", ""):
+        if " and " in found.get("name", "") or not all(found.get(name) for name in known):
             continue
-        if all(found.get(name) for name in known) and (found.get("population") or 0) >= FEWEST_PEOPLE:
-            answers = (found["capital"], found["region"], found["currencies"][0], found["demonym"], found["tld"][0])
+        tender = get_territory_currencies(found["ISO"]["alpha2"])
+        if len(tender) != 1 or tender[0] not in found["currencies"]:
+            continue
+        if (found.get("population") or 0) >= FEWEST_PEOPLE:
+            answers = (found["capital"], found["region"], tender[0], found["demonym"], found["tld"][0])
             rows.append({"name": found["name"], **dict(zip(RELATIONS, answers, strict=True))})
-    head = {"source": f"countryinfo {importlib.metadata.version('countryinfo')}", "licence": "MIT"}
-    replace_file(PATH, encode_json({**head, "countries": rows}, "facts"))
+    head = {"source": " and ".join(f"{name} {importlib.metadata.version(name)}" for name in ("countryinfo", "babel"))}
+    replace_file(
+        PATH, encode_json({**head, "licence": "MIT; BSD-3-Clause, its data Unicode-3.0", "countries": rows}, "facts")
+    )

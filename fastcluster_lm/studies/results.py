@@ -13,10 +13,16 @@ from fastcluster_lm.errors import UsageError
 from fastcluster_lm.store.files import encode_json, explaining, replace_file
 from fastcluster_lm.studies.study import FEWEST_SEEDS, Lines, Measured, Row, Study, Verdict
 
+# the head of a table of verdicts
+VERDICT_HEAD = (
+    "| study | claim | verdict | statistic | control | d [95 %] | margin | p | repeat with |",
+    "|---|---|---|---|---|---|---|---|---|",
+)
 
-def command_for(name: str, preset: str, n_seeds: int) -> str:
+
+def command_for(name: str, preset: str, n_seeds: int, *, model: Path | None = None) -> str:
     """Give the command that repeats a study."""
-    return f"fclm study {name} --preset {preset} --seeds {n_seeds}"
+    return f"fclm study {name} --preset {preset} --seeds {n_seeds}{f' --model {model.name}' if model else ''}"
 
 
 def check_packages() -> None:
@@ -67,27 +73,34 @@ def findings_page(verdicts: Iterable[Verdict], *, preset: str, n_seeds: int, n_s
         "A study that is run alone counts the others as p = 1, so it can be undecided where all together are not.",
         "These are small models on made tasks, and a verdict is about them; the rule stands in each verdict.json.",
         "",
-        "| study | claim | verdict | statistic | control | d [95 %] | margin | p | repeat with |",
-        "|---|---|---|---|---|---|---|---|---|",
+        *VERDICT_HEAD,
     ]
-    for verdict in rows:
-        lines.append(
-            f"| {verdict.study} | {verdict.claim} | **{verdict.verdict}** | {_spread(verdict.values)} | "
-            f"{_spread(verdict.controls)} | {_with_interval(verdict.mean, verdict.low, verdict.high)} | "
-            f"{verdict.margin:g} | {_number(verdict.p_adjusted)} | `{command_for(verdict.study, preset, n_seeds)}` |"
-        )
+    lines += [verdict_row(verdict, command_for(verdict.study, preset, n_seeds)) for verdict in rows]
     lines += ["", "## What was compared, and what stood beside it", ""]
     for verdict in rows:
-        lines += [
-            f"**{verdict.study}**: {verdict.question} Statistic: {verdict.statistic}; control: {verdict.control}."
-        ]
-        lines += [f"{verdict.verdict.capitalize()}: {verdict.reason}."]
-        lines += [
+        lines += [*verdict_details(verdict), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def verdict_row(verdict: Verdict, command: str) -> str:
+    """Write a verdict as a row of a table in Markdown."""
+    return (
+        f"| {verdict.study} | {verdict.claim} | **{verdict.verdict}** | {_spread(verdict.values)} | "
+        f"{_spread(verdict.controls)} | {_with_interval(verdict.mean, verdict.low, verdict.high)} | "
+        f"{verdict.margin:g} | {number_text(verdict.p_adjusted)} | `{command}` |"
+    )
+
+
+def verdict_details(verdict: Verdict) -> list[str]:
+    """Write what a verdict compares, why it fell as it did, and what stood beside it."""
+    return [
+        f"**{verdict.study}**: {verdict.question} Statistic: {verdict.statistic}; control: {verdict.control}.",
+        f"{verdict.verdict.capitalize()}: {verdict.reason}.",
+        *(
             f"- {name}: {_with_interval(entry['mean'], entry['low'], entry['high'])}"
             for name, entry in verdict.beside.items()
-        ]
-        lines.append("")
-    return "\n".join(lines).rstrip() + "\n"
+        ),
+    ]
 
 
 def _draw(path: Path, study: Study, rows: list[Row], verdict: Verdict) -> None:
@@ -140,12 +153,17 @@ def _draw_pairs(axes: Any, verdict: Verdict) -> None:
 
 def _spread(values: list[float | None]) -> str:
     known = [value for value in values if value is not None]
-    return f"{_number(float(np.mean(known)))} ({_number(min(known))} to {_number(max(known))})" if known else "-"
+    return (
+        f"{number_text(float(np.mean(known)))} ({number_text(min(known))} to {number_text(max(known))})"
+        if known
+        else "-"
+    )
 
 
 def _with_interval(mean: float | None, low: float | None, high: float | None) -> str:
-    return f"{_number(mean)} [{_number(low)}, {_number(high)}]"
+    return f"{number_text(mean)} [{number_text(low)}, {number_text(high)}]"
 
 
-def _number(value: float | None) -> str:
+def number_text(value: float | None) -> str:
+    """Write a figure, a dash where there is none."""
     return "-" if value is None else f"{value:.3g}"

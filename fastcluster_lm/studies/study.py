@@ -84,6 +84,8 @@ class Study:
     margin:    the difference of the two that counts, fixed before the runs
     arms:      the cells of one seed, by the preset's name
     measure:   the statistic of one seed, from the folders of its cells
+    alone:     whether its p is judged by itself, as that of a study that stands apart from all others
+    note:      what a reader needs beside the rule, such as what was tried before it was fixed
     """
 
     name: str
@@ -95,14 +97,18 @@ class Study:
     arms: Callable[[str], Mapping[str, Arm]]
     measure: Callable[[Mapping[str, Path]], Measured]
     figure: Lines
+    alone: bool = False
+    note: str = ""
 
     @property
     def rule(self) -> str:
         """Say how the verdict falls."""
         return (
             f"d = ({self.statistic}) - ({self.control}), one value a seed, {FEWEST_SEEDS} seeds or more; two-sided "
-            f"t-test of d against {self.margin:g}, p adjusted over all studies by Holm; supported if p < {ALPHA} and "
-            f"the mean of d is above {self.margin:g}, not supported if p < {ALPHA} and it is below, else undecided"
+            f"t-test of d against {self.margin:g}, p "
+            f"{'of this study alone, uncorrected' if self.alone else 'adjusted over all studies by Holm'}; supported "
+            f"if p < {ALPHA} and the mean of d is above {self.margin:g}, not supported if p < {ALPHA} and it is below, "
+            f"else undecided{'; ' * bool(self.note)}{self.note}"
         )
 
 
@@ -157,7 +163,7 @@ def judge(
     elif len(seeds) < FEWEST_SEEDS or interval is None or p_adjusted is None:
         reason = f"{len(seeds)} seeds; a verdict needs {FEWEST_SEEDS}"
     elif p_adjusted >= ALPHA:
-        reason = f"p = {p_adjusted:.3g} after Holm's correction"
+        reason = f"p = {p_adjusted:.3g}" + ("" if study.alone else " after Holm's correction")
     else:
         verdict = "supported" if interval.mean > study.margin else "not supported"
         reason = (
