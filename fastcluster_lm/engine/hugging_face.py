@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from fastcluster_lm.errors import DataError, UsageError, nearest_name
 
@@ -15,6 +16,8 @@ from fastcluster_lm.errors import DataError, UsageError, nearest_name
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 # what is fetched of a repository: no pickle, no code
 FETCHED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken")
+# what transformers and its libraries raise for files that do not fit, as tried
+LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError)
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "spiece.model", "sentencepiece*", "*.tiktoken")
 
 
@@ -87,7 +90,7 @@ def load_model(folder: Path, device: torch.device, *, chat: bool | None = None) 
             model, found = models.from_pretrained(
                 folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **local
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
+        except LOAD_ERRORS as error:
             raise UsageError(f"{folder}: transformers cannot load it: {_first_line(error)}") from error
     body = f"{model.base_model_prefix}."
     # the output head is not run
