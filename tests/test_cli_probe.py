@@ -106,6 +106,17 @@ def test_a_kept_result_is_printed_listed_and_drawn(tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_perplexity_that_is_too_large_is_lowered_aloud_and_on_record(tmp_path):
+    from fastcluster_lm.store import RunFolder
+
+    done = call("probe", "model", "--tasks", "asked.toml", "--out", tmp_path / "kept", "-s", "scores.n_iter=30")
+    assert done.exit_code == 0, done.output
+    assert done.stderr.splitlines()[0] == "scores.perplexity 30 lowered to 19.7 for 60 points"
+    assert len(done.stderr.splitlines()) == 2
+    config = RunFolder.open(tmp_path / "kept").config()
+    assert config["scores"]["perplexity"] == config["resolved"]["perplexity"] == 59 / 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [

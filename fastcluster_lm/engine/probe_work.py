@@ -5,7 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from fastcluster_lm.probe.attached_scores import AttachedScores
 from fastcluster_lm.probe.samples import LabelledSet
 from fastcluster_lm.probe.streamed_scores import Chunks, Streamed, score_streamed
 from fastcluster_lm.scores.clusters import SPACES
+from fastcluster_lm.scores.engines.params import TsneParams
 from fastcluster_lm.store import SCORE_COLUMNS, RunFolder
 
 Row = dict[str, Any]
@@ -55,10 +56,17 @@ class ProbeWork:
         device: torch.device,
         say: Callable[[str], None],
     ) -> None:
-        self._config, self._sets, self._names, self._options = config, sets, names, options
+        self._sets, self._names, self._options = sets, names, options
         self._n_blocks, self._width, self._device, self._say = n_blocks, width, device, say
         self._layers = _chosen_layers(options, n_blocks)
+        # lowered to what the map's points allow, once and aloud
+        n_shown = sum(len(own.on_map) for own in sets.values())
+        asked = config.scores.perplexity
+        perplexity = TsneParams(perplexity=asked).effective_perplexity(n_shown)
+        self._config = config = replace(config, scores=replace(config.scores, perplexity=perplexity))
         self._scorer = AttachedScores(sets, config.scores, config.probe.seed, device=device)
+        if perplexity < asked and "map" in options.spaces:
+            say(f"scores.perplexity {asked:g} lowered to {perplexity:.3g} for {n_shown} points")
         self._folder: RunFolder | None = None
         self._probes, self._seconds, self._last = 0, 0.0, 0
 
@@ -131,6 +139,7 @@ class ProbeWork:
             },
             "resolved": {
                 "engine": self._scorer.engine,
+                "perplexity": config.scores.perplexity,
                 "threads": torch.get_num_threads(),
                 "device": str(self._device),
             },

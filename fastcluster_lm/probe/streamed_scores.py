@@ -40,8 +40,10 @@ def score_streamed(
     """Write all states into files in `folder`, then score them some layers at a time, every map cold.
 
     chunks: by split the states of its instances in order, all layers; layers: the scored ones, by number
-    Units:  in memory are one chunk, and then as many layers as scores.memory_mib holds, one at least, with the copies
-            that scoring makes of them (about three); on disk 4 bytes a number of the scored layers
+    Units:  in memory are one chunk, and then as many layers as scores.memory_mib holds, one at least, with what scoring
+            makes of them; on disk 4 bytes a number of the scored layers
+    Source: measured with 1024 points of width 1024 on a CPU: 70 MiB over the start with 4 MiB of states at a time,
+            however many layers; 590 MiB with 128
     Errors: DataError naming the layers that hold NaN; RunFolderError if the disk refuses
     """
     wanted = list(layers)
