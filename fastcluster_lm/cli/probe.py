@@ -58,7 +58,11 @@ class LayersType(click.ParamType):
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where the model runs and is scored.")
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Instances of one forward.")
 @click.option("-s", "--set", "assignments", metavar="KEY=VALUE", multiple=True, help="A value of probe or scores.")
-@click.option("--chat/--no-chat", default=None, help="Ask through the tokenizer's chat template; if it has one.")
+@click.option(
+    "--chat/--no-chat",
+    default=None,
+    help="Ask through the tokenizer's chat template, or not; as it has one, by default.",
+)
 @click.option("--download", is_flag=True, help="Take a name on the Hugging Face hub, and fetch that model.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="New folder for rows and maps.")
 @verbose
