@@ -96,6 +96,18 @@ def test_facts_are_asked_of_a_language_model():
     assert {(row["n_points"], row["split"]) for row in json.loads(done.stdout) if row["group"] == "all"} == {(n, "val")}
 
 
+def test_an_exported_run_is_asked_in_its_own_words_alone(tmp_path):
+    assert call("export", "RUN", tmp_path / "exported", "--to", "hf").exit_code == 0
+    done = call("probe", tmp_path / "exported", "--tasks", "asked.toml")
+    assert_one_line(done, 2, "expected words that the model's tokenizer knows, got 'what'")
+    task = '[[tasks]]\nname = "{0}"\nwordings = ["{0} b c {{input}}", "{0} c c {{input}}", "{0} d a {{input}}"]\n'
+    table = 'table = { i0 = "o0", i1 = "o1" }\n'
+    (tmp_path / "asked.toml").write_text("".join(task.format(name) + table for name in "abc"))
+    done = call("probe", tmp_path / "exported", "--tasks", tmp_path / "asked.toml", "--json", *QUICK)
+    assert done.exit_code == 0, done.output
+    assert {row["n_points"] for row in json.loads(done.stdout) if row["group"] == "all"} == {18}
+
+
 def test_a_kept_result_is_printed_listed_and_drawn(tmp_path):
     done = call("probe", "RUN", "--out", tmp_path / "kept", "--step", "all", "--json")
     assert done.exit_code == 0, done.output

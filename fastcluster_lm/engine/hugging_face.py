@@ -1,7 +1,7 @@
 """Load a language model of transformers from a folder: safetensors and no code of its own, nothing fetched unasked."""
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,7 +107,31 @@ def load_model(folder: Path, device: torch.device, *, chat: bool | None = None) 
 
 
 def _plain(tokenizer: Any) -> Callable[[str], list[int]]:
-    return lambda text: list(tokenizer(text)["input_ids"])
+    words = _closed_vocabulary(tokenizer)
+
+    def encode(text: str) -> list[int]:
+        if words is not None:
+            pieces = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)
+            if new := [piece for piece, _ in pieces if piece not in words]:
+                raise UsageError(
+                    f"--tasks: expected words that the model's tokenizer knows, got {new[0]!r}; it has no token for "
+                    "unknown ones"
+                )
+        return list(tokenizer(text)["input_ids"])
+
+    return encode
+
+
+def _closed_vocabulary(tokenizer: Any) -> Mapping[str, int] | None:
+    """Give the words of a tokenizer that has no token for any other, as that of an exported run; None for all others.
+
+    The tokenizers library raises a bare Exception at an unknown word, which could not be told from any other
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or type(backend.model).__name__ != "WordLevel" or backend.pre_tokenizer is None:
+        return None
+    words: Mapping[str, int] = backend.get_vocab()
+    return None if backend.model.unk_token in words else words
 
 
 def _chat(tokenizer: Any) -> Callable[[str], list[int]]:

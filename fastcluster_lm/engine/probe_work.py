@@ -4,7 +4,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,21 +68,23 @@ class ProbeWork:
         if perplexity < asked and "map" in options.spaces:
             say(f"scores.perplexity {asked:g} lowered to {perplexity:.3g} for {n_shown} points")
         self._folder: RunFolder | None = None
+        self._record: dict[str, Any] = {}
+        self._open = ExitStack()
         self._probes, self._seconds, self._last = 0, 0.0, 0
 
     @contextmanager
     def opened(self, model: torch.nn.Module, of: Mapping[str, Any]) -> Iterator[None]:
-        """Write the probes within into the new folder, if one is wanted, and mark it as finished at the end."""
-        out = self._options.out
-        if out is None:
+        """Write the probes within into a new folder, if one is wanted, and mark it as finished at the end.
+
+        The folder appears with the first probe's scores, so that a model that cannot be scored leaves none
+        """
+        if self._options.out is not None:
+            self._record = self._described(model, of)
+        with ExitStack() as self._open:
             yield
-            return
-        described = self._described(model, of)
-        folder = RunFolder.create(out, described, describe_environment())
-        with folder.lock():
-            self._folder = folder
-            yield
-            folder.mark_finished({"steps": self._last, "probes": self._probes, "probe_seconds": self._seconds})
+            if self._folder is not None:
+                summary = {"steps": self._last, "probes": self._probes, "probe_seconds": self._seconds}
+                self._folder.mark_finished(summary)
 
     def score(self, chunks: Mapping[str, Chunks], step: int) -> list[Row]:
         """Score one model and write down what came of it."""
@@ -90,8 +92,9 @@ class ProbeWork:
         sizes = {name: len(own.ids) for name, own in self._sets.items()}
         mib = 4 * sum(sizes.values()) * self._width * len(self._layers) / 2**20
         self._say(f"step {step}: {sum(sizes.values())} instances, {len(self._layers)} layers, {mib:.3g} MiB of states")
-        # beside the results, where there is room for them; else where TMPDIR says
-        beside = None if self._options.out is None else self._options.out.parent
+        # where the results go, if they are kept, since there is room; else where TMPDIR says
+        out = self._options.out
+        beside = None if out is None else next(above for above in out.absolute().parents if above.is_dir())
         with tempfile.TemporaryDirectory(prefix=".fclm-", dir=beside) as place:
             found = score_streamed(
                 chunks,
@@ -108,8 +111,11 @@ class ProbeWork:
 
     def _write(self, found: Streamed, step: int, seconds: float) -> None:
         self._probes, self._seconds, self._last = self._probes + 1, self._seconds + seconds, step
-        if self._folder is None:
+        if self._options.out is None:
             return
+        if self._folder is None:
+            self._folder = RunFolder.create(self._options.out, self._record, describe_environment())
+            self._open.enter_context(self._folder.lock())
         if found.maps:
             self._folder.write_map(step, found.maps, {"warm": "false"})
         self._folder.append_scores(found.rows)

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import tomli_w
 
@@ -10,7 +11,7 @@ from fastcluster_lm.config import config_from_dict
 from fastcluster_lm.engine import start_run
 from fastcluster_lm.engine.probe_work import ProbeOptions
 from fastcluster_lm.engine.probing import probe_model, probe_run, settings_for
-from fastcluster_lm.errors import ConfigError, RunExistsError, RunFolderError, TaskError, UsageError
+from fastcluster_lm.errors import ConfigError, DataError, RunExistsError, RunFolderError, TaskError, UsageError
 from fastcluster_lm.store import SCORE_COLUMNS, RunFolder
 from fastcluster_lm.tasks import load_questions, taskset_from_dict
 from tests.laws.conftest import SMALL
@@ -111,6 +112,22 @@ def test_a_kept_result_is_a_folder_that_others_read(run, tmp_path):
         probe_run(kept.path)
     # states are gone, and nothing else is left beside it
     assert [entry.name for entry in (tmp_path / "new").iterdir()] == ["kept"]
+
+
+def test_a_model_that_cannot_be_scored_leaves_no_folder(run, tmp_path):
+    broken = RunFolder.create(tmp_path / "broken", run.config(), {})
+    tensors, state = run.read_checkpoint(8)
+    broken.write_checkpoint(4, run.read_checkpoint(4)[0], {})
+    tensors["model"]["wte.weight"] = np.full_like(tensors["model"]["wte.weight"], np.nan)
+    broken.write_checkpoint(8, tensors, state)
+    with pytest.raises(DataError, match="NaN or infinity in layer 0, 1, 2;"):
+        probe_run(broken.path, options=ProbeOptions(out=tmp_path / "deep" / "kept"))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["broken"]
+    # what came before it is kept, as of a run that was stopped
+    with pytest.raises(DataError, match="NaN or infinity"):
+        probe_run(broken.path, options=ProbeOptions(out=tmp_path / "kept"), step="all")
+    kept = RunFolder.open(tmp_path / "kept")
+    assert {row["step"] for row in kept.scores()} == {4} and kept.status() == "stopped"
 
 
 def test_a_run_without_a_checkpoint_has_nothing_to_score(run, tmp_path):
