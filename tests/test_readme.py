@@ -1,6 +1,8 @@
-"""The README's own loop with the probe attached runs as it stands, and shows what it says."""
+"""The README's own loop and commands run as they stand, and show what it says."""
 
+import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +10,11 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from fastcluster_lm.cli import main
+from fastcluster_lm.config import config_from_dict
+from fastcluster_lm.engine import start_run
 from fastcluster_lm.store import RunFolder
+from tests.laws.conftest import SMALL
+from tests.tiny_language_model import N_BLOCKS, write_model
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -39,3 +45,19 @@ def test_the_loop_with_the_probe_attached_runs_as_it_stands(tmp_path, monkeypatc
     page = (tmp_path / "report.html").read_text()
     assert "input_output" in page and page.count("<script") > 0
     assert len(list((tmp_path / "figures").glob("*.png"))) > 0
+
+
+def test_models_that_exist_are_scored_by_the_commands_as_they_stand(tmp_path, monkeypatch):
+    section = README.read_text().partition("## Score a model that exists\n")[2].partition("\n## ")[0]
+    commands = re.search(r"```bash\n(.*?)```", section, re.DOTALL).group(1).splitlines()
+    start_run(config_from_dict({**SMALL, "probe": {**SMALL["probe"], "every": 0}}), tmp_path / "RUN")
+    write_model(tmp_path / "MODEL")
+    (tmp_path / "asked.toml").write_text(re.search(r"```toml\n(.*?)```", section, re.DOTALL).group(1))
+    monkeypatch.chdir(tmp_path)
+    done = {line: CliRunner().invoke(main, shlex.split(line)[1:]) for line in commands}
+    assert len(done) == 3 and all(one.exit_code == 0 for one in done.values()), done
+    of_run, of_facts, of_mine = (one.stdout for one in done.values())
+    assert {row["step"] for row in json.loads(of_run)} == {5, 10, 12}
+    kept = RunFolder.open(tmp_path / "probed")
+    assert kept.map_steps() == [0] and {row["layer"] for row in kept.scores()} == set(range(N_BLOCKS + 1))
+    assert "map" in of_facts and " map " not in of_mine and "capital" not in of_mine

@@ -16,6 +16,7 @@ from fastcluster_lm.cli.bench import bench
 from fastcluster_lm.cli.beside import Beside
 from fastcluster_lm.cli.doctor import doctor
 from fastcluster_lm.cli.export import export
+from fastcluster_lm.cli.probe import probe
 from fastcluster_lm.cli.report import report, watch
 from fastcluster_lm.cli.study import study
 from fastcluster_lm.errors import ConfigError
@@ -169,7 +170,7 @@ def scores(run: Path, form: str, sparklines: bool, **filters: Any) -> None:
     print_rows(rows, short if form == "table" else SCORE_COLUMNS, format=form, stream=sys.stdout)
 
 
-for command in (bench, doctor, export, report, study, watch):
+for command in (bench, doctor, export, probe, report, study, watch):
     main.add_command(command)
 
 

@@ -118,8 +118,8 @@ def stored_config(stored: Mapping[str, Any], origin: str) -> RunConfig:
     """
     if "attached" in stored:
         raise ConfigError(
-            f"{origin}: expected a run that `fclm train` made, got one of a probe attached to another loop; "
-            "that loop is what can repeat it or go on with it"
+            f"{origin}: expected a run that `fclm train` made, got one of a probe attached to another loop, or of "
+            "`fclm probe`; what trained that model is what can repeat it or go on with it"
         )
     values = {key: value for key, value in stored.items() if key not in ("resolved", "taskset")}
     return config_from_dict(values, origin=origin)

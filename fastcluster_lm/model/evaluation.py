@@ -50,6 +50,15 @@ class Evaluator:
                 norms.append(output.sq_norms[: len(chunk)].T.clone())
         return torch.cat(norms, 1) if norms else None
 
+    @torch.no_grad()
+    def states_in_chunks(self, instances: Instances) -> Iterator[Float[Tensor, "layers chunk D"]]:
+        """Give every layer's state at the probed position, `batch_size` instances at a time, in their order.
+
+        Shapes: (n_layers + 1, chunk, D), good until the next is asked for
+        """
+        for chunk, output in self._chunks(instances):
+            yield output.states[: len(chunk)].transpose(0, 1)
+
     def _chunks(self, instances: Instances) -> Iterator[tuple[Int[Tensor, " chunk"], ModelOutput]]:
         was_training = self.model.training
         self.model.eval()

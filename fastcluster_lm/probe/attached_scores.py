@@ -1,7 +1,6 @@
 """Score the states of instances that a caller labelled, probe after probe; it runs no model and writes nothing."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,29 +12,15 @@ from fastcluster_lm.config import ScoresConfig
 from fastcluster_lm.errors import ShapeError, UsageError, nearest_name
 from fastcluster_lm.kernels.deferred import deferred
 from fastcluster_lm.probe.pending import Taken, launch_full
-from fastcluster_lm.probe.samples import Sample
+from fastcluster_lm.probe.samples import LabelledSet, Sample
 from fastcluster_lm.probe.warm_map import WarmMap
-from fastcluster_lm.scores.clusters import PLANS, Divisions, PendingSpace, Scoring, Split, start_space
+from fastcluster_lm.scores.clusters import PLANS, SPACES, Divisions, PendingSpace, Scoring, Split, start_space
 from fastcluster_lm.scores.contingency import factorize, host_array
 from fastcluster_lm.scores.engines import choose_engine
 from fastcluster_lm.scores.parts import divide
 
 # what can be known of an instance; only its task must be
 KINDS = ("task", "distribution", "input", "output", "instruction")
-
-
-@dataclass(frozen=True)
-class LabelledSet:
-    """The instances of one split but for their states, which change.
-
-    Shapes: labels and instructions (n,) integers; on_map (m,) which of them the map shows, ids (n,) over both splits;
-            all on the host
-    """
-
-    labels: dict[str, Int[np.ndarray, " n"]]
-    instructions: Int[np.ndarray, " n"]
-    on_map: Int[Tensor, " m"]
-    ids: Int[Tensor, " n"]
 
 
 def labelled_sets(
@@ -83,12 +68,14 @@ def labelled_sets(
 class AttachedScores:
     """Score every layer of each probe, in the hidden space and on a map that goes on from the last."""
 
-    def __init__(self, sets: Mapping[str, LabelledSet], config: ScoresConfig, seed: int) -> None:
+    def __init__(
+        self, sets: Mapping[str, LabelledSet], config: ScoresConfig, seed: int, *, device: torch.device
+    ) -> None:
         self._sets, self.config, self._seed = sets, config, seed
         self._scoring = Scoring(n_neighbors=config.n_neighbors, n_init=config.n_init, n_nulls=config.n_nulls, seed=seed)
         self._divisions = Divisions()
         self.memory_mib = config.memory_mib
-        self._device = torch.device("cpu")
+        self._device = device
         self._engine = choose_engine(config.engine, self._device, self.memory_mib)
         self._map = WarmMap(config, self._engine, seed)
 
@@ -109,29 +96,41 @@ class AttachedScores:
         groups = [group for group, labels in self.plan("hidden") if labels == "task"]
         return [group for group in groups if any(divide(alone, alone, [(group, "task")], Scoring(n_nulls=0)))][-1]
 
+    def begin_anew(self) -> None:
+        """Forget the last map, so that the next probe may be of other layers."""
+        self._map = WarmMap(self.config, self._engine, self._seed)
+
     def score(
-        self, states: Mapping[str, Float[Tensor, "layers n d"]], step: int, *, key_frame: bool
+        self,
+        states: Mapping[str, Float[Tensor, "layers n d"]],
+        step: int,
+        *,
+        key_frame: bool,
+        spaces: Collection[str] = SPACES,
     ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray], bool]:
-        """Score one probe's states of each split; the first split is the bank.
+        """Score one probe's states of each split; the first split is the bank. spaces: those that have rows.
 
         Shapes: states (layers, n, d) float32 by split -> rows, the map's arrays, whether the map was warm
         Errors: DataError naming the split and layers that hold NaN or infinity
         """
         device = next(iter(states.values())).device
         if device != self._device:
-            # the first probe, or a model that was moved; its map starts anew
+            # a model that was moved; its map starts anew
             self._device = device
             self._engine = choose_engine(self.config.engine, device, self.memory_mib)
-            self._map = WarmMap(self.config, self._engine, self._seed)
+            self.begin_anew()
         samples = {
             name: Sample(name, states[name], own.labels, own.instructions, own.on_map, own.ids)
             for name, own in self._sets.items()
         }
         with deferred(device) as checks:
             taken = Taken(step, True, samples, "fresh", 0.0)
-            pending = launch_full(taken, self._map, self._start_space, key_frame=key_frame, checks=checks)
+            pending = launch_full(
+                taken, self._map, self._start_space, key_frame=key_frame, checks=checks, wanted=spaces
+            )
         columns = pending.columns()
-        self._map.settle(columns, warm=pending.warm)
+        if "map" in spaces:
+            self._map.settle(columns, warm=pending.warm)
         return pending.rows(columns), pending.maps(), pending.warm
 
     def halve_memory(self) -> bool:

@@ -92,7 +92,7 @@ class ClusterProbe:
         self._scores = self._fitting(sum(len(own.on_map) for own in sets.values()))
         self._reader = LayerReader(model, layers, position=position, batch_size=batch_size, autocast=autocast)
         with plain_torch():
-            self._scorer = AttachedScores(sets, self._scores, seed)
+            self._scorer = AttachedScores(sets, self._scores, seed, device=self._reader.device)
             self._group = self._scorer.group
         self.is_writer = not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank())
         self._rows: list[Row] = []

@@ -1,7 +1,7 @@
 """A probe on its way: what it scores, what its device was given to do, and the rows and map once that has come."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from fastcluster_lm.kernels.deferred import Checks
 from fastcluster_lm.kernels.transfer import Fetch
 from fastcluster_lm.probe.samples import Sample
 from fastcluster_lm.probe.warm_map import WarmMap
-from fastcluster_lm.scores.clusters import PendingSpace, Split
+from fastcluster_lm.scores.clusters import SPACES, PendingSpace, Split
 from fastcluster_lm.scores.geometry import class_distance_normalized_variance
 
 # the columns of group "all" that a map's neighbours and its descent give, by space
@@ -147,20 +147,30 @@ def launch_full(
     *,
     key_frame: bool,
     checks: Checks,
+    wanted: Collection[str] = SPACES,
 ) -> PendingProbe:
     """Give the device a full probe: hidden states, their map, and what both say of geometry.
 
-    start begins the scores of a space from its splits, the first of which is the bank
+    start begins the scores of a space from its splits, the first of which is the bank; wanted: the spaces that have
+    rows, whose columns do not depend on the other's; no map is drawn that is not
     """
     samples = taken.samples
-    spaces = [start("hidden", {name: sample.split() for name, sample in samples.items()})]
+    spaces = []
+    if "hidden" in wanted:
+        spaces.append(start("hidden", {name: sample.split() for name, sample in samples.items()}))
     shown = [sample.shown() for sample in samples.values()]
     joint, ids = torch.cat([part.states for part in shown], 1), torch.cat([part.ids for part in shown])
+    if "map" not in wanted:
+        columns = warm_map.measure(joint)
+        return PendingProbe(
+            taken, spaces, columns, class_spreads({"hidden": samples}), None, [], warm=False, checks=checks
+        )
     points, columns, warm = warm_map.draw(joint, ids, key_frame=key_frame)
     parts = points.split([len(part.ids) for part in shown], dim=1)
     on_map = {part.name: part.placed(place) for part, place in zip(shown, parts, strict=True)}
     spaces.append(start("map", {name: sample.split() for name, sample in on_map.items()}))
-    spread = class_spreads({"hidden": samples, "map": on_map})
+    placed = {"hidden": samples, "map": on_map}
+    spread = class_spreads({space: own for space, own in placed.items() if space in wanted})
     return PendingProbe(taken, spaces, columns, spread, points, shown, warm=warm, checks=checks)
 
 

@@ -1,6 +1,7 @@
 """One probe of a run after the other: states in, rows and a map out; what it keeps between probes can be saved."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -68,7 +69,8 @@ class RunProbe:
         self._map = WarmMap(config, engine, seed)
         # centroids that the next step probe's KMeans goes on from, by space, split, group and number
         self._centroids: dict[str, Tensor] = {}
-        self._check_reachable()
+        fresh = self._sources["train"].sample
+        check_reachable(fresh.labels, fresh.instructions, config.n_neighbors)
 
     def again(self, *, cadence: Cadence, seed: int) -> "RunProbe":
         """Give a probe of the same model and instances that has seen nothing yet, with its own cadence and seed."""
@@ -223,25 +225,28 @@ class RunProbe:
         self._centroids |= {name: value for name, value in pending.centroids.items() if name == wanted}
         return pending
 
-    def _check_reachable(self) -> None:
-        """Refuse a k for which even perfect clusters could not fill every neighbour list with the query's own task."""
-        fresh, k = self._sources["train"].sample, self.config.n_neighbors
-        labels = fresh.labels
-        groups = {
-            "input": labels["input"],
-            "input and output": labels["input"] * (labels["output"].max() + 1) + labels["output"],
-        }
-        apart = {"other instructions": fresh.instructions}
-        if len(np.unique(labels["distribution"])) > len(np.unique(labels["task"])):
-            apart["other distributions"] = labels["distribution"]
-        for group_name, group in groups.items():
-            for apart_name, identity in apart.items():
-                fewest = _fewest_partners(labels["task"], group, identity)
-                if fewest < k:
-                    raise ConfigError(
-                        f"scores.n_neighbors: expected at most {fewest}, the fewest points of one task and "
-                        f"{group_name} under {apart_name} in the probe set, got {k}; raise probe.n_points or lower it"
-                    )
+
+def check_reachable(labels: Mapping[str, np.ndarray], instructions: np.ndarray, n_neighbors: int) -> None:
+    """Refuse a k for which even perfect clusters could not fill every neighbour list with the query's own task.
+
+    Errors: ConfigError naming the largest k that could
+    """
+    groups = {
+        "input": labels["input"],
+        "input and output": labels["input"] * (labels["output"].max() + 1) + labels["output"],
+    }
+    apart = {"other instructions": instructions}
+    if len(np.unique(labels["distribution"])) > len(np.unique(labels["task"])):
+        apart["other distributions"] = labels["distribution"]
+    for group_name, group in groups.items():
+        for apart_name, identity in apart.items():
+            fewest = _fewest_partners(labels["task"], group, identity)
+            if fewest < n_neighbors:
+                raise ConfigError(
+                    f"scores.n_neighbors: expected at most {fewest}, the fewest points of one task and "
+                    f"{group_name} under {apart_name} in the probe set, got {n_neighbors}; raise probe.n_points or "
+                    "lower it"
+                )
 
 
 def _task_clusters(space: str, task: Any) -> str:

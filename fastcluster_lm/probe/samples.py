@@ -17,6 +17,31 @@ from fastcluster_lm.scores.clusters import Split
 
 
 @dataclass(frozen=True)
+class LabelledSet:
+    """The instances of one split but for their states, which change.
+
+    Shapes: labels and instructions (n,) integers; on_map (m,) which of them the map shows, ids (n,) over both splits;
+            all on the host
+    """
+
+    labels: dict[str, Int[np.ndarray, " n"]]
+    instructions: Int[np.ndarray, " n"]
+    on_map: Int[Tensor, " m"]
+    ids: Int[Tensor, " n"]
+
+    @classmethod
+    def of(cls, chosen: ProbeSet, n_inputs: int, first_id: int) -> "LabelledSet":
+        """Take what is known of a probe set's instances; their numbers begin at first_id."""
+        return cls(
+            _on_host(label_kinds(chosen.instances, n_inputs)),
+            # the two splits number their instructions apart, and share none
+            chosen.instances.instruction.cpu().numpy(),
+            chosen.on_map.nonzero()[:, 0].cpu(),
+            chosen.index.cpu() + first_id,
+        )
+
+
+@dataclass(frozen=True)
 class Sample:
     """The states of one split and what is known of each point.
 
@@ -60,19 +85,18 @@ class FreshSource:
 
     def __init__(self, name: str, chosen: ProbeSet, n_inputs: int, n_layers: int, d_model: int, first_id: int) -> None:
         self.instances = chosen.instances
-        on_map = chosen.on_map.nonzero()[:, 0]
-        self.on_map = on_map.cpu()
-        self._shown_instances = self.instances.select(on_map)
         device = self.instances.tokens.device
+        known = LabelledSet.of(chosen, n_inputs, first_id)
+        self.on_map = known.on_map
+        self._shown_instances = self.instances.select(known.on_map.to(device))
         # all but the states stays as it is, and these are written into the same buffers at every probe
         self.sample = Sample(
             name,
             torch.zeros(n_layers, len(self.instances), d_model, device=device),
-            _on_host(label_kinds(self.instances, n_inputs)),
-            # the two splits number their instructions apart, and share none
-            self.instances.instruction.cpu().numpy(),
-            self.on_map,
-            chosen.index.cpu() + first_id,
+            known.labels,
+            known.instructions,
+            known.on_map,
+            known.ids,
         )
         self._shown = self.sample.shown()
 

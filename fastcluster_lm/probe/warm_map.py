@@ -63,6 +63,15 @@ class WarmMap:
         self._neighbors, self._neighbor_ids = own, ids.clone()
         return points, columns, warm
 
+    def measure(self, X: Float[Tensor, "layers n d"]) -> dict[str, Tensor]:
+        """Give the columns that say something of the points alone, as `draw` would, without a map.
+
+        Shapes: X (layers, n, d) -> columns (layers,) float64
+        """
+        order = torch.arange(X.shape[1])
+        near = self.engine.neighbors(X, X, NeighborsParams(2, order, order))
+        return {"intrinsic_dimension": intrinsic_dimension(near.distances)}
+
     def settle(self, columns: dict[str, Tensor], *, warm: bool) -> None:
         """Take the columns of the map that was drawn, on the host, and see whether the next one must start cold."""
         preserved = columns.pop(PRESERVED)

@@ -16,9 +16,23 @@ def load_taskset(path: str | Path, *, needed_strings: int = 1) -> TaskSet:
 
     Errors: TaskError naming the file, and the key where one is at fault
     """
+    data = read_toml(path)
+    try:
+        taskset = taskset_from_dict(data)
+        taskset.check(needed_strings)
+    except TaskError as error:
+        raise TaskError(f"{path}: {error}") from error
+    return taskset
+
+
+def read_toml(path: str | Path) -> dict[str, object]:
+    """Read a task file.
+
+    Errors: TaskError naming the file, the nearest one if there is none such
+    """
     path = Path(path)
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         beside = [other.name for other in path.parent.glob("*.toml")]
         raise TaskError(f"{path}: no such task file{nearest_name(path.name, beside)}") from error
@@ -28,12 +42,6 @@ def load_taskset(path: str | Path, *, needed_strings: int = 1) -> TaskSet:
         raise TaskError(f"{path}: expected UTF-8 text, found a broken byte at {error.start}; save it anew") from error
     except tomllib.TOMLDecodeError as error:
         raise TaskError(f"{path}: expected TOML: {error}") from error
-    try:
-        taskset = taskset_from_dict(data)
-        taskset.check(needed_strings)
-    except TaskError as error:
-        raise TaskError(f"{path}: {error}") from error
-    return taskset
 
 
 def taskset_from_dict(data: Mapping[str, object]) -> TaskSet:
@@ -41,27 +49,33 @@ def taskset_from_dict(data: Mapping[str, object]) -> TaskSet:
 
     Errors: TaskError naming the key that is unknown, missing, of a wrong type, or not among inputs or outputs
     """
-    _check_keys("", data, _TASKSET_KEYS)
-    inputs = _strings("inputs", data["inputs"])
-    outputs = _strings("outputs", data["outputs"])
+    asked = data.get("tasks")
+    if isinstance(asked, list) and any(isinstance(task, Mapping) and "wordings" in task for task in asked):
+        raise TaskError(
+            "tasks: these are asked in words, of a model of transformers; a model of `fclm train` is asked in "
+            "expressions: inputs, outputs, lengths and [[tasks]] with name, expressions and table"
+        )
+    check_keys("", data, _TASKSET_KEYS, _TASKSET_KEYS)
+    inputs = strings_at("inputs", data["inputs"])
+    outputs = strings_at("outputs", data["outputs"])
     lengths = []
-    for index, length in enumerate(_list("lengths", data["lengths"])):
+    for index, length in enumerate(list_at("lengths", data["lengths"])):
         if not isinstance(length, int) or isinstance(length, bool):
             raise TaskError(f"lengths[{index}]: expected a whole number, found {length!r}")
         lengths.append(length)
-    tasks = [_read_task(index, task, inputs, outputs) for index, task in enumerate(_list("tasks", data["tasks"]))]
+    tasks = [_read_task(index, task, inputs, outputs) for index, task in enumerate(list_at("tasks", data["tasks"]))]
     return TaskSet(inputs, outputs, tuple(lengths), tuple(tasks))
 
 
 def _read_task(index: int, data: object, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Task:
     key = f"tasks[{index}]"
-    task = _table(key, data)
-    _check_keys(f"{key}.", task, _TASK_KEYS)
+    task = table_at(key, data)
+    check_keys(f"{key}.", task, _TASK_KEYS, _TASK_KEYS)
     name = task["name"]
     if not isinstance(name, str):
         raise TaskError(f"{key}.name: expected a string, found {name!r}")
-    expressions = _strings(f"{key}.expressions", task["expressions"])
-    answers = _table(f"{key}.table", task["table"])
+    expressions = strings_at(f"{key}.expressions", task["expressions"])
+    answers = table_at(f"{key}.table", task["table"])
     for given in answers:
         if given not in inputs:
             raise TaskError(f"{key}.table: {given!r} is not one of inputs{nearest_name(given, inputs)}")
@@ -81,30 +95,34 @@ def _read_task(index: int, data: object, inputs: tuple[str, ...], outputs: tuple
     return Task(name, expressions, tuple(table))
 
 
-def _check_keys(prefix: str, data: Mapping[str, object], known: Collection[str]) -> None:
+def check_keys(prefix: str, data: Mapping[str, object], known: Collection[str], needed: Collection[str]) -> None:
+    """Refuse a key that is not known, naming the nearest, and one that is needed and missing."""
     for key in data:
         if key not in known:
             raise TaskError(f"{prefix}{key}: unknown key, expected {', '.join(known)}{nearest_name(key, known)}")
-    for key in known:
+    for key in needed:
         if key not in data:
             raise TaskError(f"{prefix}{key}: missing; add it")
 
 
-def _table(key: str, value: object) -> Mapping[str, object]:
+def table_at(key: str, value: object) -> Mapping[str, object]:
+    """Take a value that must be a table."""
     if not isinstance(value, Mapping):
         raise TaskError(f"{key}: expected a table, found {value!r}")
     return value
 
 
-def _list(key: str, value: object) -> list[object]:
+def list_at(key: str, value: object) -> list[object]:
+    """Take a value that must be a list."""
     if not isinstance(value, list):
         raise TaskError(f"{key}: expected a list, found {value!r}")
     return value
 
 
-def _strings(key: str, value: object) -> tuple[str, ...]:
+def strings_at(key: str, value: object) -> tuple[str, ...]:
+    """Take a value that must be a list of strings."""
     strings = []
-    for index, item in enumerate(_list(key, value)):
+    for index, item in enumerate(list_at(key, value)):
         if not isinstance(item, str):
             raise TaskError(f"{key}[{index}]: expected a string, found {item!r}")
         strings.append(item)

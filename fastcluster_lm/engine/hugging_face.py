@@ -1,0 +1,194 @@
+"""Load a language model of transformers from a folder: safetensors and no code of its own, nothing fetched unasked."""
+
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from fastcluster_lm.errors import DataError, UsageError, nearest_name
+
+# endings of files that are pickles, and run whatever is in them when they are read
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+# what is fetched of a repository: no pickle, no code
+FETCHED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken")
+# what transformers and its libraries raise for files that do not fit, as tried
+LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError)
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "spiece.model", "sentencepiece*", "*.tiktoken")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in evaluation mode, and what makes tokens of a prompt; chat says whether through its template."""
+
+    model: Any
+    encode: Callable[[str], list[int]]
+    chat: bool
+
+
+def find_folder(name: str, *, download: bool = False) -> tuple[Path, bool]:
+    """Find what is to be scored, and say whether it is a run's folder; nothing is fetched without `download`.
+
+    Errors: UsageError for what is no folder, or a pickle, naming the alternative
+    """
+    path = Path(name)
+    if path.suffix in PICKLES and not path.is_dir():
+        raise UsageError(
+            f"{path}: expected a folder with weights as safetensors, got a pickle, which may run any code when it is "
+            f"read, so it is not; where you trust it, write it anew: {_conversion(path.parent)}"
+        )
+    if path.is_file():
+        raise UsageError(f"{path}: expected a run's or a model's folder, got a file; name the folder that it is in")
+    if path.is_dir():
+        return path, (path / "run.toml").is_file()
+    if download:
+        return _fetch(name), False
+    near = ""
+    if path.parent.is_dir():
+        near = nearest_name(path.name, [entry.name for entry in path.parent.iterdir() if entry.is_dir()])
+    raise UsageError(
+        f"there is no folder {name}{near or ';'} nothing is fetched from a network unless --download is given"
+    )
+
+
+def _fetch(name: str) -> Path:
+    """Fetch a model by its name on the Hugging Face hub, or take what was fetched before; no pickle and no code.
+
+    Errors: UsageError without transformers, or where there is no such model
+    """
+    _require_transformers()
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(FETCHED)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise UsageError(f"--download: {name} could not be fetched: {_first_line(error)}") from error
+
+
+def load_model(folder: Path, device: torch.device, *, chat: bool | None = None) -> Loaded:
+    """Load weights (as float32) and tokenizer from a folder; nothing is fetched, and no code in the folder is run.
+
+    chat: prompts go through the tokenizer's chat template; None: where it has one
+    Errors: UsageError for a folder with pickles alone, without weights or tokenizer, or that transformers cannot load;
+            DataError where weights are missing that the model needs
+    """
+    _check_files(folder)
+    _require_transformers()
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    # their own annotation leaves out the report that comes beside the model
+    models: Any = AutoModelForCausalLM
+    with _quiet():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, **local)
+            model, found = models.from_pretrained(
+                folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **local
+            )
+        except LOAD_ERRORS as error:
+            raise UsageError(f"{folder}: transformers cannot load it: {_first_line(error)}") from error
+    body = f"{model.base_model_prefix}."
+    # the output head is not run
+    if missing := sorted(name for name in found["missing_keys"] if name.startswith(body)):
+        raise DataError(
+            f"{folder}: expected all weights of {type(model).__name__}, found none for {missing[0]} and "
+            f"{len(missing) - 1} more; scores of weights drawn at random would say nothing"
+        )
+    templated = bool(getattr(tokenizer, "chat_template", None))
+    if chat and not templated:
+        raise UsageError(f"--chat: {folder} has a tokenizer without a chat template; leave the option out")
+    chat = templated if chat is None else chat
+    return Loaded(model.to(device).eval(), _chat(tokenizer) if chat else _plain(tokenizer), chat)
+
+
+def _plain(tokenizer: Any) -> Callable[[str], list[int]]:
+    words = _closed_vocabulary(tokenizer)
+
+    def encode(text: str) -> list[int]:
+        if words is not None:
+            pieces = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)
+            if new := [piece for piece, _ in pieces if piece not in words]:
+                raise UsageError(
+                    f"--tasks: expected words that the model's tokenizer knows, got {new[0]!r}; it has no token for "
+                    "unknown ones"
+                )
+        return list(tokenizer(text)["input_ids"])
+
+    return encode
+
+
+def _closed_vocabulary(tokenizer: Any) -> Mapping[str, int] | None:
+    """Give the words of a tokenizer that has no token for any other, as that of an exported run; None for all others.
+
+    The tokenizers library raises a bare Exception at an unknown word, which could not be told from any other
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or type(backend.model).__name__ != "WordLevel" or backend.pre_tokenizer is None:
+        return None
+    words: Mapping[str, int] = backend.get_vocab()
+    return None if backend.model.unk_token in words else words
+
+
+def _chat(tokenizer: Any) -> Callable[[str], list[int]]:
+    def encode(text: str) -> list[int]:
+        turn = [{"role": "user", "content": text}]
+        whole = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+        # the template writes what begins a text itself
+        return list(tokenizer(whole, add_special_tokens=False)["input_ids"])
+
+    return encode
+
+
+def _check_files(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"{folder} has no config.json, so it is no model's folder, and no run.toml, so it is no run")
+    if not any(folder.glob("*.safetensors")):
+        pickles = sorted(entry.name for entry in folder.iterdir() if entry.suffix in PICKLES)
+        if pickles:
+            raise UsageError(
+                f"{folder}: expected weights as safetensors, found {pickles[0]}, a pickle, which may run any code when "
+                f"it is read, so it is not; where you trust it, write it anew: {_conversion(folder)}"
+            )
+        raise UsageError(f"{folder}: expected weights as *.safetensors beside config.json, found none")
+    if not any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES):
+        raise UsageError(
+            f"{folder}: expected a tokenizer beside the weights (tokenizer.json, say), found none; "
+            f"write one there with AutoTokenizer.from_pretrained(...).save_pretrained({str(folder)!r})"
+        )
+
+
+def _conversion(folder: Path) -> str:
+    return (
+        'python -c "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
+        f"[a.from_pretrained({str(folder)!r}).save_pretrained('SAFE') for a in (M, T)]\", then name SAFE"
+    )
+
+
+def _require_transformers() -> None:
+    if importlib.util.find_spec("transformers") is None:
+        raise UsageError("a model of transformers needs that package; pip install 'fastcluster-lm[hf]'")
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{error}".strip().partition("\n")[0] or type(error).__name__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' bars and warnings off the terminal for the body; what matters of them is an error here."""
+    from transformers.utils import logging
+
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,172 @@
+"""The probes of one call over models that exist: states streamed through a file, rows and maps kept if wanted."""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastcluster_lm.config import RunConfig
+from fastcluster_lm.device import describe_environment
+from fastcluster_lm.errors import RunExistsError, UsageError
+from fastcluster_lm.probe.attached_scores import AttachedScores
+from fastcluster_lm.probe.samples import LabelledSet
+from fastcluster_lm.probe.streamed_scores import Chunks, Streamed, score_streamed
+from fastcluster_lm.scores.clusters import SPACES
+from fastcluster_lm.scores.engines.params import TsneParams
+from fastcluster_lm.store import SCORE_COLUMNS, RunFolder
+
+Row = dict[str, Any]
+# names of one kind of labels that run.toml holds at most
+MOST_NAMES = 1000
+
+
+@dataclass(frozen=True)
+class ProbeOptions:
+    """What is scored, and where it goes.
+
+    layers: numbers, 0 for the embedding; None: all
+    spaces: hidden, map
+    batch_size: instances of one forward; None: as training evaluates, or 16 prompts
+    out: a new run folder for rows and maps; None: nothing is kept
+    """
+
+    layers: tuple[int, ...] | None = None
+    spaces: tuple[str, ...] = SPACES
+    batch_size: int | None = None
+    out: Path | None = None
+
+
+class ProbeWork:
+    """The probes of one call: what they share, and where they are written."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        sets: Mapping[str, LabelledSet],
+        names: Mapping[str, list[str]],
+        options: ProbeOptions,
+        n_blocks: int,
+        width: int,
+        device: torch.device,
+        say: Callable[[str], None],
+    ) -> None:
+        self._sets, self._names, self._options = sets, names, options
+        self._n_blocks, self._width, self._device, self._say = n_blocks, width, device, say
+        self._layers = _chosen_layers(options, n_blocks)
+        # lowered to what the map's points allow, once and aloud
+        n_shown = sum(len(own.on_map) for own in sets.values())
+        asked = config.scores.perplexity
+        perplexity = TsneParams(perplexity=asked).effective_perplexity(n_shown)
+        self._config = config = replace(config, scores=replace(config.scores, perplexity=perplexity))
+        self._scorer = AttachedScores(sets, config.scores, config.probe.seed, device=device)
+        if perplexity < asked and "map" in options.spaces:
+            say(f"scores.perplexity {asked:g} lowered to {perplexity:.3g} for {n_shown} points")
+        self._folder: RunFolder | None = None
+        self._record: dict[str, Any] = {}
+        self._open = ExitStack()
+        self._probes, self._seconds, self._last = 0, 0.0, 0
+
+    @contextmanager
+    def opened(self, model: torch.nn.Module, of: Mapping[str, Any]) -> Iterator[None]:
+        """Write the probes within into a new folder, if one is wanted, and mark it as finished at the end.
+
+        The folder appears with the first probe's scores, so that a model that cannot be scored leaves none
+        """
+        if self._options.out is not None:
+            self._record = self._described(model, of)
+        with ExitStack() as self._open:
+            yield
+            if self._folder is not None:
+                summary = {"steps": self._last, "probes": self._probes, "probe_seconds": self._seconds}
+                self._folder.mark_finished(summary)
+
+    def score(self, chunks: Mapping[str, Chunks], step: int) -> list[Row]:
+        """Score one model and write down what came of it."""
+        started = time.perf_counter()
+        sizes = {name: len(own.ids) for name, own in self._sets.items()}
+        mib = 4 * sum(sizes.values()) * self._width * len(self._layers) / 2**20
+        self._say(f"step {step}: {sum(sizes.values())} instances, {len(self._layers)} layers, {mib:.3g} MiB of states")
+        # where the results go, if they are kept, since there is room; else where TMPDIR says
+        out = self._options.out
+        beside = None if out is None else next(above for above in out.absolute().parents if above.is_dir())
+        with tempfile.TemporaryDirectory(prefix=".fclm-", dir=beside) as place:
+            found = score_streamed(
+                chunks,
+                self._sets,
+                self._scorer,
+                layers=self._layers,
+                step=step,
+                device=self._device,
+                spaces=self._options.spaces,
+                folder=Path(place),
+            )
+        self._write(found, step, time.perf_counter() - started)
+        return [dict.fromkeys(SCORE_COLUMNS) | row for row in found.rows]
+
+    def _write(self, found: Streamed, step: int, seconds: float) -> None:
+        self._probes, self._seconds, self._last = self._probes + 1, self._seconds + seconds, step
+        if self._options.out is None:
+            return
+        if self._folder is None:
+            self._folder = RunFolder.create(self._options.out, self._record, describe_environment())
+            self._open.enter_context(self._folder.lock())
+        if found.maps:
+            self._folder.write_map(step, found.maps, {"warm": "false"})
+        self._folder.append_scores(found.rows)
+        self._folder.append_steps([{"step": step, "probe_ms": seconds * 1e3, "probe_wait_ms": seconds * 1e3}])
+
+    def _described(self, model: torch.nn.Module, of: Mapping[str, Any]) -> dict[str, Any]:
+        """Say for run.toml what was scored; it is no run that could be repeated or gone on with."""
+        config, spaces = self._config, self._options.spaces
+        hidden = "hidden" in spaces
+        return {
+            "name": "probed",
+            "seed": config.probe.seed,
+            "attached": {
+                "model": type(model).__name__,
+                "n_parameters": sum(weight.numel() for weight in model.parameters()),
+                "instances": {name: len(own.ids) for name, own in self._sets.items()},
+                "names": {kind: own for kind, own in self._names.items() if len(own) <= MOST_NAMES},
+                **of,
+            },
+            "model": {"n_layers": self._n_blocks, "d_model": self._width},
+            "probe": asdict(config.probe),
+            "scores": asdict(config.scores),
+            "report": {
+                "space": "hidden" if hidden else "map",
+                "group": self._scorer.group if hidden else "all",
+                "layer": self._n_blocks,
+            },
+            "resolved": {
+                "engine": self._scorer.engine,
+                "perplexity": config.scores.perplexity,
+                "threads": torch.get_num_threads(),
+                "device": str(self._device),
+            },
+        }
+
+
+def refuse_existing(out: Path | None) -> None:
+    """Refuse a result's folder that exists, before the work.
+
+    Errors: RunExistsError
+    """
+    if out is not None and os.path.lexists(out):
+        raise RunExistsError(f"{out} exists already; choose another name, or remove it")
+
+
+def _chosen_layers(options: ProbeOptions, n_blocks: int) -> Sequence[int]:
+    if options.layers is None:
+        return range(n_blocks + 1)
+    if options.out is not None:
+        raise UsageError("--layers: expected without --out, since a report shows all layers; leave one of them out")
+    for layer in options.layers:
+        if not 0 <= layer <= n_blocks:
+            raise UsageError(f"--layers: expected 0 to {n_blocks}, got {layer}")
+    return sorted(set(options.layers))

@@ -1,0 +1,218 @@
+"""Score models that exist already: checkpoints of a run, or a language model of transformers; it trains nothing."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastcluster_lm.config import RunConfig, apply_settings, differing_keys
+from fastcluster_lm.data import Instances, build_instances, split_instructions
+from fastcluster_lm.device import choose_device
+from fastcluster_lm.engine import stored_config
+from fastcluster_lm.engine.hugging_face import load_model
+from fastcluster_lm.engine.probe_work import ProbeOptions, ProbeWork, Row, refuse_existing
+from fastcluster_lm.engine.rooms import Rooms
+from fastcluster_lm.errors import ConfigError, RunFolderError, TaskError, UsageError
+from fastcluster_lm.kernels import native
+from fastcluster_lm.probe.attached_scores import labelled_sets
+from fastcluster_lm.probe.probe_set import choose_probe_set
+from fastcluster_lm.probe.prompt_states import PromptReader
+from fastcluster_lm.probe.run_probe import check_reachable
+from fastcluster_lm.probe.samples import LabelledSet
+from fastcluster_lm.store import RunFolder
+from fastcluster_lm.tasks import QuestionSet, TaskSet, taskset_from_dict
+
+Configure = Callable[[RunConfig], RunConfig]
+# prompts of one forward
+PROMPT_BATCH = 16
+# what may be set for a probe of a model that exists; all else is about training
+SETTABLE = ("device", "probe.", "scores.")
+
+
+def probe_run(
+    path: str | Path,
+    configure: Configure = lambda config: config,
+    options: ProbeOptions | None = None,
+    *,
+    step: int | str | None = None,
+    taskset: TaskSet | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[Row]:
+    """Score a checkpoint of a run as a probe within training would have, each map cold; the run is only read.
+
+    step: a checkpoint's, or "all"; None: the newest. taskset: other tasks than the run's, in its own tokens
+    Errors: RunFolderError without the checkpoint; ConfigError for settings of training, or a run of an attached probe;
+            TaskError for tasks in tokens that the model does not know; RunExistsError if `out` exists
+    """
+    options, folder = options or ProbeOptions(), RunFolder.open(path)
+    refuse_existing(options.out)
+    stored = folder.config()
+    config = _configured(stored_config(stored, str(path)), stored["resolved"], configure)
+    steps = _checkpoints(folder, step)
+    # no probe, whose states would lie in memory whole
+    unprobed = replace(config, probe=replace(config.probe, every=0, worker="off"))
+    rooms = Rooms(unprobed, taskset_from_dict(stored["taskset"]))
+    splits = _instances(rooms, config, taskset)
+    chosen = {
+        name: choose_probe_set(
+            instances,
+            n_points=config.probe.n_points,
+            map_points=config.probe.map_points,
+            seed=config.probe.seed,
+            split=name,
+        )
+        for name, instances in splits.items()
+    }
+    tasks = taskset or rooms.taskset
+    # numbers of validation instances begin beyond all that training could have
+    sets = {name: LabelledSet.of(one, tasks.n_inputs, at * 2**40) for at, (name, one) in enumerate(chosen.items())}
+    check_reachable(sets["train"].labels, sets["train"].instructions, config.scores.n_neighbors)
+    evaluator = rooms.trainer.evaluator
+    evaluator.batch_size = options.batch_size or evaluator.batch_size
+    names = {
+        "task": [task.name for task in tasks.tasks],
+        "distribution": [expression.pattern for _, expression in tasks.distributions],
+        "input": [*tasks.inputs],
+        "output": [*tasks.outputs],
+    }
+    device = rooms.device.torch_device
+    work = ProbeWork(config, sets, names, options, config.model.n_layers, config.model.d_model, device, say)
+    rows: list[Row] = []
+    with work.opened(rooms.trainer.model, {"run": folder.path.resolve().name, "steps": steps}):
+        for at in steps:
+            weights = folder.read_checkpoint(at)[0]["model"]
+            rooms.trainer.model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+            rows += work.score({name: evaluator.states_in_chunks(one.instances) for name, one in chosen.items()}, at)
+    return rows
+
+
+def probe_model(
+    folder: Path,
+    questions: QuestionSet,
+    configure: Configure = lambda config: config,
+    options: ProbeOptions | None = None,
+    *,
+    chat: bool | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[Row]:
+    """Ask a language model in a folder in words, and score its states at each prompt's last token, as split `val`.
+
+    chat: prompts go through the tokenizer's chat template; None: where it has one
+    Units:  the rows' step is 0; a wording is a `distribution`, every prompt an instruction of its own
+    Errors: UsageError and DataError as load_model, or for prompts longer than the model reads
+    """
+    options = options or ProbeOptions()
+    refuse_existing(options.out)
+    config = configure(RunConfig())
+    _check_settable(RunConfig(), config)
+    prompts = questions.prompts(config.probe.n_points, config.probe.seed)
+    labels = {
+        "task": [prompt.task for prompt in prompts],
+        "distribution": [prompt.wording for prompt in prompts],
+        "input": [prompt.input for prompt in prompts],
+        "output": [prompt.output for prompt in prompts],
+    }
+    sets, names = labelled_sets(
+        {"val": {kind: np.array(values) for kind, values in labels.items()}},
+        map_points=config.probe.map_points,
+        n_neighbors=config.scores.n_neighbors,
+        seed=config.probe.seed,
+    )
+    if config.scores.threads:
+        native.use_threads(config.scores.threads)
+    device = choose_device(config.device, config.training.threads).torch_device
+    loaded = load_model(folder, device, chat=chat)
+    reader = PromptReader(loaded.model)
+    encoded = [loaded.encode(prompt.text) for prompt in prompts]
+    _check_lengths(encoded, loaded.model.config.get_text_config())
+    work = ProbeWork(config, sets, names, options, reader.n_blocks, reader.width, device, say)
+    with work.opened(loaded.model, {"folder": folder.resolve().name, "chat": loaded.chat}):
+        return work.score({"val": reader.states_in_chunks(encoded, options.batch_size or PROMPT_BATCH)}, 0)
+
+
+def settings_for(assignments: Sequence[str], options: Mapping[str, Any]) -> Configure:
+    """Give what lays KEY=VALUE assignments over a config, and options over those; fewer points take their map along."""
+    typed = [*assignments, *(f"{key}={value}" for key, value in options.items())]
+    n_points = options.get("probe.n_points")
+
+    def lay_over(config: RunConfig) -> RunConfig:
+        fewer = []
+        if n_points is not None and not any(text.startswith("probe.map_points=") for text in assignments):
+            fewer = [f"probe.map_points={min(config.probe.map_points, n_points)}"]
+        return apply_settings(config, [*typed, *fewer])
+
+    return lay_over
+
+
+def _configured(config: RunConfig, decided: Mapping[str, Any], configure: Configure) -> RunConfig:
+    """Lay what is asked for over a run's config, engine and threads as they were decided when the run began."""
+    kept = replace(
+        config,
+        scores=replace(config.scores, engine=decided["engine"]),
+        training=replace(config.training, threads=decided["threads"]),
+    )
+    asked = configure(kept)
+    _check_settable(kept, asked)
+    return asked
+
+
+def _check_settable(config: RunConfig, asked: RunConfig) -> None:
+    """Refuse settings that are not about a probe.
+
+    Errors: ConfigError naming them
+    """
+    if other := [key for key in differing_keys(config, asked) if not key.startswith(SETTABLE)]:
+        raise ConfigError(
+            f"--set: expected device or a key of probe or scores, got {other[0]}; the model is trained already"
+        )
+
+
+def _checkpoints(folder: RunFolder, step: int | str | None) -> list[int]:
+    steps = folder.checkpoint_steps()
+    if not steps:
+        raise RunFolderError(f"{folder.path} has no checkpoint yet, so there are no weights to score")
+    if step is None or step == "all":
+        return steps if step == "all" else steps[-1:]
+    if step not in steps:
+        raise RunFolderError(
+            f"{folder.path} has no checkpoint of step {step}; whole ones: {', '.join(map(str, steps))}"
+        )
+    return [int(step)]
+
+
+def _instances(rooms: Rooms, config: RunConfig, taskset: TaskSet | None) -> dict[str, Instances]:
+    """Give the run's own instances, or those of other tasks in its tokens."""
+    if taskset is None:
+        return {"train": rooms.trainer.train, "val": rooms.trainer.val}
+    known = set(rooms.vocabulary.tokens)
+    for kind, tokens in (("letters", taskset.alphabet), ("inputs", taskset.inputs), ("outputs", taskset.outputs)):
+        if new := [token for token in tokens if token not in known]:
+            raise TaskError(
+                f"--tasks: expected {kind} that the run's model knows, got {new[0]!r}; "
+                f"its tokens are {' '.join(rooms.vocabulary.tokens[1:])}"
+            )
+    longest = rooms.trainer.train.tokens.shape[1] - 1
+    if max(taskset.lengths) > longest:
+        raise TaskError(
+            f"--tasks: expected instructions of at most {longest} letters, as the run's model reads them, "
+            f"got lengths up to {max(taskset.lengths)}"
+        )
+    split = split_instructions(
+        taskset, n_train=config.data.n_train_instructions, n_val=config.data.n_val_instructions, seed=config.seed
+    )
+    on, position = rooms.device.torch_device, config.probe.position
+    return {
+        name: build_instances(taskset, texts, rooms.vocabulary, on, position=position)
+        for name, texts in (("train", split.train), ("val", split.val))
+    }
+
+
+def _check_lengths(encoded: Sequence[Sequence[int]], config: Any) -> None:
+    longest, most = max(map(len, encoded)), getattr(config, "max_position_embeddings", None)
+    if most is not None and longest > most:
+        raise UsageError(f"--tasks: expected prompts of at most {most} tokens, as the model reads them, got {longest}")
+    if min(map(len, encoded)) == 0:
+        raise UsageError("--tasks: expected a token or more in each prompt, got one without any")
