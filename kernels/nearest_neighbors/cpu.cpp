@@ -47,6 +47,7 @@ struct Identities {
 };
 
 constexpr int64_t FEW = 16;
+constexpr int64_t TOGETHER = 8;  // rows whose candidates are looked at together
 
 // A value that somewhat more than k of n values are likely below, by a sample of them: a first guess that saves work
 float usual_bound(const float* values, int64_t n, int64_t k) {
@@ -112,43 +113,47 @@ int64_t smallest(const float* values, int64_t n, int64_t k, const Identities& id
   return count;
 }
 
-// distances of one query to some points, side by side, so that several are on their way from memory at once; each has
-// the same bits as it has alone
-template <int POINTS>
-void distances_side_by_side(const float* query, const float* const* points, int64_t width, float* out) {
-  vec sum[POINTS][2] = {};
+// distances of queries to points, all pairs: out (QUERIES, POINTS). A pair has the same bits whatever lies beside it
+template <int QUERIES, int POINTS>
+void distances_of_pairs(const float* const* queries, const float* const* points, int64_t width, float* out) {
+  // sums of so many coordinates are added up, so that wide points round no worse
+  constexpr int64_t CHUNK = 64 * WIDTH;
+  vec whole[QUERIES][POINTS] = {};
   int64_t t = 0;
-  for (; t + 2 * WIDTH <= width; t += 2 * WIDTH)
-    for (int64_t part = 0; part < 2; ++part) {
-      const vec q = load(query + t + part * WIDTH);
-      for (int64_t p = 0; p < POINTS; ++p) {
-        const vec apart = q - load(points[p] + t + part * WIDTH);
-        sum[p][part] += apart * apart;
-      }
+  while (t + WIDTH <= width) {
+    const int64_t end = std::min(t + CHUNK, width / WIDTH * WIDTH);
+    vec sum[QUERIES][POINTS] = {};
+    for (; t < end; t += WIDTH) {
+      vec at[POINTS];
+      for (int p = 0; p < POINTS; ++p) at[p] = load(points[p] + t);
+      for (int q = 0; q < QUERIES; ++q)
+        for (int p = 0; p < POINTS; ++p) {
+          const vec apart = load(queries[q] + t) - at[p];
+          sum[q][p] += apart * apart;
+        }
     }
-  for (int64_t p = 0; p < POINTS; ++p) {
-    float rest = 0;
-    for (int64_t u = t; u < width; ++u) rest += (query[u] - points[p][u]) * (query[u] - points[p][u]);
-    out[p] = std::sqrt(total(sum[p][0] + sum[p][1]) + rest);
+    for (int q = 0; q < QUERIES; ++q)
+      for (int p = 0; p < POINTS; ++p) whole[q][p] += sum[q][p];
   }
+  for (int q = 0; q < QUERIES; ++q)
+    for (int p = 0; p < POINTS; ++p) {
+      float rest = 0;
+      for (int64_t u = t; u < width; ++u) rest += (queries[q][u] - points[p][u]) * (queries[q][u] - points[p][u]);
+      out[q * POINTS + p] = std::sqrt(total(whole[q][p]) + rest);
+    }
 }
 
 // distances of one query to the bank's points at(0), at(1), ..., given to put(r, distance)
 template <typename At, typename Put>
 void distances_to_some(const float* query, const float* bank, int64_t width, int64_t count, At at, Put put) {
-  constexpr int64_t AT_ONCE = 4;
+  constexpr int AT_ONCE = 4;
   const float* points[AT_ONCE];
   float out[AT_ONCE];
-  int64_t r = 0;
-  for (; r + AT_ONCE <= count; r += AT_ONCE) {
-    for (int64_t p = 0; p < AT_ONCE; ++p) points[p] = bank + at(r + p) * width;
-    distances_side_by_side<AT_ONCE>(query, points, width, out);
-    for (int64_t p = 0; p < AT_ONCE; ++p) put(r + p, out[p]);
-  }
-  for (; r < count; ++r) {
-    points[0] = bank + at(r) * width;
-    distances_side_by_side<1>(query, points, width, out);
-    put(r, out[0]);
+  for (int64_t r = 0; r < count; r += AT_ONCE) {
+    // the last one stands in for those beyond it
+    for (int64_t p = 0; p < AT_ONCE; ++p) points[p] = bank + at(std::min(r + p, count - 1)) * width;
+    distances_of_pairs<1, AT_ONCE>(&query, points, width, out);
+    for (int64_t p = 0; p < std::min<int64_t>(AT_ONCE, count - r); ++p) put(r + p, out[p]);
   }
 }
 
@@ -320,48 +325,89 @@ extern "C" void neighbors_bounded(const float* block, const int64_t* which, int6
   const int64_t padded = (n_bank + WIDTH - 1) / WIDTH * WIDTH;
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<float> values(padded, INF);
-    std::vector<uint64_t> kept(2 * candidates + 2 * WIDTH);
-    std::vector<int64_t> left;
+    std::vector<float> values(TOGETHER * padded, INF), found;
+    std::vector<uint64_t> kept[TOGETHER];
+    for (auto& own : kept) own.resize(2 * candidates + 2 * WIDTH);
+    std::vector<int64_t> shared, left;
+    std::vector<uint8_t> seen(n_bank, 0);
     Buckets buckets;
-#pragma omp for schedule(dynamic, 16)
-    for (int64_t task = 0; task < n_rows; ++task) {
-      const int64_t row = which[task];
-      const float* query = queries + row * width;
-      const Identities ids = problem.identities(0, row);
-      std::copy(block + task * n_bank, block + (task + 1) * n_bank, values.begin());
-      int64_t count = smallest(values.data(), n_bank, candidates, ids, kept);
-      const auto candidate = [&](int64_t r) { return static_cast<int64_t>(static_cast<uint32_t>(kept[r])); };
-      distances_to_some(query, bank, width, count, candidate, [&](int64_t r, float distance) {
-        values[candidate(r)] = INF;
-        kept[r] = pack(distance, candidate(r));
-      });
-      problem.put(0, row, kept, count);
-      settled[row] = 1;
-      if (count < candidates) continue;
-      const float kth = distances[row * k + k - 1];
-      const float bound = std::nextafter(kth * kth - shift[row] + slack[row], INF);
-      left.clear();
-      for (int64_t start = 0; start < n_bank; start += WIDTH)
-        for (uint32_t bits = bits_below(values.data() + start, bound); bits; bits &= bits - 1)
-          left.push_back(start + __builtin_ctz(bits));
-      left.erase(std::remove_if(left.begin(), left.end(), [&](int64_t j) { return !ids.admits(j); }), left.end());
-      if (left.empty()) continue;
-      if (static_cast<int64_t>(left.size()) > most) {
-        settled[row] = 0;
-        continue;
+#pragma omp for schedule(dynamic, 2)
+    for (int64_t task = 0; task < n_rows; task += TOGETHER) {
+      const int64_t rows = std::min(TOGETHER, n_rows - task);
+      int64_t counts[TOGETHER];
+      const float* own[TOGETHER];
+      shared.clear();
+      for (int64_t g = 0; g < rows; ++g) {
+        float* of_row = values.data() + g * padded;
+        const int64_t row = which[task + g];
+        own[g] = queries + row * width;
+        std::copy(block + (task + g) * n_bank, block + (task + g + 1) * n_bank, of_row);
+        counts[g] = smallest(of_row, n_bank, candidates, problem.identities(0, row), kept[g]);
+        for (int64_t r = 0; r < counts[g]; ++r) {
+          const uint32_t j = static_cast<uint32_t>(kept[g][r]);
+          if (!seen[j]) shared.push_back(j);
+          seen[j] = 1;
+        }
       }
-      if (4 * static_cast<int64_t>(left.size()) > n_bank) {
-        const auto every = [](int64_t j) { return j; };
-        distances_to_some(query, bank, width, n_bank, every, [&](int64_t j, float distance) { values[j] = distance; });
-        problem.from_values(0, row, values, kept, buckets);
-        continue;
+      for (const int64_t j : shared) seen[j] = 0;
+      // rows near each other share their candidates, which come from memory once for all of them
+      const int64_t n_shared = static_cast<int64_t>(shared.size());
+      const bool together = rows == TOGETHER && n_shared < 2 * candidates;
+      if (together) {
+        found.resize(n_shared * TOGETHER);
+        for (int64_t r = 0; r < n_shared; ++r) {
+          const float* point = bank + shared[r] * width;
+          distances_of_pairs<TOGETHER, 1>(own, &point, width, found.data() + r * TOGETHER);
+        }
       }
-      kept.resize(std::max<size_t>(kept.size(), count + left.size()));
-      const int64_t further = static_cast<int64_t>(left.size());
-      distances_to_some(query, bank, width, further, [&](int64_t r) { return left[r]; },
-                        [&](int64_t r, float distance) { kept[count + r] = pack(distance, left[r]); });
-      problem.put(0, row, kept, count + further);
+      for (int64_t g = 0; g < rows; ++g) {
+        const int64_t row = which[task + g];
+        const Identities ids = problem.identities(0, row);
+        float* of_row = values.data() + g * padded;
+        std::vector<uint64_t>& pairs = kept[g];
+        const bool all_seen = counts[g] < candidates;
+        int64_t count = counts[g];
+        if (together) {
+          pairs.resize(std::max<size_t>(pairs.size(), n_shared));
+          count = 0;
+          for (int64_t r = 0; r < n_shared; ++r)
+            if (ids.admits(shared[r])) {
+              of_row[shared[r]] = INF;
+              pairs[count++] = pack(found[r * TOGETHER + g], shared[r]);
+            }
+        } else {
+          const auto candidate = [&](int64_t r) { return static_cast<int64_t>(static_cast<uint32_t>(pairs[r])); };
+          distances_to_some(own[g], bank, width, count, candidate, [&](int64_t r, float distance) {
+            of_row[candidate(r)] = INF;
+            pairs[r] = pack(distance, candidate(r));
+          });
+        }
+        problem.put(0, row, pairs, count);
+        settled[row] = 1;
+        if (all_seen) continue;
+        const float kth = distances[row * k + k - 1];
+        const float bound = std::nextafter(kth * kth - shift[row] + slack[row], INF);
+        left.clear();
+        for (int64_t start = 0; start < n_bank; start += WIDTH)
+          for (uint32_t bits = bits_below(of_row + start, bound); bits; bits &= bits - 1) {
+            const int64_t j = start + __builtin_ctz(bits);
+            if (ids.admits(j)) left.push_back(j);
+          }
+        const int64_t n_left = static_cast<int64_t>(left.size());
+        if (n_left > most) {
+          settled[row] = 0;
+        } else if (4 * n_left > n_bank) {
+          const auto every = [](int64_t j) { return j; };
+          std::vector<float> whole(padded, INF);
+          distances_to_some(own[g], bank, width, n_bank, every, [&](int64_t j, float distance) { whole[j] = distance; });
+          problem.from_values(0, row, whole, pairs, buckets);
+        } else if (n_left > 0) {
+          pairs.resize(std::max<size_t>(pairs.size(), count + n_left));
+          distances_to_some(own[g], bank, width, n_left, [&](int64_t r) { return left[r]; },
+                            [&](int64_t r, float distance) { pairs[count + r] = pack(distance, left[r]); });
+          problem.put(0, row, pairs, count + n_left);
+        }
+      }
     }
   }
 }

@@ -17,6 +17,8 @@ from fastcluster_lm.scores.engines.params import Neighbors, NeighborsParams
 MEMORY_BUDGET = 256 * 2**20
 # inputs beyond this many bytes are taken a layer at a time, so that their copies stay small
 WHOLE_BYTES = 64 * 2**20
+# points whose deviations lie between its inverse and this need no other unit
+MODEST = 2.0**20
 DIRECT = "donot_use_mm_for_euclid_dist"
 
 
@@ -67,9 +69,13 @@ def _find(queries: Tensor, bank: Tensor, params: NeighborsParams, memory_budget:
     bank = _wide(bank)
     queries = bank if own else _wide(queries)
     offset, scale = _joint_scaling(queries, bank)
-    # the matmul needs centred points; the direct differences must not be centred, which would round them
-    bank = bank / scale
-    queries = bank if own else queries / scale
+    if bank.device.type == "cpu" and bool(((scale > 1 / MODEST) & (scale < MODEST)).all()):
+        # float32 holds their squares as they are, which saves copies
+        scale = torch.ones_like(scale)
+    else:
+        # the matmul needs centred points; the direct differences must not be centred, which would round them
+        bank = bank / scale
+        queries = bank if own else queries / scale
     if queries.is_cuda and k <= MOST_NEIGHBORS:
         # no candidate is lost to rounding, so that no row is doubtful and nothing waits for the device
         distances, indices = nearest_neighbors_fused(queries, bank, k, params.query_ids, params.bank_ids)
