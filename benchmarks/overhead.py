@@ -3,7 +3,7 @@
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from fastcluster_lm.benchmarks.harness import Line, judged, peak_mib
@@ -15,22 +15,29 @@ from fastcluster_lm.tasks import taskset_of
 
 # largest share of the time that full probes may take every 50 steps, and (step + probe) / step of step probes
 SHARE_TARGET, STEP_TARGET = 0.05, 1.5
-# steps that do not count, at least: the ring of the batch source is full after them
+# steps that do not count before step probes: the ring of the batch source is full after them
 FIRST_COUNTED = 40
+# steps from one probe to the next, and where probes run: beside training if they can, or within it
+CADENCES, WORKERS = (50, 10, 1), ("auto", "off")
 STEP_PROBES = ("probe.every=1", "probe.source=batch")
 
 
-def bench_overhead(preset: str, steps: int, repeats: int) -> Iterator[Line]:
+def bench_overhead(
+    preset: str, steps: int, repeats: int, cadences: Sequence[int] = CADENCES, workers: Sequence[str] = WORKERS
+) -> Iterator[Line]:
     """Take steps with probes and without, in turns, at several cadences, beside training and within it.
 
-    steps is the least number of steps of a turn; key frames, the first probe and the start stand apart
+    steps is the least number of steps of a turn; key frames, the first probe and the start stand apart; cadences above
+    1 are of full probes, 1 is of step probes
     """
-    for worker in ("auto", "off"):
-        for every in (50, 10):
+    for worker in workers:
+        for every in (every for every in cadences if every > 1):
             line = _measure(preset, [f"probe.every={every}", f"probe.worker={worker}"], steps, repeats)
             line = {**line, "every": every, "kind": f"share of full warm probes, {line['where']}"}
             asked = every == 50 and worker == "auto"
             yield judged(line, SHARE_TARGET, line["share"], at_least=False) if asked else line
+        if 1 not in cadences:
+            continue
         for name, values in (("with its map", []), ("without a map", ["scores.step_iter=0"])):
             # a full probe draws the map that step probes go on from, and none falls within a turn
             often = [*STEP_PROBES, f"probe.full_every={steps + FIRST_COUNTED}"]
@@ -74,7 +81,7 @@ class _Turns:
             self.probing.begin()
             self._drain(0)
             first_s = time.perf_counter() - self.started
-            self._take(self.probing, max(FIRST_COUNTED, self.every))
+            self._take(self.probing, self.every if self.every > 1 else FIRST_COUNTED)
             count = -(-steps // self.every) * self.every
             turns = []
             for _ in range(repeats):

@@ -21,6 +21,8 @@ def run_benchmark(
     preset: str,
     steps: int,
     threads: int,
+    cadences: tuple[int, ...] = (),
+    workers: tuple[str, ...] = (),
 ) -> Iterator[Line]:
     """Give the lines of one benchmark as they are measured.
 
@@ -46,9 +48,9 @@ def run_benchmark(
 
         return bench_maps(preset, steps)
     if kind == "overhead":
-        from fastcluster_lm.benchmarks.overhead import bench_overhead
+        from fastcluster_lm.benchmarks.overhead import CADENCES, WORKERS, bench_overhead
 
-        return bench_overhead(preset, steps, repeats)
+        return bench_overhead(preset, steps, repeats, cadences or CADENCES, workers or WORKERS)
     if kind == "train":
         from fastcluster_lm.benchmarks.training import bench_train
 

@@ -26,6 +26,12 @@ KINDS = ("probe", "quality", "forces", "maps", "overhead", "scale", "train", "ro
 @click.option("--preset", default="tiny", help="Run that overhead, maps and train measure.")
 @click.option("--steps", type=click.IntRange(min=1), default=120, help="Training steps of overhead, maps and train.")
 @click.option(
+    "--every", "cadences", type=click.IntRange(min=1), multiple=True, help="Cadences of overhead; 50, 10 and 1."
+)
+@click.option(
+    "--worker", "workers", type=click.Choice(["auto", "off"]), multiple=True, help="probe.worker of overhead; both."
+)
+@click.option(
     "--threads", type=click.IntRange(min=0), default=0, help="CPU threads for both sides; 0 as torch chooses."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON for each measurement.")

@@ -132,6 +132,9 @@ def test_overhead_judges_what_has_a_target(monkeypatch):
     assert judged == [(50, 0.06, False), (1, 1.4, True), (1, 1.4, True)]
     assert len(lines) == len(asked) == 8 and {line["every"] for line in lines} == {50, 10, 1}
     assert sum("probe.worker=off" in settings for settings in asked) == 4
+    asked.clear()
+    (line,) = bench("overhead", steps=8, cadences=(20,), workers=("off",))
+    assert line["every"] == 20 and asked == [["probe.every=20", "probe.worker=off"]] and "target" not in line
 
 
 def test_scale_sums_its_stages():
