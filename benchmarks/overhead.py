@@ -15,7 +15,7 @@ from fastcluster_lm.tasks import taskset_of
 
 # largest share of the time that full probes may take every 50 steps, and (step + probe) / step of step probes
 SHARE_TARGET, STEP_TARGET = 0.05, 1.5
-# steps that do not count before step probes: the ring of the batch source is full after them
+# steps that do not count, at least: the ring of the batch source is full after them
 FIRST_COUNTED = 40
 # steps from one probe to the next, and where probes run: beside training if they can, or within it
 CADENCES, WORKERS = (50, 10, 1), ("auto", "off")
@@ -81,7 +81,7 @@ class _Turns:
             self.probing.begin()
             self._drain(0)
             first_s = time.perf_counter() - self.started
-            self._take(self.probing, self.every if self.every > 1 else FIRST_COUNTED)
+            self._take(self.probing, max(FIRST_COUNTED, self.every))
             count = -(-steps // self.every) * self.every
             turns = []
             for _ in range(repeats):
