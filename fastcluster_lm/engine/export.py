@@ -3,8 +3,6 @@
 import importlib.util
 import io
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +11,11 @@ import torch
 
 from fastcluster_lm.data import Vocabulary
 from fastcluster_lm.data.vocabulary import PAD
-from fastcluster_lm.errors import DataError, RunExistsError, RunFolderError, UsageError
+from fastcluster_lm.errors import DataError, RunFolderError, UsageError
 from fastcluster_lm.model import GPT2, hugging_face_state
 from fastcluster_lm.store import SCORE_COLUMNS, STEP_COLUMNS, RunFolder
 from fastcluster_lm.store.arrays import encode_arrays
-from fastcluster_lm.store.files import explaining, publish_folder, temporary_sibling, write_new_file
+from fastcluster_lm.store.files import new_folder, write_new_file
 from fastcluster_lm.tasks import taskset_from_dict
 
 # columns that hold no fractions; all others do
@@ -130,20 +128,9 @@ def _tokenizer(vocabulary: Vocabulary) -> dict[str, Any]:
 def _publish(out: str | Path, files: Mapping[str, bytes]) -> Path:
     """Write a new folder that appears whole, or not at all."""
     out = Path(out)
-    if os.path.lexists(out):
-        raise RunExistsError(f"{out} exists already; choose another name, or remove it")
-    aside = temporary_sibling(out)
-    with explaining("write", out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir()
-            for name, data in files.items():
-                write_new_file(aside / name, data)
-            publish_folder(aside, out)
-        except OSError:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
+    with new_folder(out, "write") as aside:
+        for name, data in files.items():
+            write_new_file(aside / name, data)
     return out
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from fastcluster_lm.errors import DataError, RunFolderError
+from fastcluster_lm.errors import DataError, RunExistsError, RunFolderError
 
 # leftovers of a crash are recognised by this piece of their name
 TEMPORARY = ".tmp-"
@@ -90,6 +90,32 @@ def publish_folder(aside: Path, path: Path) -> None:
     sync_folder(aside)
     os.replace(aside, path)
     sync_folder(path.parent)
+
+
+@contextmanager
+def new_folder(path: Path, action: str, advice: str = "choose another name, or remove it") -> Iterator[Path]:
+    """Give an empty folder aside, which gets this name once the body has filled it: it appears whole, or not at all.
+
+    Errors: RunExistsError with the advice if the name is taken, before or meanwhile; RunFolderError if the disk refuses
+            the action
+    """
+    taken = RunExistsError(f"{path} exists already; {advice}")
+    if os.path.lexists(path):
+        raise taken
+    aside = temporary_sibling(path)
+    with explaining(action, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir()
+            yield aside
+            publish_folder(aside, path)
+        except OSError as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            # another process may have been quicker
+            if os.path.lexists(path):
+                raise taken from error
+            raise
 
 
 def remove_folder(path: Path) -> None:

@@ -1,7 +1,5 @@
 """The run folder: the one place that knows which file of a run holds what; it trains, scores and draws nothing."""
 
-import os
-import shutil
 import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -11,19 +9,18 @@ from typing import Any, Literal, Self
 import numpy as np
 import tomli_w
 
-from fastcluster_lm.errors import DataError, RunExistsError, RunFolderError, nearest_name
+from fastcluster_lm.errors import DataError, RunFolderError, nearest_name
 from fastcluster_lm.store import checkpoints, lines, lock
 from fastcluster_lm.store.arrays import Arrays, decode_arrays, encode_arrays
 from fastcluster_lm.store.files import (
     encode_json,
     explaining,
-    publish_folder,
+    new_folder,
     read_json,
     remove_folder,
     remove_temporaries,
     replace_file,
     sync_folder,
-    temporary_sibling,
     write_new_file,
 )
 from fastcluster_lm.store.rows import SCORE_COLUMNS, STEP_COLUMNS, score_row, step_row
@@ -50,26 +47,12 @@ class RunFolder:
                 disk refuses
         """
         path = Path(path)
-        if os.path.lexists(path):
-            raise _exists(path)
         run_toml, environment_json = _encode_toml(config), encode_json(dict(environment), "environment")
-        aside = temporary_sibling(path)
-        with explaining("create", path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                shutil.rmtree(aside, ignore_errors=True)
-                aside.mkdir()
-                write_new_file(aside / "run.toml", run_toml)
-                write_new_file(aside / "environment.json", environment_json)
-                for name in ("maps", "checkpoints"):
-                    (aside / name).mkdir()
-                publish_folder(aside, path)
-            except OSError as error:
-                shutil.rmtree(aside, ignore_errors=True)
-                # another process may have been quicker
-                if os.path.lexists(path):
-                    raise _exists(path) from error
-                raise
+        with new_folder(path, "create", "choose another name, resume that run, or remove it") as aside:
+            write_new_file(aside / "run.toml", run_toml)
+            write_new_file(aside / "environment.json", environment_json)
+            for name in ("maps", "checkpoints"):
+                (aside / name).mkdir()
         return cls(path)
 
     @classmethod
@@ -291,10 +274,6 @@ def _encode_toml(config: Mapping[str, object]) -> bytes:
         return tomli_w.dumps(config).encode()
     except (TypeError, ValueError, AttributeError) as error:
         raise DataError(f"the configuration cannot be stored as TOML, which has no place for None: {error}") from error
-
-
-def _exists(path: Path) -> RunExistsError:
-    return RunExistsError(f"{path} exists already; choose another name, resume that run, or remove it")
 
 
 def _nearest_run(path: Path) -> str:
