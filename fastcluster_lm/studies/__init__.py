@@ -23,7 +23,8 @@ from fastcluster_lm.studies import (
     vocabulary,
 )
 from fastcluster_lm.studies.cells import MOST_CELLS, PRESETS, Plan
-from fastcluster_lm.studies.results import check_packages, command_for, findings_page, write_results
+from fastcluster_lm.studies.page import command_for, findings_page
+from fastcluster_lm.studies.results import check_packages, write_results
 from fastcluster_lm.studies.runs import Say, StudyFolder, describe, judge_all, run_studies
 from fastcluster_lm.studies.study import FEWEST_SEEDS, Measured, Study, Verdict, judge
 
@@ -118,9 +119,11 @@ def perform(name: str, preset: str, n_seeds: int, out: Path, say: Say, *, page: 
             verdicts[study.name],
             preset=preset,
             command=command_for(name, preset, n_seeds),
+            code=folder.cells.count_by_code([study], preset, range(n_seeds)),
         )
     if complete:
-        text = findings_page(verdicts.values(), preset=preset, n_seeds=n_seeds, n_studies=len(STUDIES))
+        code = folder.cells.count_by_code(studies, preset, range(n_seeds))
+        text = findings_page(verdicts.values(), preset=preset, n_seeds=n_seeds, n_studies=len(STUDIES), code=code)
         for path in (out / "findings.md", page):
             if path is not None:
                 replace_file(path, text.encode())

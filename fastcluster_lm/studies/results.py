@@ -1,8 +1,8 @@
-"""What a study leaves behind: rows, a figure, verdict.json, and the page of all verdicts; it decides nothing."""
+"""What a study leaves behind: rows, a figure and verdict.json; it decides nothing."""
 
 import importlib.util
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,11 @@ import numpy as np
 from fastcluster_lm.device import describe_environment
 from fastcluster_lm.errors import UsageError
 from fastcluster_lm.store.files import encode_json, explaining, replace_file
-from fastcluster_lm.studies.study import FEWEST_SEEDS, Lines, Measured, Row, Study, Verdict
+from fastcluster_lm.studies.page import with_interval
+from fastcluster_lm.studies.study import Lines, Measured, Row, Study, Verdict
 
-
-def command_for(name: str, preset: str, n_seeds: int) -> str:
-    """Give the command that repeats a study."""
-    return f"fclm study {name} --preset {preset} --seeds {n_seeds}"
+# names on an axis that have room side by side, slanted
+MOST_SLANTED = 8
 
 
 def check_packages() -> None:
@@ -30,9 +29,16 @@ def check_packages() -> None:
 
 
 def write_results(
-    path: Path, study: Study, found: Mapping[int, Measured], verdict: Verdict, *, preset: str, command: str
+    path: Path,
+    study: Study,
+    found: Mapping[int, Measured],
+    verdict: Verdict,
+    *,
+    preset: str,
+    command: str,
+    code: Mapping[str, int],
 ) -> None:
-    """Write rows.jsonl, figure.png and verdict.json of one study.
+    """Write rows.jsonl, figure.png and verdict.json of one study; `code` counts its runs by what made them.
 
     Errors: RunFolderError if the disk refuses; DataError for a value that JSON has no place for
     """
@@ -42,52 +48,9 @@ def write_results(
     for index, row in enumerate(rows):
         encode_json(row, f"row {index} of {study.name}")
     replace_file(path / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
-    beside = {"preset": preset, "command": command, "environment": describe_environment()}
+    beside = {"preset": preset, "command": command, "code": dict(code), "environment": describe_environment()}
     replace_file(path / "verdict.json", encode_json({**verdict.to_dict(), **beside}, f"verdict of {study.name}"))
     _draw(path / "figure.png", study, rows, verdict)
-
-
-def findings_page(verdicts: Iterable[Verdict], *, preset: str, n_seeds: int, n_studies: int) -> str:
-    """Write the page of all verdicts, in Markdown.
-
-    Errors: UsageError where studies or seeds are missing: a page is of a complete run
-    """
-    rows = list(verdicts)
-    fewest = min((len(verdict.seeds) for verdict in rows), default=0)
-    if len(rows) < n_studies or fewest < FEWEST_SEEDS:
-        raise UsageError(
-            f"the page of findings: expected all {n_studies} studies at {FEWEST_SEEDS} seeds or more, got {len(rows)} "
-            f"at {fewest}; run `fclm study all` first"
-        )
-    lines = [
-        "# Findings",
-        "",
-        f"Written by `{command_for('all', preset, n_seeds)}`; figures as they came out. The seed is the unit: d is",
-        "the statistic less its control, with its 95 % t-interval over seeds; p is adjusted over all studies by Holm.",
-        "A study that is run alone counts the others as p = 1, so it can be undecided where all together are not.",
-        "These are small models on made tasks, and a verdict is about them; the rule stands in each verdict.json.",
-        "",
-        "| study | claim | verdict | statistic | control | d [95 %] | margin | p | repeat with |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for verdict in rows:
-        lines.append(
-            f"| {verdict.study} | {verdict.claim} | **{verdict.verdict}** | {_spread(verdict.values)} | "
-            f"{_spread(verdict.controls)} | {_with_interval(verdict.mean, verdict.low, verdict.high)} | "
-            f"{verdict.margin:g} | {_number(verdict.p_adjusted)} | `{command_for(verdict.study, preset, n_seeds)}` |"
-        )
-    lines += ["", "## What was compared, and what stood beside it", ""]
-    for verdict in rows:
-        lines += [
-            f"**{verdict.study}**: {verdict.question} Statistic: {verdict.statistic}; control: {verdict.control}."
-        ]
-        lines += [f"{verdict.verdict.capitalize()}: {verdict.reason}."]
-        lines += [
-            f"- {name}: {_with_interval(entry['mean'], entry['low'], entry['high'])}"
-            for name, entry in verdict.beside.items()
-        ]
-        lines.append("")
-    return "\n".join(lines).rstrip() + "\n"
 
 
 def _draw(path: Path, study: Study, rows: list[Row], verdict: Verdict) -> None:
@@ -118,7 +81,8 @@ def draw_lines(axes: Any, rows: list[Row], lines: Lines) -> None:
             label = f"{lines.by} {group}" if column == lines.y else None
             axes.plot(places, means, style, color=color, markersize=2.5, linewidth=1, label=label)
     if any(isinstance(row[lines.x], str) for row in known):
-        axes.tick_params(axis="x", labelrotation=20, labelsize=6)
+        many = len({row[lines.x] for row in known}) > MOST_SLANTED
+        axes.tick_params(axis="x", labelrotation=90 if many else 20, labelsize=6)
     axes.set_xlabel(lines.x)
     axes.set_ylabel(lines.y + (f" (dotted: {lines.control})" if lines.control else ""), fontsize=8)
     if known:
@@ -133,19 +97,6 @@ def _draw_pairs(axes: Any, verdict: Verdict) -> None:
     axes.set_xlim(-0.4, 1.4)
     if verdict.mean is not None:
         axes.set_title(
-            f"d = {_with_interval(verdict.mean, verdict.low, verdict.high)}\nmargin {verdict.margin:g}",
+            f"d = {with_interval(verdict.mean, verdict.low, verdict.high)}\nmargin {verdict.margin:g}",
             fontsize=8,
         )
-
-
-def _spread(values: list[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    return f"{_number(float(np.mean(known)))} ({_number(min(known))} to {_number(max(known))})" if known else "-"
-
-
-def _with_interval(mean: float | None, low: float | None, high: float | None) -> str:
-    return f"{_number(mean)} [{_number(low)}, {_number(high)}]"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"

@@ -1,0 +1,143 @@
+"""The page of all verdicts, in Markdown; it judges nothing and draws nothing."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from fastcluster_lm.device import describe_environment
+from fastcluster_lm.errors import UsageError
+from fastcluster_lm.studies.study import ALPHA, FEWEST_SEEDS, Verdict
+
+# below this a difference of equal numbers is rounding
+ROUNDING = 1e-15
+
+HEAD = (
+    "study", "claim", "verdict", "n", "statistic", "control", "d [95 %]", "margin", "p", "p, Holm", "repeat with",
+)  # fmt: skip
+
+
+def command_for(name: str, preset: str, n_seeds: int) -> str:
+    """Give the command that repeats a study."""
+    return f"fclm study {name} --preset {preset} --seeds {n_seeds}"
+
+
+def findings_page(
+    verdicts: Iterable[Verdict], *, preset: str, n_seeds: int, n_studies: int, code: Mapping[str, int]
+) -> str:
+    """Write the page of all verdicts; `code` counts the runs by the code that made them.
+
+    Errors: UsageError where studies or seeds are missing: a page is of a complete run
+    """
+    rows = list(verdicts)
+    fewest = min((len(verdict.seeds) for verdict in rows), default=0)
+    if len(rows) < n_studies or fewest < FEWEST_SEEDS:
+        raise UsageError(
+            f"the page of findings: expected all {n_studies} studies at {FEWEST_SEEDS} seeds or more, got {len(rows)} "
+            f"at {fewest}; run `fclm study all` first"
+        )
+    lines = ["# Findings", "", *_how_to_read(preset, n_seeds, n_studies), "", *_made_by(code), ""]
+    lines += _table(HEAD, [_verdict_cells(verdict, preset, n_seeds) for verdict in rows])
+    lines += ["", "## What was compared, and what stood beside it", ""]
+    for verdict in rows:
+        lines += [f"### {verdict.study}", "", verdict.question, ""]
+        lines += [f"- Statistic: {verdict.statistic}.", f"- Control: {verdict.control}."]
+        lines += [f"- {verdict.verdict.capitalize()}: {verdict.reason}.", *(f"- {note}" for note in verdict.notes), ""]
+        lines += _beside(verdict.beside)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def with_interval(mean: float | None, low: float | None, high: float | None) -> str:
+    """Write a mean with its interval, or without where all seeds agree."""
+    if low is None or high is None or low == high:
+        return _number(mean)
+    return f"{_number(mean)} [{_number(low)}, {_number(high)}]"
+
+
+def _how_to_read(preset: str, n_seeds: int, n_studies: int) -> list[str]:
+    return [
+        f"Written by `{command_for('all', preset, n_seeds)}`; figures as they came out. These are small models on made",
+        "tasks, and a verdict is about them. How to read it:",
+        "",
+        "- The seed is the unit: n seeds give n statistics and n controls, shown as mean (least to greatest), and n",
+        "  differences d = statistic less control, shown as mean with Student's 95 % interval.",
+        f"- p is that of a two-sided t-test of d against the margin; beside it adjusted over {n_studies} studies by",
+        f"  Holm. Supported: adjusted p below {ALPHA} and mean d above the margin; not supported: the same and mean d",
+        "  below it. Else undecided, which is no evidence that there is nothing: few seeds find large effects only.",
+        "- All studies take the same seeds, and many the same runs, so their verdicts do not confirm each other.",
+        "- A study that is run alone counts the others as p = 1, so it can be undecided where all together are not.",
+        "- What stands beside a verdict describes and tests nothing: its 95 % intervals are not adjusted for their",
+        "  number, know no bounds (one of an accuracy may pass 1), and are left out where all seeds agree.",
+        "- ARI and AMI are 0 at chance and 1 at best, F1, accuracies and shares are between 0 and 1, steps are",
+        "  optimiser steps. The block null is the mean score under random reassignments of whole instruction",
+        "  distributions to tasks.",
+    ]
+
+
+def _made_by(code: Mapping[str, int]) -> list[str]:
+    found = describe_environment()
+    packages = ", ".join(f"{name} {version}" for name, version in found["packages"].items() if version)
+    written = f"Written on {found['system']} with Python {found['python']}, {packages}."
+    if len(code) == 1:
+        return [f"All {sum(code.values())} runs were made by one state of the code, `{next(iter(code))}`.", written]
+    parts = ", ".join(f"{count} by `{name}`" for name, count in code.items())
+    return [f"**The {sum(code.values())} runs were made by {len(code)} states of the code: {parts}.**", written]
+
+
+def _verdict_cells(verdict: Verdict, preset: str, n_seeds: int) -> list[str]:
+    return [
+        f"[{verdict.study}](#{verdict.study})",
+        verdict.claim,
+        f"**{verdict.verdict}**",
+        str(len(verdict.differences)),
+        _spread(verdict.values),
+        _spread(verdict.controls),
+        with_interval(verdict.mean, verdict.low, verdict.high),
+        f"{verdict.margin:g}",
+        _number(verdict.p),
+        _number(verdict.p_adjusted),
+        f"`{command_for(verdict.study, preset, n_seeds)}`",
+    ]
+
+
+def _beside(beside: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """List single figures; put those named "figure, case" into tables, a row for each case.
+
+    Figures that follow each other and share a case share a table
+    """
+    single: list[str] = []
+    tables: list[dict[str, dict[str, str]]] = []
+    for name, entry in beside.items():
+        figure, _, case = name.partition(", ")
+        known = sum(value is not None for value in entry["values"])
+        text = with_interval(entry["mean"], entry["low"], entry["high"])
+        text += f" ({known} of {len(entry['values'])} seeds)" if known < len(entry["values"]) else ""
+        if not case:
+            single.append(f"- {name}: {text}")
+            continue
+        table = next((one for one in tables if figure in one or any(case in cases for cases in one.values())), None)
+        if table is None:
+            tables.append(table := {})
+        table.setdefault(figure, {})[case] = text
+    lines = [*single, ""] if single else []
+    for table in tables:
+        cases = dict.fromkeys(case for column in table.values() for case in column)
+        lines += [
+            *_table(("", *table), [[case, *(col.get(case, "-") for col in table.values())] for case in cases]),
+            "",
+        ]
+    return lines
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    head = list(head)
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+
+
+def _spread(values: list[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{_number(sum(known) / len(known))} ({_number(min(known))} to {_number(max(known))})" if known else "-"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return "0" if abs(value) < ROUNDING else f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
