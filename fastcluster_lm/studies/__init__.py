@@ -22,7 +22,7 @@ from fastcluster_lm.studies import (
     unseen_tasks,
     vocabulary,
 )
-from fastcluster_lm.studies.cells import MOST_CELLS, PRESETS, Plan
+from fastcluster_lm.studies.cells import MOST_CELLS, PRESETS, Plan, code_digest
 from fastcluster_lm.studies.page import command_for, findings_page
 from fastcluster_lm.studies.results import check_packages, write_results
 from fastcluster_lm.studies.runs import Say, StudyFolder, describe, judge_all, run_studies
@@ -123,7 +123,14 @@ def perform(name: str, preset: str, n_seeds: int, out: Path, say: Say, *, page: 
         )
     if complete:
         code = folder.cells.count_by_code(studies, preset, range(n_seeds))
-        text = findings_page(verdicts.values(), preset=preset, n_seeds=n_seeds, n_studies=len(STUDIES), code=code)
+        text = findings_page(
+            verdicts.values(),
+            preset=preset,
+            n_seeds=n_seeds,
+            n_studies=len(STUDIES),
+            code=code,
+            measured_by=code_digest(),
+        )
         for path in (out / "findings.md", page):
             if path is not None:
                 replace_file(path, text.encode())

@@ -108,12 +108,16 @@ def _measure(cells: Mapping[str, Path]) -> Measured:
             f"d less that of the preset, {name}": difference(lead, dominance(ari[AS_IT_IS])),
             f"accuracy, {name}": accuracy[name],
         }
-    means = {name: mean(dominance(ari[one]) for one in search[name]) for name in judged}
+        beside |= {
+            f"mean d in the search, {name}": mean(dominance(ari[one]) for one in search[name]),
+            f"least accuracy in the search, {name}": min(accuracy[one] for one in search[name]),
+        }
+    seeds = ", ".join(map(str, SEARCHED))
     note = (
-        f"The search, on seeds {', '.join(map(str, SEARCHED))} alone, chose: {best}. Mean d and least accuracy there: "
+        f"The search, on seeds {seeds} alone, chose: {best}. Columns that do not name it are of the judged seeds; d is "
     )
-    note += "; ".join(f"{name} {means[name]:.3f}, {min(accuracy[one] for one in search[name]):.3f}" for name in judged)
-    return Measured(ari[best]["task"], confound(ari[best]), rows, beside, f"{note}.")
+    note += "the task's ARI less the larger of the other two at the same seed."
+    return Measured(ari[best]["task"], confound(ari[best]), rows, beside, note)
 
 
 def best_setting(found: Mapping[str, Sequence[tuple[float | None, float]]], *, accuracy_from: float) -> str:

@@ -24,6 +24,15 @@ SHOWN = (("input_output", "task"), ("input", "task"), ("all", "task"), ("all", "
 PRIMARY = (("space", "hidden"), ("split", "val"), ("group", "input_output"), ("labels", "task"))
 
 
+# what the columns of times mean
+TIMES = (
+    "Onset is the probe at which task ARI within input and output changes its level, on validation data; earliest and "
+    "latest are the ends of its 95 % bootstrap interval within a seed, averaged over seeds. Settled is the probe from "
+    "which on the ARI stays within 5 % of its last value; lead is by how much its changes come before those of "
+    "accuracy, at the lag that correlates best."
+)
+
+
 def _arms(preset: str) -> Mapping[str, Arm]:
     return {"base": BASE}
 
@@ -42,7 +51,7 @@ def _measure_rise(cells: Mapping[str, Path]) -> Measured:
         for name, by in timing(task_rows(scores), accuracies(steps)).items()
         for layer, found in by.items()
     }
-    return Measured(value, control, curves(scores), beside)
+    return Measured(value, control, curves(scores), beside, TIMES)
 
 
 def _measure_after(cells: Mapping[str, Path]) -> Measured:

@@ -21,9 +21,9 @@ def command_for(name: str, preset: str, n_seeds: int) -> str:
 
 
 def findings_page(
-    verdicts: Iterable[Verdict], *, preset: str, n_seeds: int, n_studies: int, code: Mapping[str, int]
+    verdicts: Iterable[Verdict], *, preset: str, n_seeds: int, n_studies: int, code: Mapping[str, int], measured_by: str
 ) -> str:
-    """Write the page of all verdicts; `code` counts the runs by the code that made them.
+    """Write the page of all verdicts; `code` counts the runs by what made them, measured_by is the code at hand.
 
     Errors: UsageError where studies or seeds are missing: a page is of a complete run
     """
@@ -34,7 +34,7 @@ def findings_page(
             f"the page of findings: expected all {n_studies} studies at {FEWEST_SEEDS} seeds or more, got {len(rows)} "
             f"at {fewest}; run `fclm study all` first"
         )
-    lines = ["# Findings", "", *_how_to_read(preset, n_seeds, n_studies), "", *_made_by(code), ""]
+    lines = ["# Findings", "", *_how_to_read(preset, n_seeds, n_studies), "", *_made_by(code, measured_by), ""]
     lines += _table(HEAD, [_verdict_cells(verdict, preset, n_seeds) for verdict in rows])
     lines += ["", "## What was compared, and what stood beside it", ""]
     for verdict in rows:
@@ -72,14 +72,18 @@ def _how_to_read(preset: str, n_seeds: int, n_studies: int) -> list[str]:
     ]
 
 
-def _made_by(code: Mapping[str, int]) -> list[str]:
+def _made_by(code: Mapping[str, int], measured_by: str) -> list[str]:
     found = describe_environment()
     packages = ", ".join(f"{name} {version}" for name, version in found["packages"].items() if version)
     written = f"Written on {found['system']} with Python {found['python']}, {packages}."
+    total, measured = (
+        sum(code.values()),
+        f"measured by {'the same' if [*code] == [measured_by] else f'`{measured_by}`'}",
+    )
     if len(code) == 1:
-        return [f"All {sum(code.values())} runs were made by one state of the code, `{next(iter(code))}`.", written]
+        return [f"All {total} runs were made by one state of the code, `{next(iter(code))}`, and {measured}.", written]
     parts = ", ".join(f"{count} by `{name}`" for name, count in code.items())
-    return [f"**The {sum(code.values())} runs were made by {len(code)} states of the code: {parts}.**", written]
+    return [f"**The {total} runs were made by {len(code)} states of the code: {parts}; all are {measured}.**", written]
 
 
 def _verdict_cells(verdict: Verdict, preset: str, n_seeds: int) -> list[str]:

@@ -57,7 +57,8 @@ def _draw(path: Path, study: Study, rows: list[Row], verdict: Verdict) -> None:
     # loaded at the first figure, so that a list or a plan needs no matplotlib; a Figure of its own opens no window
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    names = {row[study.figure.x] for row in rows if isinstance(row.get(study.figure.x), str)}
+    figure = Figure(figsize=(9, 6 if len(names) > MOST_SLANTED else 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
     draw_lines(left, rows, study.figure)
     _draw_pairs(right, verdict)
@@ -70,17 +71,19 @@ def draw_lines(axes: Any, rows: list[Row], lines: Lines) -> None:
     """Draw a line for each value of `by`: the mean over seeds, and the control's mean dotted."""
     chosen_rows = [row for row in rows if all(row.get(name) == value for name, value in lines.only)]
     known = [row for row in chosen_rows if row.get(lines.x) is not None and row.get(lines.y) is not None]
+    named = any(isinstance(row[lines.x], str) for row in known)
     for index, group in enumerate(dict.fromkeys(row.get(lines.by) for row in known)):
         chosen, color = [row for row in known if row.get(lines.by) == group], f"C{index % 10}"
         places = list(dict.fromkeys(row[lines.x] for row in chosen))
-        places = places if any(isinstance(place, str) for place in places) else sorted(places)
-        for column, style in ((lines.y, "o-"), (lines.control, ":")):
+        places = places if named else sorted(places)
+        # nothing lies between two names
+        for column, style in ((lines.y, "o" if named else "o-"), (lines.control, ":")):
             if column is None or any(row.get(column) is None for row in chosen):
                 continue
             means = [float(np.mean([row[column] for row in chosen if row[lines.x] == place])) for place in places]
             label = f"{lines.by} {group}" if column == lines.y else None
             axes.plot(places, means, style, color=color, markersize=2.5, linewidth=1, label=label)
-    if any(isinstance(row[lines.x], str) for row in known):
+    if named:
         many = len({row[lines.x] for row in known}) > MOST_SLANTED
         axes.tick_params(axis="x", labelrotation=90 if many else 20, labelsize=6)
     axes.set_xlabel(lines.x)

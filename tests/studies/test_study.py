@@ -13,7 +13,7 @@ from fastcluster_lm.errors import UsageError
 from fastcluster_lm.studies import APART, STUDIES, StudyFolder, describe_plan, perform
 from fastcluster_lm.studies.cells import Cell, CellStore, Plan, cells_of, code_digest, preset_config
 from fastcluster_lm.studies.page import findings_page
-from fastcluster_lm.studies.results import write_results
+from fastcluster_lm.studies.results import draw_lines, write_results
 from fastcluster_lm.studies.runs import judge_all, run_studies
 from fastcluster_lm.studies.study import Arm, Lines, Measured, Study, judge
 
@@ -161,19 +161,34 @@ def test_results_hold_the_claim_the_values_the_rule_and_a_figure(tmp_path):
 
 def test_the_page_is_of_a_complete_run_only():
     verdict = judge(study_of(), found_with([1.0, 1.1, 1.2, 1.0, 0.9], [0.0] * 5))
-    page = findings_page([verdict], preset="nano", n_seeds=5, n_studies=1, code={"abc": 9})
+    page = findings_page([verdict], preset="nano", n_seeds=5, n_studies=1, code={"abc": 9}, measured_by="abc")
     row = next(line for line in page.splitlines() if line.startswith("| [made]"))
     assert "**supported**" in row and "1.04" in row and "`fclm study made --preset nano --seeds 5`" in row
     with pytest.raises(UsageError, match="all 2 studies"):
-        findings_page([verdict], preset="nano", n_seeds=5, n_studies=2, code={})
+        findings_page([verdict], preset="nano", n_seeds=5, n_studies=2, code={}, measured_by="abc")
     few = judge(study_of(), found_with([1.0] * 4, [0.0] * 4))
     with pytest.raises(UsageError, match="got 1 at 4"):
-        findings_page([few], preset="nano", n_seeds=4, n_studies=1, code={})
+        findings_page([few], preset="nano", n_seeds=4, n_studies=1, code={}, measured_by="abc")
+
+
+@pytest.mark.parametrize(("places", "style"), [(("a", "b"), "None"), ((2, 1), "-")])
+def test_a_figure_joins_numbers_in_order_and_no_names(places, style):
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    draw_lines(
+        axes, [{"x": place, "y": seed, "arm": "one"} for place in places for seed in (0, 1)], Lines("x", "y", "arm")
+    )
+    (line,) = axes.lines
+    assert (line.get_linestyle(), list(line.get_ydata())) == (style, [0.5, 0.5])
+    assert list(line.get_xdata()) == sorted(places)
 
 
 def page_of(beside: list[dict], code: dict[str, int], note: str = "") -> list[str]:
     found = {seed: Measured(1.0 + seed / 9, 0.0, [], one, note) for seed, one in enumerate(beside)}
-    return findings_page([judge(study_of(), found)], preset="nano", n_seeds=5, n_studies=1, code=code).splitlines()
+    return findings_page(
+        [judge(study_of(), found)], preset="nano", n_seeds=5, n_studies=1, code=code, measured_by="abc"
+    ).splitlines()
 
 
 def test_the_page_puts_cases_into_a_table_and_names_gaps_and_notes():
@@ -192,9 +207,11 @@ def test_the_page_puts_cases_into_a_table_and_names_gaps_and_notes():
 
 
 def test_the_page_says_where_runs_of_different_code_are_mixed():
-    whole, mixed = ("\n".join(page_of([{}] * 5, code)) for code in ({"abc": 9}, {"abc": 4, "unknown": 5}))
-    assert "All 9 runs were made by one state of the code, `abc`" in whole
-    assert "**The 9 runs were made by 2 states of the code: 4 by `abc`, 5 by `unknown`.**" in mixed
+    counts = ({"abc": 9}, {"old": 9}, {"abc": 4, "unknown": 5})
+    whole, older, mixed = ("\n".join(page_of([{}] * 5, code)) for code in counts)
+    assert "All 9 runs were made by one state of the code, `abc`, and measured by the same." in whole
+    assert "All 9 runs were made by one state of the code, `old`, and measured by `abc`." in older
+    assert "2 states of the code: 4 by `abc`, 5 by `unknown`; all are measured by `abc`.**" in mixed
 
 
 def test_a_cell_names_the_code_that_made_it_and_another_code_measures_again(tmp_path, monkeypatch):
