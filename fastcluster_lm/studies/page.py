@@ -75,7 +75,8 @@ def _how_to_read(preset: str, n_seeds: int, n_studies: int) -> list[str]:
 def _made_by(code: Mapping[str, int], measured_by: str) -> list[str]:
     found = describe_environment()
     packages = ", ".join(f"{name} {version}" for name, version in found["packages"].items() if version)
-    written = f"Written on {found['system']} with Python {found['python']}, {packages}."
+    written = "Code is named by a digest of its sources. Written on "
+    written += f"{found['system']} with Python {found['python']}, {packages}."
     total, measured = (
         sum(code.values()),
         f"measured by {'the same' if [*code] == [measured_by] else f'`{measured_by}`'}",
