@@ -22,8 +22,9 @@ from fastcluster_lm.studies import (
     unseen_tasks,
     vocabulary,
 )
-from fastcluster_lm.studies.cells import MOST_CELLS, PRESETS, Plan
-from fastcluster_lm.studies.results import check_packages, command_for, findings_page, write_results
+from fastcluster_lm.studies.cells import MOST_CELLS, PRESETS, Plan, code_digest
+from fastcluster_lm.studies.page import command_for, findings_page
+from fastcluster_lm.studies.results import check_packages, write_results
 from fastcluster_lm.studies.runs import Say, StudyFolder, describe, judge_all, run_studies
 from fastcluster_lm.studies.sections import read_page, section, sections_of, with_section, with_sections
 from fastcluster_lm.studies.study import FEWEST_SEEDS, Measured, Study, Verdict, judge
@@ -139,12 +140,21 @@ def perform(
             verdicts[study.name],
             preset=preset,
             command=command,
+            code=folder.cells.count_by_code([study], preset, range(n_seeds)),
         )
         if page is not None and name in APART:
             text = section(study, verdicts[study.name], found[study.name], command=command, columns=real_llm.COLUMNS)
             replace_file(page, with_section(before, text).encode())
     if complete:
-        text = findings_page(verdicts.values(), preset=preset, n_seeds=n_seeds, n_studies=len(STUDIES))
+        code = folder.cells.count_by_code(studies, preset, range(n_seeds))
+        text = findings_page(
+            verdicts.values(),
+            preset=preset,
+            n_seeds=n_seeds,
+            n_studies=len(STUDIES),
+            code=code,
+            measured_by=code_digest(),
+        )
         text = with_sections(text, sections_of(before))
         for path in (out / "findings.md", page):
             if path is not None:

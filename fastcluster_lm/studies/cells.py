@@ -2,10 +2,13 @@
 
 import hashlib
 import json
+import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from fastcluster_lm.config import RunConfig, apply_settings, config_to_dict, load_preset
@@ -18,6 +21,8 @@ PRESETS = {"nano": "nano", "paper": "paper-32"}
 # a plain run of each preset on one CPU core, None where none was timed; measured, presets/README.md
 SECONDS: dict[str, float | None] = {"nano": 12.0, "paper": None}
 MOST_CELLS = 400
+# rooms that no run's figures go through
+SHOWS_ONLY = ("cli", "views", "benchmarks", "__pycache__")
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,33 @@ def _n_cells(config: RunConfig) -> int:
 
 def cells_of(study: Study, preset: str, seed: int) -> dict[str, Cell]:
     """List the cells of one study at one seed, by the names of its arms."""
-    return {name: Cell(arm, preset_config(preset, seed, arm.settings)) for name, arm in study.arms(preset).items()}
+    return {
+        name: Cell(arm, preset_config(preset, seed if arm.seed is None else arm.seed, arm.settings))
+        for name, arm in study.arms(preset).items()
+    }
+
+
+def needed_cells(studies: Iterable[Study], preset: str, seeds: Iterable[int]) -> dict[str, Cell]:
+    """List the cells of some studies and seeds, each once, by their names."""
+    studies = list(studies)
+    return {cell.name: cell for seed in seeds for study in studies for cell in cells_of(study, preset, seed).values()}
+
+
+@cache
+def code_digest() -> str:
+    """Name the code that runs are made by: a digest of all that can change what a run finds.
+
+    Source: every source file and preset of the package, except what only shows or times things
+    """
+    package = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    # kernels is a link
+    for folder, inner, files in os.walk(package, followlinks=True):
+        inner[:] = sorted(name for name in inner if name not in SHOWS_ONLY)
+        for path in sorted(Path(folder) / name for name in files):
+            if path.suffix in (".py", ".toml", ".h", ".cpp", ".json"):
+                digest.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 class CellStore:
@@ -95,7 +126,8 @@ class CellStore:
         cell.arm.work(cell.config, aside, dict(cell.arm.options))
         seconds = time.monotonic() - started
         with explaining("finish", path):
-            write_new_file(aside / "cell.json", encode_json({"seconds": seconds, "cost": float(cell.arm.cost)}, "cell"))
+            made = {"seconds": seconds, "cost": float(cell.arm.cost), "code": code_digest()}
+            write_new_file(aside / "cell.json", encode_json(made, "cell"))
             publish_folder(aside, path)
         return seconds
 
@@ -106,6 +138,12 @@ class CellStore:
         seconds = read_json(self.path(cell) / "cell.json")["seconds"]
         assert isinstance(seconds, float)
         return seconds
+
+    def count_by_code(self, studies: Iterable[Study], preset: str, seeds: Iterable[int]) -> dict[str, int]:
+        """Count the finished cells of some studies by the code that made them, "unknown" where none is named."""
+        cells = needed_cells(studies, preset, seeds)
+        done = [self.path(cell) / "cell.json" for cell in cells.values() if self.has(cell)]
+        return dict(Counter(str(read_json(path).get("code", "unknown")) for path in done))
 
 
 @dataclass(frozen=True)
@@ -123,11 +161,7 @@ class Plan:
 
         Errors: UsageError for more than MOST_CELLS cells
         """
-        studies = list(studies)
-        cells: dict[str, Cell] = {}
-        for seed in seeds:
-            for study in studies:
-                cells |= {cell.name: cell for cell in cells_of(study, preset, seed).values()}
+        cells = needed_cells(studies, preset, seeds)
         if len(cells) > MOST_CELLS:
             raise UsageError(f"expected a plan of at most {MOST_CELLS} runs, got {len(cells)}; ask for fewer seeds")
         done = [cell for cell in cells.values() if store.has(cell)]

@@ -24,6 +24,15 @@ SHOWN = (("input_output", "task"), ("input", "task"), ("all", "task"), ("all", "
 PRIMARY = (("space", "hidden"), ("split", "val"), ("group", "input_output"), ("labels", "task"))
 
 
+# what the columns of times mean
+TIMES = (
+    "Onset is the probe at which task ARI within input and output changes its level, on validation data; earliest and "
+    "latest are the ends of its 95 % bootstrap interval within a seed, averaged over seeds. Settled is the probe from "
+    "which on the ARI stays within 5 % of its last value; lead is by how much its changes come before those of "
+    "accuracy, at the lag that correlates best."
+)
+
+
 def _arms(preset: str) -> Mapping[str, Arm]:
     return {"base": BASE}
 
@@ -33,16 +42,16 @@ def _measure_rise(cells: Mapping[str, Path]) -> Measured:
     scores, steps = folder.scores(), folder.steps()
     value, control = rise(task_rows(scores))
     beside = {
-        f"rise of {name} on {split}": rise(task_rows(scores, split=split), name)[0]
-        for name in SCORES
+        f"rise on {split}, {name}": rise(task_rows(scores, split=split), name)[0]
         for split in ("train", "val")
+        for name in SCORES
     }
     beside |= {
-        f"{name}, layer {layer}": found
+        f"{name} in steps, layer {layer}": found
         for name, by in timing(task_rows(scores), accuracies(steps)).items()
         for layer, found in by.items()
     }
-    return Measured(value, control, curves(scores), beside)
+    return Measured(value, control, curves(scores), beside, TIMES)
 
 
 def _measure_after(cells: Mapping[str, Path]) -> Measured:
@@ -54,9 +63,9 @@ def _measure_after(cells: Mapping[str, Path]) -> Measured:
     value, control = gain_after(task_rows(scores), mark)
     beside: dict[str, float | None] = {"step of the early-stopping mark": float(mark)}
     beside |= {
-        f"gain of {name} on {split}": gain_after(task_rows(scores, split=split), mark, name)[0]
-        for name in SCORES
+        f"gain on {split}, {name}": gain_after(task_rows(scores, split=split), mark, name)[0]
         for split in ("train", "val")
+        for name in SCORES
     }
     at_mark = [value for step, value in accuracies(folder.steps()).items() if step <= mark][-1]
     beside["gain of validation accuracy"] = accuracies(folder.steps())[max(accuracies(folder.steps()))] - at_mark
@@ -84,8 +93,8 @@ def timing(rows: Sequence[Row], accuracy: Mapping[int, float]) -> dict[str, dict
     """Give onset (a change of level), saturation (settled) and lead over accuracy in steps, by layer."""
     found: dict[str, dict[int, float | None]] = {
         "onset": {},
-        "onset, low end": {},
-        "onset, high end": {},
+        "earliest onset": {},
+        "latest onset": {},
         "settled": {},
         "lead": {},
     }
@@ -93,7 +102,7 @@ def timing(rows: Sequence[Row], accuracy: Mapping[int, float]) -> dict[str, dict
         curve = series(rows, "ari", layer=layer)
         steps, values = list(curve), list(curve.values())
         change = change_point(values)
-        for name, place in (("onset", change.at), ("onset, low end", change.low), ("onset, high end", change.high)):
+        for name, place in (("onset", change.at), ("earliest onset", change.low), ("latest onset", change.high)):
             found[name][layer] = float(steps[place])
         settled = settled_step(steps, values)
         found["settled"][layer] = None if settled is None else float(settled)

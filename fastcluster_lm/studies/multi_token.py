@@ -14,9 +14,9 @@ from fastcluster_lm.scores.engines import choose_engine
 from fastcluster_lm.scores.parts import Scoring
 from fastcluster_lm.store.files import encode_json, read_json, write_new_file
 from fastcluster_lm.studies.phases import fit
-from fastcluster_lm.studies.reading import mean
+from fastcluster_lm.studies.reading import above_layer_zero, pick
 from fastcluster_lm.studies.states import score_states, states_of
-from fastcluster_lm.studies.study import Arm, Lines, Measured, Options, Row, Study
+from fastcluster_lm.studies.study import Arm, Lines, Measured, Options, Study
 from fastcluster_lm.tasks import TaskSet, taskset_of
 
 # where a state is taken, as places counted from the end of: instruction, first input, second input, first output
@@ -125,15 +125,10 @@ def _measure(cells: Mapping[str, Path]) -> Measured:
     rows, accuracy = stored["rows"], stored["val_accuracy"]
     assert isinstance(rows, list) and isinstance(accuracy, float)
     beside: dict[str, float | None] = {"accuracy of tokens": accuracy}
-    beside |= {f"ARI, {place}": carried(rows, place)[0] for place in PLACES}
-    value, control = carried(rows, "second input")
-    return Measured(value, control, rows, beside)
-
-
-def carried(rows: list[Row], place: str) -> tuple[float | None, float | None]:
-    """Average a token's task ARI and its block null over the layers above the embedding."""
-    own = [row for row in rows if row["place"] == place and row["layer"] > 0]
-    return mean(row["ari"] for row in own), mean(row["null_ari"] for row in own)
+    found = {place: above_layer_zero(pick(rows, place=place)) for place in PLACES}
+    for place, (value, null) in found.items():
+        beside |= {f"ARI, {place}": value, f"null ARI, {place}": null}
+    return Measured(*found["second input"], rows, beside)
 
 
 STUDY = Study(

@@ -24,7 +24,12 @@ def _measure(cells: Mapping[str, Path]) -> Measured:
     rooms = trained_rooms(cells["base"])
     rows = patched_rows(rooms)
     value, control = best(rows, "follows"), best(rows, "follows_shuffled")
-    return Measured(value, control, rows, {f"follows, layer {row['layer']}": row["follows"] for row in rows})
+    beside = {
+        f"{name}, layer {row['layer']}": row[column]
+        for name, column in (("follows", "follows"), ("follows a reassigned move", "follows_shuffled"))
+        for row in rows
+    }
+    return Measured(value, control, rows, beside)
 
 
 @torch.no_grad()

@@ -77,3 +77,9 @@ def mean(values: Iterable[float | None]) -> float | None:
     """Average the values that are known; None without any."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
+
+
+def above_layer_zero(rows: Iterable[Row]) -> tuple[float | None, float | None]:
+    """Average the ARI and its block null over the layers above the embedding."""
+    above = [row for row in rows if row["layer"] > 0]
+    return mean(row["ari"] for row in above), mean(row["null_ari"] for row in above)

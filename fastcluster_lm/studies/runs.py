@@ -9,7 +9,7 @@ from typing import Any
 
 from fastcluster_lm.errors import RunFolderError
 from fastcluster_lm.store.files import encode_json, explaining, read_json, replace_file
-from fastcluster_lm.studies.cells import Cell, CellStore, Plan, cells_of
+from fastcluster_lm.studies.cells import Cell, CellStore, Plan, cells_of, code_digest
 from fastcluster_lm.studies.study import Measured, Study, Verdict, judge
 
 Say = Callable[[str], None]
@@ -27,7 +27,7 @@ class StudyFolder:
         return self.root / study.name
 
     def measured(self, study: Study, preset: str, seed: int) -> Measured | None:
-        """Read what a study found at a seed; None if it has not been measured on these very cells.
+        """Read what a study found at a seed; None if it has not been measured on these very cells by this very code.
 
         Errors: RunFolderError naming the file, if it is damaged
         """
@@ -116,7 +116,8 @@ def describe(plan: Plan, studies: Sequence[Study], seeds: Sequence[int]) -> str:
 
 
 def _digest(cells: Iterable[Cell]) -> str:
-    return hashlib.sha256(" ".join(sorted(cell.name for cell in cells)).encode()).hexdigest()[:12]
+    names = sorted(cell.name for cell in cells)
+    return hashlib.sha256(" ".join([code_digest(), *names]).encode()).hexdigest()[:12]
 
 
 def _many(count: int, one: str, more: str) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from fastcluster_lm.errors import UsageError
 from fastcluster_lm.store.files import explaining
+from fastcluster_lm.studies.page import markdown_table, number_text, verdict_table, what_was_compared, with_interval
 from fastcluster_lm.studies.reading import mean
-from fastcluster_lm.studies.results import VERDICT_HEAD, number_text, verdict_details, verdict_row
 from fastcluster_lm.studies.study import Measured, Study, Verdict
 
 _HEADING = re.compile(r"^## (?P<name>\S+), apart from all\n", re.MULTILINE)
@@ -26,10 +26,14 @@ def section(
         f"Written by `{command}`; figures as they came out. It needs what `all` does without, so its",
         "p stands alone: it is uncorrected, and the correction of the studies above does not count it.",
         "",
-        *VERDICT_HEAD,
-        verdict_row(verdict, command),
+        *verdict_table([(verdict, command)], alone=True),
         "",
-        *verdict_details(verdict),
+        *what_was_compared(verdict),
+        "",
+        *(
+            f"- {name}: {with_interval(entry['mean'], entry['low'], entry['high'])}"
+            for name, entry in verdict.beside.items()
+        ),
         "",
         f"Rule: {study.rule}.",
         "",
@@ -81,9 +85,9 @@ def _by_layer(study: Study, found: Mapping[int, Measured], columns: Mapping[str,
     x, by = study.figure.x, study.figure.by
     kinds = list(dict.fromkeys(row[by] for row in rows))
     titles = [f"{kind}: {title}" for kind in kinds for title in columns.values()]
-    lines = ["| " + " | ".join([x, *titles]) + " |", "|---" * (1 + len(titles)) + "|"]
+    lines = []
     for place in sorted({row[x] for row in rows}):
         here = [[row for row in rows if row[x] == place and row[by] == kind] for kind in kinds]
         cells = [number_text(mean(row[column] for row in some)) for some in here for column in columns]
-        lines.append("| " + " | ".join([str(place), *cells]) + " |")
-    return lines
+        lines.append([str(place), *cells])
+    return markdown_table([x, *titles], lines)

@@ -52,9 +52,9 @@ def _measure(cells: Mapping[str, Path]) -> Measured:
     value, control = per_doubling(curves, last), per_doubling(curves, last, null=True)
     level = max(min(curve.loss.values()) for curve in curves.values())
     beside = {
-        "per doubling, at equal loss": per_doubling(curves, lambda curve: at_loss(curve, level)),
-        "onset in steps, per doubling": per_doubling(curves, onset),
-        "unrest after half of training, per doubling": per_doubling(curves, unrest),
+        "gain per doubling at equal loss": per_doubling(curves, lambda curve: at_loss(curve, level)),
+        "onset in steps per doubling": per_doubling(curves, onset),
+        "unrest after half of training per doubling": per_doubling(curves, unrest),
         "exponent of a power law": exponent(curves),
     }
     shown = [

@@ -34,12 +34,14 @@ class Arm:
     settings: KEY=VALUE over the preset
     options:  words for `work`, in pairs
     cost:     seconds, in those of a plain run of the preset
+    seed:     one of its own, for a search that no judged seed may take part in; None: the seed that is judged
     """
 
     settings: tuple[str, ...] = ()
     work: Work = train_run
     options: tuple[tuple[str, Value], ...] = ()
     cost: float = 1.0
+    seed: int | None = None
 
 
 # the run that most studies share: the preset as it is
@@ -50,14 +52,16 @@ BASE = Arm()
 class Measured:
     """What a study found at one seed; a value is None where it is undefined.
 
-    beside: further figures, by name, that no verdict rests on
+    beside: further figures, by name, that no verdict rests on; those named "figure, case" make a table on the page
     rows:   all that the figure and a reader need
+    note:   what else must be known to read them
     """
 
     statistic: float | None
     control: float | None
     rows: list[Row]
     beside: dict[str, float | None] = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,7 @@ class Verdict:
     p_adjusted: float | None
     n_studies: int
     beside: dict[str, dict[str, Any]]
+    notes: list[str]
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain values, ready for JSON."""
@@ -163,11 +168,12 @@ def judge(
     elif len(seeds) < FEWEST_SEEDS or interval is None or p_adjusted is None:
         reason = f"{len(seeds)} seeds; a verdict needs {FEWEST_SEEDS}"
     elif p_adjusted >= ALPHA:
-        reason = f"p = {p_adjusted:.3g}" + ("" if study.alone else " after Holm's correction")
+        reason = f"p = {interval.p:.3g} against the margin {study.margin:g}, {_corrected(study, p_adjusted, n_studies)}"
     else:
         verdict = "supported" if interval.mean > study.margin else "not supported"
+        side = "above" if verdict == "supported" else "below"
         reason = (
-            f"the mean difference {interval.mean:.3g} is {'above' if verdict == 'supported' else 'below'} the margin"
+            f"d is {side} the margin {study.margin:g}, p = {interval.p:.3g}, {_corrected(study, p_adjusted, n_studies)}"
         )
     return Verdict(
         study.name,
@@ -190,7 +196,14 @@ def judge(
         p_adjusted,
         n_studies,
         _beside(found, seeds),
+        [note for note in dict.fromkeys(found[seed].note for seed in seeds) if note],
     )
+
+
+def _corrected(study: Study, p: float, n_studies: int) -> str:
+    if study.alone:
+        return "uncorrected"
+    return f"{p:.3g} after Holm's correction over {n_studies} {'study' if n_studies == 1 else 'studies'}"
 
 
 def _beside(found: Mapping[int, Measured], seeds: Sequence[int]) -> dict[str, dict[str, Any]]:

@@ -23,9 +23,9 @@ def _measure(cells: Mapping[str, Path]) -> Measured:
     ]
     value, control = (inside_tasks(rows, model) for model in ("trained", "untrained"))
     beside = {
-        f"ARI of distributions inside tasks, layer {row['layer']}": row["ari"]
+        f"ARI of distributions inside tasks {row['model']}, layer {row['layer']}": row["ari"]
         for row in rows
-        if row["model"] == "trained" and row["group"] == "task_input"
+        if row["group"] == "task_input"
     }
     return Measured(value, control, rows, beside)
 

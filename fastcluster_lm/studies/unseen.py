@@ -21,7 +21,7 @@ def _measure(cells: Mapping[str, Path]) -> Measured:
     value, control = goes_with_accuracy(rows, accuracy)
     beside = dict(shares_at_the_end(rows))
     for name, other in (("accuracy", None), ("ARI", "ari")):
-        beside |= {f"{kind} with {name}": found for kind, found in correlations(rows, accuracy, other).items()}
+        beside |= {f"with {name}, {kind}": found for kind, found in correlations(rows, accuracy, other).items()}
     names = ("step", "layer", "knn_share", "null_knn_share", "knn_share_across", "null_knn_share_across", "ari")
     shown = [{**{name: row[name] for name in names}, "val_accuracy": accuracy.get(row["step"])} for row in rows]
     return Measured(value, control, shown, beside)
@@ -41,7 +41,8 @@ def goes_with_accuracy(rows: Sequence[Row], accuracy: Mapping[int, float]) -> tu
 
 def correlations(rows: Sequence[Row], accuracy: Mapping[int, float], other: str | None) -> dict[str, float | None]:
     """Correlate the neighbour share with accuracy, or with another column, in three ways, mean over layers."""
-    found: dict[str, list[float | None]] = {"correlation of changes": [], "rank correlation": [], "given the step": []}
+    kinds = ("correlation of changes", "rank correlation", "rank correlation given the step")
+    found: dict[str, list[float | None]] = {kind: [] for kind in kinds}
     for layer in layers_of(rows):
         share = series(rows, "knn_share", layer=layer)
         against = accuracy if other is None else series(rows, other, layer=layer)
@@ -49,7 +50,7 @@ def correlations(rows: Sequence[Row], accuracy: Mapping[int, float], other: str 
         found["rank correlation"].append(_over_steps(share, against, rank_correlation))
         steps = [step for step in share if step in against]
         pair = [share[step] for step in steps], [against[step] for step in steps]
-        found["given the step"].append(partial_rank_correlation(*pair, steps))
+        found["rank correlation given the step"].append(partial_rank_correlation(*pair, steps))
     return {name: mean(values) for name, values in found.items()}
 
 

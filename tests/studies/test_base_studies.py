@@ -86,7 +86,7 @@ def test_unseen_finds_what_moves_with_accuracy_and_nothing_in_a_trend_alone():
 
 def test_unseen_measures_a_run(cell):
     found = unseen.STUDY.measure({"base": cell})
-    assert {"knn_share at the end", "given the step with accuracy"} <= set(found.beside)
+    assert {"knn_share at the end", "with accuracy, rank correlation given the step"} <= set(found.beside)
     assert all(row["layer"] >= 0 and "val_accuracy" in row for row in found.rows)
 
 

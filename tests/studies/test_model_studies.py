@@ -1,5 +1,7 @@
 """Inputs of several tokens, and other architectures: each on data with a known answer, and on a miniature."""
 
+import json
+
 import pytest
 import torch
 
@@ -42,7 +44,10 @@ def test_multi_token_measures_a_miniature_and_finds_what_carries(miniature, tmp_
     blind = [row for row in found.rows if row["place"] == "second input" and row["layer"] == 0]
     assert blind[0]["ari"] == pytest.approx(0.0, abs=0.05)
     made = [{"place": "second input", "layer": la, "ari": 0.6 if la else -5.0, "null_ari": 0.1} for la in LAYERS]
-    assert multi_token.carried(made, "second input") == (pytest.approx(0.6), pytest.approx(0.1))
+    (tmp_path / "places.json").write_text(json.dumps({"rows": made, "val_accuracy": 1.0}))
+    told = multi_token.STUDY.measure({"pairs": tmp_path})
+    assert (told.statistic, told.control) == (pytest.approx(0.6), pytest.approx(0.1))
+    assert told.beside["ARI, second input"] == pytest.approx(0.6) and told.beside["ARI, first input"] is None
     assert judged(multi_token.STUDY, [(0.6 + 0.01 * s, 0.1) for s in range(5)]).verdict == "supported"
     assert judged(multi_token.STUDY, [(0.1 + 0.01 * s, 0.1) for s in range(5)]).verdict == "not supported"
 

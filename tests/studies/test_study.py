@@ -11,8 +11,9 @@ from click.testing import CliRunner
 from fastcluster_lm.cli import main
 from fastcluster_lm.errors import UsageError
 from fastcluster_lm.studies import APART, STUDIES, StudyFolder, describe_plan, perform
-from fastcluster_lm.studies.cells import Cell, CellStore, Plan, cells_of, preset_config
-from fastcluster_lm.studies.results import findings_page, write_results
+from fastcluster_lm.studies.cells import Cell, CellStore, Plan, cells_of, code_digest, preset_config
+from fastcluster_lm.studies.page import findings_page
+from fastcluster_lm.studies.results import draw_lines, write_results
 from fastcluster_lm.studies.runs import judge_all, run_studies
 from fastcluster_lm.studies.study import Arm, Lines, Measured, Study, judge
 
@@ -145,14 +146,14 @@ def test_results_hold_the_claim_the_values_the_rule_and_a_figure(tmp_path):
     study, folder = study_of(), StudyFolder(tmp_path)
     found = run_studies([study], "nano", range(5), folder, lambda text: None)
     verdict = judge_all([study], found, n_studies=3)["made"]
-    write_results(folder.of(study), study, found["made"], verdict, preset="nano", command="fclm study made")
+    write_results(folder.of(study), study, found["made"], verdict, preset="nano", command="c", code={"abc": 2})
     stored = json.loads((tmp_path / "made" / "verdict.json").read_text())
     assert (stored["verdict"], stored["n_studies"], stored["seeds"]) == ("supported", 3, [0, 1, 2, 3, 4])
     assert stored["differences"] == pytest.approx(
         [a - b for a, b in zip(stored["values"], stored["controls"], strict=True)]
     )
     assert stored["beside"]["twice"]["mean"] == pytest.approx(2 * np.mean(stored["values"]))
-    assert stored["rule"] == study.rule and stored["command"] == "fclm study made"
+    assert stored["rule"] == study.rule and (stored["command"], stored["code"]) == ("c", {"abc": 2})
     rows = [json.loads(line) for line in (tmp_path / "made" / "rows.jsonl").read_text().splitlines()]
     assert len(rows) == 20 and {row["seed"] for row in rows} == set(range(5))
     assert (tmp_path / "made" / "figure.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
@@ -160,14 +161,80 @@ def test_results_hold_the_claim_the_values_the_rule_and_a_figure(tmp_path):
 
 def test_the_page_is_of_a_complete_run_only():
     verdict = judge(study_of(), found_with([1.0, 1.1, 1.2, 1.0, 0.9], [0.0] * 5))
-    page = findings_page([verdict], preset="nano", n_seeds=5, n_studies=1)
-    row = next(line for line in page.splitlines() if line.startswith("| made"))
+    page = findings_page([verdict], preset="nano", n_seeds=5, n_studies=1, code={"abc": 9}, measured_by="abc")
+    row = next(line for line in page.splitlines() if line.startswith("| [made]"))
     assert "**supported**" in row and "1.04" in row and "`fclm study made --preset nano --seeds 5`" in row
     with pytest.raises(UsageError, match="all 2 studies"):
-        findings_page([verdict], preset="nano", n_seeds=5, n_studies=2)
+        findings_page([verdict], preset="nano", n_seeds=5, n_studies=2, code={}, measured_by="abc")
     few = judge(study_of(), found_with([1.0] * 4, [0.0] * 4))
     with pytest.raises(UsageError, match="got 1 at 4"):
-        findings_page([few], preset="nano", n_seeds=4, n_studies=1)
+        findings_page([few], preset="nano", n_seeds=4, n_studies=1, code={}, measured_by="abc")
+
+
+@pytest.mark.parametrize(("places", "style"), [(("a", "b"), "None"), ((2, 1), "-")])
+def test_a_figure_joins_numbers_in_order_and_no_names(places, style):
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    draw_lines(
+        axes, [{"x": place, "y": seed, "arm": "one"} for place in places for seed in (0, 1)], Lines("x", "y", "arm")
+    )
+    (line,) = axes.lines
+    assert (line.get_linestyle(), list(line.get_ydata())) == (style, [0.5, 0.5])
+    assert list(line.get_xdata()) == sorted(places)
+
+
+def page_of(beside: list[dict], code: dict[str, int], note: str = "") -> list[str]:
+    found = {seed: Measured(1.0 + seed / 9, 0.0, [], one, note) for seed, one in enumerate(beside)}
+    return findings_page(
+        [judge(study_of(), found)], preset="nano", n_seeds=5, n_studies=1, code=code, measured_by="abc"
+    ).splitlines()
+
+
+def test_the_page_puts_cases_into_a_table_and_names_gaps_and_notes():
+    seeds = [
+        {"alone": 1e-17, "size, a": 1200.0, "size, b": 2.0, "gain, b": 0.1 * s if s else None, "far, z": s}
+        for s in range(5)
+    ]
+    page = page_of(seeds, {"abc": 9}, note="The search chose a.")
+    assert "- The search chose a." in page and "- alone: 0" in page
+    at = page.index("|  | size | gain |")
+    # no interval where all seeds agree, and the number of seeds where some have no value
+    assert page[at + 2] == "| a | 1200 | - |"
+    assert page[at + 3].startswith("| b | 2 | 0.25 [0.0446, 0.455] (4 of 5 seeds) |")
+    # a figure of other cases has a table of its own
+    assert page[at + 5] == "|  | far |" and page[at + 7].startswith("| z | 2 [")
+
+
+def test_the_page_says_where_runs_of_different_code_are_mixed():
+    counts = ({"abc": 9}, {"old": 9}, {"abc": 4, "unknown": 5})
+    whole, older, mixed = ("\n".join(page_of([{}] * 5, code)) for code in counts)
+    assert "All 9 runs were made by one state of the code, `abc`, and measured by the same." in whole
+    assert "All 9 runs were made by one state of the code, `old`, and measured by `abc`." in older
+    assert "2 states of the code: 4 by `abc`, 5 by `unknown`; all are measured by `abc`.**" in mixed
+
+
+def test_a_cell_names_the_code_that_made_it_and_another_code_measures_again(tmp_path, monkeypatch):
+    study, folder = study_of(), StudyFolder(tmp_path)
+    run_studies([study], "nano", [0], folder, lambda text: None)
+    assert folder.cells.count_by_code([study], "nano", [0]) == {code_digest(): 2}
+    assert folder.measured(study, "nano", 0) is not None
+    old = folder.cells.path(cells_of(study, "nano", 0)["null"]) / "cell.json"
+    old.write_text(json.dumps({"seconds": 1.0, "cost": 1.0}))
+    assert folder.cells.count_by_code([study], "nano", [0]) == {code_digest(): 1, "unknown": 1}
+    monkeypatch.setattr("fastcluster_lm.studies.runs.code_digest", lambda: "other")
+    assert folder.measured(study, "nano", 0) is None
+
+
+def test_the_reason_tells_a_difference_lost_in_correction_from_none():
+    values = [0.30, 0.25, 0.12, 0.33, 0.21]
+    reason = judge(study_of(), found_with(values, [0.0] * 5), n_studies=40).reason
+    assert reason == "p = 0.00277 against the margin 0, 0.111 after Holm's correction over 40 studies"
+
+
+def test_an_arm_with_a_seed_of_its_own_keeps_it():
+    study = replace(study_of(), arms=lambda preset: {"one": Arm(seed=200), "other": Arm()})
+    assert {name: cell.config.seed for name, cell in cells_of(study, "nano", 3).items()} == {"one": 200, "other": 3}
 
 
 def test_all_studies_writes_the_page(tmp_path, monkeypatch):
