@@ -73,7 +73,7 @@ def test_all_studies_keep_the_sections_of_their_page(tmp_path, monkeypatch):
     page.write_text(f"# Findings\n\nof long ago\n\n{own}")
     perform("all", "nano", 5, tmp_path / "out", lambda text: None, page=page)
     text = page.read_text()
-    assert "of long ago" not in text and "| one |" in text and text.endswith(f"\n\n{own}")
+    assert "of long ago" not in text and "| [one](#one) |" in text and text.endswith(f"\n\n{own}")
     assert (tmp_path / "out" / "findings.md").read_text() == text
 
 
