@@ -18,7 +18,7 @@ from fastcluster_lm.engine.rooms import Rooms
 from fastcluster_lm.errors import ConfigError, RunFolderError, TaskError, UsageError
 from fastcluster_lm.kernels import native
 from fastcluster_lm.probe.attached_scores import labelled_sets
-from fastcluster_lm.probe.probe_set import choose_probe_set
+from fastcluster_lm.probe.probe_set import choose_probe_sets
 from fastcluster_lm.probe.prompt_states import PromptReader
 from fastcluster_lm.probe.run_probe import check_reachable
 from fastcluster_lm.probe.samples import LabelledSet
@@ -56,16 +56,7 @@ def probe_run(
     unprobed = replace(config, probe=replace(config.probe, every=0, worker="off"))
     rooms = Rooms(unprobed, taskset_from_dict(stored["taskset"]))
     splits = _instances(rooms, config, taskset)
-    chosen = {
-        name: choose_probe_set(
-            instances,
-            n_points=config.probe.n_points,
-            map_points=config.probe.map_points,
-            seed=config.probe.seed,
-            split=name,
-        )
-        for name, instances in splits.items()
-    }
+    chosen = choose_probe_sets(splits, config.probe)
     tasks = taskset or rooms.taskset
     # numbers of validation instances begin beyond all that training could have
     sets = {name: LabelledSet.of(one, tasks.n_inputs, at * 2**40) for at, (name, one) in enumerate(chosen.items())}

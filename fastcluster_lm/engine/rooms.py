@@ -19,7 +19,7 @@ from fastcluster_lm.probe import (
     RunProbe,
     StreamRunner,
     WorkerRunner,
-    choose_probe_set,
+    choose_probe_sets,
 )
 from fastcluster_lm.scores.engines import choose_engine, decide_engine
 from fastcluster_lm.tasks import TaskSet
@@ -56,19 +56,9 @@ class Rooms:
         decided, self.engine_reason = decide_engine(config.scores.engine, on)
         self.engine = choose_engine(decided, on, config.scores.memory_mib)
         if config.probe.every > 0:
-            sets = {
-                name: choose_probe_set(
-                    instances,
-                    n_points=config.probe.n_points,
-                    map_points=config.probe.map_points,
-                    seed=config.probe.seed,
-                    split=name,
-                )
-                for name, instances in (("train", train), ("val", val))
-            }
             self.probe = RunProbe(
                 self.trainer.evaluator,
-                sets,
+                choose_probe_sets({"train": train, "val": val}, config.probe),
                 taskset.n_inputs,
                 config.scores,
                 self.engine,

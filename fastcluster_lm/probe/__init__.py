@@ -3,7 +3,7 @@
 from fastcluster_lm.probe.cadence import Cadence
 from fastcluster_lm.probe.cluster_probe import ClusterProbe, ProbeSkippedWarning
 from fastcluster_lm.probe.pending import ProbeResult
-from fastcluster_lm.probe.probe_set import ProbeSet, choose_probe_set
+from fastcluster_lm.probe.probe_set import ProbeSet, choose_probe_set, choose_probe_sets
 from fastcluster_lm.probe.run_probe import RunProbe
 from fastcluster_lm.probe.runner import FinishedProbe, InlineRunner, ProbeRunner, SavedState, WorkerRunner, serve
 from fastcluster_lm.probe.stream_runner import StreamRunner
@@ -22,5 +22,6 @@ __all__ = [
     "StreamRunner",
     "WorkerRunner",
     "choose_probe_set",
+    "choose_probe_sets",
     "serve",
 ]

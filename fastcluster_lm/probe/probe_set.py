@@ -1,11 +1,13 @@
 """The instances whose states are scored: fixed for a run and balanced over distributions and inputs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from fastcluster_lm.config import ProbeConfig
 from fastcluster_lm.data import Instances
 from fastcluster_lm.device import generator
 from fastcluster_lm.errors import ConfigError
@@ -32,6 +34,19 @@ def label_kinds(instances: Instances, n_inputs: int) -> dict[str, Int[Tensor, " 
         "input": instances.input,
         "output": instances.output,
         "task_input": instances.task * n_inputs + instances.input,
+    }
+
+
+def choose_probe_sets(splits: Mapping[str, Instances], settings: ProbeConfig) -> dict[str, ProbeSet]:
+    """Choose the probe set of each split, by its name.
+
+    Errors: ConfigError as in choose_probe_set
+    """
+    return {
+        name: choose_probe_set(
+            instances, n_points=settings.n_points, map_points=settings.map_points, seed=settings.seed, split=name
+        )
+        for name, instances in splits.items()
     }
 
 

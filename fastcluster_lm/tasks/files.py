@@ -68,12 +68,7 @@ def taskset_from_dict(data: Mapping[str, object]) -> TaskSet:
 
 
 def _read_task(index: int, data: object, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Task:
-    key = f"tasks[{index}]"
-    task = table_at(key, data)
-    check_keys(f"{key}.", task, _TASK_KEYS, _TASK_KEYS)
-    name = task["name"]
-    if not isinstance(name, str):
-        raise TaskError(f"{key}.name: expected a string, found {name!r}")
+    key, task, name = named_task(index, data, _TASK_KEYS)
     expressions = strings_at(f"{key}.expressions", task["expressions"])
     answers = table_at(f"{key}.table", task["table"])
     for given in answers:
@@ -83,9 +78,7 @@ def _read_task(index: int, data: object, inputs: tuple[str, ...], outputs: tuple
     for given in inputs:
         if given not in answers:
             raise TaskError(f"{key}.table: expected an output for each input, found none for {given!r}; add it")
-        answer = answers[given]
-        if not isinstance(answer, str):
-            raise TaskError(f"{key}.table.{given}: expected a string, found {answer!r}")
+        answer = string_at(f"{key}.table.{given}", answers[given])
         if answer not in outputs:
             raise TaskError(
                 f"{key}.table.{given}: {answer!r} is not one of outputs; add it there or choose another"
@@ -119,11 +112,21 @@ def list_at(key: str, value: object) -> list[object]:
     return value
 
 
+def string_at(key: str, value: object) -> str:
+    """Take a value that must be a string."""
+    if not isinstance(value, str):
+        raise TaskError(f"{key}: expected a string, found {value!r}")
+    return value
+
+
 def strings_at(key: str, value: object) -> tuple[str, ...]:
     """Take a value that must be a list of strings."""
-    strings = []
-    for index, item in enumerate(list_at(key, value)):
-        if not isinstance(item, str):
-            raise TaskError(f"{key}[{index}]: expected a string, found {item!r}")
-        strings.append(item)
-    return tuple(strings)
+    return tuple(string_at(f"{key}[{index}]", item) for index, item in enumerate(list_at(key, value)))
+
+
+def named_task(index: int, value: object, keys: Collection[str]) -> tuple[str, Mapping[str, object], str]:
+    """Take an entry of [[tasks]] that must have these keys, and no others; give its place, itself and its name."""
+    key = f"tasks[{index}]"
+    task = table_at(key, value)
+    check_keys(f"{key}.", task, keys, keys)
+    return key, task, string_at(f"{key}.name", task["name"])

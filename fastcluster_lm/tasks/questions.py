@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fastcluster_lm.errors import TaskError, nearest_name
-from fastcluster_lm.tasks.files import check_keys, list_at, read_toml, strings_at, table_at
+from fastcluster_lm.tasks.files import check_keys, list_at, named_task, read_toml, string_at, strings_at, table_at
 
 # what stands in a wording for the input
 PLACE = "{input}"
@@ -141,23 +141,13 @@ def questions_from_dict(data: Mapping[str, object]) -> QuestionSet:
             f"words: [[tasks]] with name, wordings that contain {PLACE}, and table"
         )
     check_keys("", data, _KEYS, ("tasks",))
-    ending = data.get("ending", "")
-    if not isinstance(ending, str):
-        raise TaskError(f"ending: expected a string, found {ending!r}")
+    ending = string_at("ending", data.get("ending", ""))
     tasks = tuple(_read_question(index, task) for index, task in enumerate(list_at("tasks", data["tasks"])))
     return QuestionSet(tuple(tasks[0].answers) if tasks else (), tasks, ending)
 
 
 def _read_question(index: int, data: object) -> Question:
-    key = f"tasks[{index}]"
-    task = table_at(key, data)
-    check_keys(f"{key}.", task, _TASK_KEYS, _TASK_KEYS)
-    name = task["name"]
-    if not isinstance(name, str):
-        raise TaskError(f"{key}.name: expected a string, found {name!r}")
-    answers = {}
-    for given, answer in table_at(f"{key}.table", task["table"]).items():
-        if not isinstance(answer, str):
-            raise TaskError(f"{key}.table.{given}: expected a string, found {answer!r}")
-        answers[given] = answer
+    key, task, name = named_task(index, data, _TASK_KEYS)
+    table = table_at(f"{key}.table", task["table"])
+    answers = {given: string_at(f"{key}.table.{given}", answer) for given, answer in table.items()}
     return Question(name, strings_at(f"{key}.wordings", task["wordings"]), answers)

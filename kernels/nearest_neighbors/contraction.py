@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fastcluster_lm.kernels.rounding import row_squares
+
 # from so many coordinates, points, and points for each candidate on, a first look at fewer coordinates pays
 LEAST_WIDTH, LEAST_POINTS, LEAST_SHARE = 256, 1024, 8
 # leading directions at most; points that they are found from, at most, and as a share of all; and how often they are
@@ -53,7 +55,7 @@ def contract(queries: Float[Tensor, "nq d"], bank: Float[Tensor, "nb d"]) -> Con
     reduced_bank = bank @ axes
     reduced = reduced_bank if queries is bank else queries @ axes
     pivots = reduced[torch.linspace(0, len(reduced) - 1, PIVOTS).long()]
-    nearest = torch.addmm(pivots.square().sum(-1), reduced, pivots.mT, alpha=-2).argmin(-1)
+    nearest = torch.addmm(row_squares(pivots), reduced, pivots.mT, alpha=-2).argmin(-1)
     return Contracted(reduced, reduced_bank, nearest.argsort(stable=True))
 
 

@@ -52,8 +52,7 @@ def search_layer(native: ctypes.CDLL, layer: Layer, memory_budget: int) -> None:
     results = [address(layer.distances, torch.float32), address(layer.indices, torch.int64)]
     threads = ctypes.c_int32(thread_count())
 
-    def look(rows: Tensor, queries: Tensor, bank: Tensor, most: int) -> None:
-        shift, squares = row_squares(queries), row_squares(bank)
+    def look(rows: Tensor, queries: Tensor, bank: Tensor, shift: Tensor, squares: Tensor, most: int) -> None:
         for which in rows.split(tile):
             block = torch.addmm(squares, queries[which], bank.mT, alpha=-2)  # (rows, nb)
             native.neighbors_bounded(
@@ -65,10 +64,11 @@ def search_layer(native: ctypes.CDLL, layer: Layer, memory_budget: int) -> None:
     rows = torch.arange(n_queries)
     if pays(n_queries, n_bank, width, k):
         reduced = contract(layer.centred_queries, layer.centred_bank)
+        few = (reduced.queries, reduced.bank, row_squares(reduced.queries), row_squares(reduced.bank))
         tried, most = reduced.order[::TRIED].contiguous(), int(LOOKED_AT * n_bank)
-        look(tried, reduced.queries, reduced.bank, most)
+        look(tried, *few, most)
         rows = reduced.order[settled[reduced.order] == 0]
         if float(settled[tried].float().mean()) >= WORTH:
-            look(rows, reduced.queries, reduced.bank, most)
+            look(rows, *few, most)
             rows = rows[settled[rows] == 0]
-    look(rows, layer.centred_queries, layer.centred_bank, n_bank)
+    look(rows, layer.centred_queries, layer.centred_bank, query_sq, bank_sq, n_bank)

@@ -107,11 +107,11 @@ class NativeDescent:
         numbers = [
             ctypes.c_float(value) for value in (rule.exaggeration, rule.momentum, rule.step_size, rule.max_step_norm)
         ]
+        forces = [address(self.scratch, torch.float32), address(self.sums, torch.float64)]
+        chunks = ctypes.c_int64(self.chunks)
         last = [address(self.gradient_sq, torch.float64), address(flags, torch.uint8), ctypes.c_int32(thread_count())]
         for iteration in range(iterations):
             self._repel(flags, reorder=iteration % REORDER_EVERY == 0)
-            forces = [address(self.scratch, torch.float32), address(self.sums, torch.float64)]
-            chunks = ctypes.c_int64(self.chunks)
             self.native.tsne_step(*moving, *self.sizes, chunks, *forces, *self.flow, *numbers, *last)
 
     def _repel(self, flags: Tensor, *, reorder: bool) -> None:
