@@ -111,7 +111,7 @@ def cache_dir() -> Path:
 
 def _load(source: Path) -> ctypes.CDLL:
     compiler = _compiler()
-    headers = sorted(source.parent.parent.glob("*.h"))
+    headers = sorted([*source.parent.parent.glob("*.h"), *source.parent.glob("*.h")])
     recipe = [_version(compiler), _processor(), *FLAGS, *(path.read_text() for path in (source, *headers))]
     name = f"{source.parent.name}-{hashlib.sha256(chr(0).join(recipe).encode()).hexdigest()[:16]}.so"
     target = cache_dir() / name

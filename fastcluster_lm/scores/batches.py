@@ -85,7 +85,8 @@ def scaling(X: Float[Tensor, "layers n d"]) -> tuple[Float[Tensor, "layers 1 d"]
     if X.shape[1] == 0:
         return X.sum(1, keepdim=True), X.new_ones(X.shape[0], 1, 1)
     # where a sum of huge values overflows, the middle of the extremes is as good an offset as the mean
-    low, high = X.aminmax(dim=1, keepdim=True)
+    # two passes, since torch's aminmax along points takes four times as long as both
+    low, high = X.amin(1, keepdim=True), X.amax(1, keepdim=True)
     offset = X.mean(1, keepdim=True)
     offset = torch.where(offset.isfinite(), offset, low / 2 + high / 2)
     return offset, _power_of_two(torch.maximum(high - offset, offset - low))

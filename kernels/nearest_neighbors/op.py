@@ -63,10 +63,10 @@ def nearest_neighbors_native(
         )  # fmt: skip
         return distances, indices
     for at in range(n_layers):
-        centred_bank = bank[at] - offset[at]
-        centred = centred_bank if own_bank else queries[at] - offset[at]
         own_ids, other_ids = (None if x is None else x[at % len(x)] for x in (own, others))
-        layer = Layer(queries[at], bank[at], centred, centred_bank, own_ids, other_ids, distances[at], indices[at])
+        points = bank[at]
+        asked = points if own_bank else queries[at]
+        layer = Layer(asked, points, offset[at, 0], own_ids, other_ids, distances[at], indices[at])
         search_layer(native, layer, memory_budget)
     return distances, indices
 

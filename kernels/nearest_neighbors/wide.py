@@ -1,4 +1,4 @@
-"""Neighbours among points of many coordinates, a layer at a time: matmuls propose, cpu.cpp settles."""
+"""Neighbours among points of many coordinates, a layer at a time: codes or a matmul propose, compiled code settles."""
 
 import ctypes
 from typing import NamedTuple
@@ -7,27 +7,36 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fastcluster_lm.kernels.native import address, thread_count
-from fastcluster_lm.kernels.nearest_neighbors.contraction import contract, pays
+from fastcluster_lm.kernels.native import address, library, thread_count
+from fastcluster_lm.kernels.nearest_neighbors.codes import (
+    MOST_WIDTH,
+    SOURCE,
+    Codes,
+    near_each_other,
+    quantise,
+)
+from fastcluster_lm.kernels.nearest_neighbors.contraction import contracting_axes, first_pays, in_codes, pays, sample_of
 from fastcluster_lm.kernels.rounding import SPARE, matmul_rounding, row_squares
 
-# a block of values fits a processor's cache; and points beyond its candidates that a row may look at in the first look,
-# as a share of the bank: more cost as much as the matmul that settles the row
-BLOCK_BYTES, LOOKED_AT = 8 * 2**20, 1 / 16
-# one row of so many is tried first; where fewer than this share of them is settled, all others are settled at once
+# a block of a matmul's values fits a processor's cache
+BLOCK_BYTES = 8 * 2**20
+# points beyond its candidates that a row may look at, as a share of the bank, in fewer coordinates and in all: more cost
+# as much as the next look at the row
+LOOKED_AT_FEW, LOOKED_AT = 1 / 16, 1 / 4
+# one row of so many is tried first; where fewer than this share of them is settled, the look is given up
 TRIED, WORTH = 16, 0.3
 
 
 class Layer(NamedTuple):
-    """One layer's points, raw and centred, and its results.
+    """One layer's points and its results.
 
-    Shapes: queries (nq, d), bank (nb, d); query_ids (nq,), bank_ids (nb,) or None; distances, indices (nq, k)
+    Shapes: queries (nq, d), bank (nb, d); offset (d,): centres them; query_ids (nq,), bank_ids (nb,) or None;
+            distances, indices (nq, k)
     """
 
     queries: Float[Tensor, "nq d"]
     bank: Float[Tensor, "nb d"]
-    centred_queries: Float[Tensor, "nq d"]
-    centred_bank: Float[Tensor, "nb d"]
+    offset: Float[Tensor, " d"]
     query_ids: Int[Tensor, " nq"] | None
     bank_ids: Int[Tensor, " nb"] | None
     distances: Float[Tensor, "nq k"]
@@ -37,38 +46,109 @@ class Layer(NamedTuple):
 def search_layer(native: ctypes.CDLL, layer: Layer, memory_budget: int) -> None:
     """Write each query's nearest bank points into the layer's results, nearest first.
 
-    Units:  memory_budget in bytes, for a block of values
+    Units:  memory_budget in bytes, for a block of a matmul's values
     """
-    n_bank, width = layer.bank.shape
-    n_queries, k = layer.distances.shape
-    query_sq, bank_sq = row_squares(layer.centred_queries), row_squares(layer.centred_bank)
-    # what matmuls may have rounded off the squared distance of a query and any point
-    slack = matmul_rounding(width) * (query_sq + bank_sq.amax())
-    settled = torch.zeros(n_queries, dtype=torch.uint8)
-    tile = max(1, min(memory_budget, BLOCK_BYTES) // (4 * n_bank))
-    numbers = [ctypes.c_int64(size) for size in (n_queries, n_bank, width, k, min(k + SPARE, n_bank))]
-    ids = [None if x is None else address(x, torch.int64) for x in (layer.query_ids, layer.bank_ids)]
-    points = [address(layer.queries, torch.float32), address(layer.bank, torch.float32)]
-    results = [address(layer.distances, torch.float32), address(layer.indices, torch.int64)]
-    threads = ctypes.c_int32(thread_count())
+    _Search(native, layer, memory_budget).run()
 
-    def look(rows: Tensor, queries: Tensor, bank: Tensor, shift: Tensor, squares: Tensor, most: int) -> None:
-        for which in rows.split(tile):
-            block = torch.addmm(squares, queries[which], bank.mT, alpha=-2)  # (rows, nb)
-            native.neighbors_bounded(
+
+class _Search:
+    """Looks at rows, the cheap looks first, until each is settled."""
+
+    def __init__(self, native: ctypes.CDLL, layer: Layer, memory_budget: int) -> None:
+        self.native, self.quantised, self.layer = native, library(SOURCE), layer
+        self.own = layer.queries is layer.bank
+        (self.n_queries, self.k), (self.n_bank, self.width) = layer.distances.shape, layer.bank.shape
+        self.tile = max(1, min(memory_budget, BLOCK_BYTES) // (4 * self.n_bank))
+        self.settled = torch.zeros(self.n_queries, dtype=torch.uint8)
+
+    def run(self) -> None:
+        rows = torch.arange(self.n_queries)
+        if self.quantised is not None and self.n_queries and self.width <= MOST_WIDTH:
+            rows = self._by_codes()
+        if len(rows):
+            self._by_products(rows)
+
+    def _by_codes(self) -> Tensor:
+        """Look at codes of all coordinates and of few, the cheaper first; give the rows that are left, near ones together."""
+        layer = self.layer
+        queries = quantise(layer.queries, layer.offset, bank=False)
+        bank = quantise(layer.bank, layer.offset, bank=True)
+        sizes = [(part.squares.sqrt() + part.errors).square() for part in (queries, bank)]
+        slack = matmul_rounding(self.width) * (sizes[0] + sizes[1][: self.n_bank].amax())
+        shape = (self.n_queries, self.n_bank, self.width, self.k)
+        if not first_pays(*shape):
+            rows = near_each_other(layer.queries, layer.offset, queries)
+            rows = self._try(rows, queries, bank, slack, LOOKED_AT)
+            # codes of all coordinates lose too much where a few hold nearly all of the distances
+            if len(rows) < WORTH * self.n_queries or not pays(*shape):
+                return rows
+            _, *few = self._contracted(queries)
+            return self._try(rows, *few, slack, LOOKED_AT_FEW)
+        reduced, *few = self._contracted(queries)
+        rows = near_each_other(reduced, torch.zeros(reduced.shape[1], dtype=torch.float32), few[0])
+        rows = self._try(rows, *few, slack, LOOKED_AT_FEW)
+        return self._try(rows, queries, bank, slack, LOOKED_AT)
+
+    def _try(self, rows: Tensor, queries: Codes, bank: Codes, slack: Tensor, share: float) -> Tensor:
+        """Look at some of the rows, then at all where that settles enough; give those that are left, in their order."""
+        if not len(rows):
+            return rows
+        tried, most = torch.arange(len(rows)) % TRIED == 0, int(share * self.n_bank)
+        self._settle_by_codes(rows[tried], queries, bank, slack, most)
+        if float(self.settled[rows[tried]].float().mean()) >= WORTH:
+            self._settle_by_codes(rows[~tried], queries, bank, slack, most)
+        return rows[self.settled[rows] == 0]
+
+    def _contracted(self, queries: Codes) -> tuple[Tensor, Codes, Codes]:
+        """Give the queries in few coordinates, and codes of queries and bank there."""
+        layer = self.layer
+        axes = in_codes(contracting_axes(sample_of(layer.bank) - layer.offset))
+        found = []
+        for points in (queries,) if self.own else (queries, quantise(layer.bank, layer.offset, bank=False)):
+            found.append((axes.coordinates(points), points.errors))
+        origin = torch.zeros(axes.count, dtype=torch.float32)
+        asked, among = quantise(found[0][0], origin, bank=False), quantise(found[-1][0], origin, bank=True)
+        # what the points' own codes lost comes on top of what those of their coordinates lose
+        asked.errors.add_(found[0][1])
+        among.errors[: self.n_bank].add_(found[-1][1])
+        return found[0][0], asked, among
+
+    def _settle_by_codes(self, rows: Tensor, queries: Codes, bank: Codes, slack: Tensor, most: int) -> None:
+        assert self.quantised is not None
+        self.quantised.neighbors_quantised(
+            address(queries.codes, torch.int8),
+            *(address(part, torch.float32) for part in queries[1:4]), address(queries.sums, torch.int32),
+            address(bank.codes, torch.uint8), *(address(part, torch.float32) for part in bank[1:4]),
+            ctypes.c_int64(queries.stride), address(rows, torch.int64), ctypes.c_int64(len(rows)),
+            address(slack, torch.float32), *self._rest(most),
+        )  # fmt: skip
+
+    def _by_products(self, rows: Tensor) -> None:
+        """Settle the rows by a matmul of all coordinates."""
+        layer = self.layer
+        bank = layer.bank - layer.offset
+        queries = bank if self.own else layer.queries - layer.offset
+        query_sq, bank_sq = row_squares(queries), row_squares(bank)
+        # what matmuls may have rounded off the squared distance of a query and any point
+        slack = matmul_rounding(self.width) * (query_sq + bank_sq.amax())
+        for which in rows.split(self.tile):
+            block = torch.addmm(bank_sq, queries[which], bank.mT, alpha=-2)  # (rows, nb)
+            self.native.neighbors_bounded(
                 address(block, torch.float32), address(which, torch.int64), ctypes.c_int64(len(which)),
-                address(shift, torch.float32), address(slack, torch.float32), *points, *ids, *numbers,
-                ctypes.c_int64(most), address(settled, torch.uint8), *results, threads,
+                address(query_sq, torch.float32), address(slack, torch.float32), *self._rest(self.n_bank),
             )  # fmt: skip
 
-    rows = torch.arange(n_queries)
-    if pays(n_queries, n_bank, width, k):
-        reduced = contract(layer.centred_queries, layer.centred_bank)
-        few = (reduced.queries, reduced.bank, row_squares(reduced.queries), row_squares(reduced.bank))
-        tried, most = reduced.order[::TRIED].contiguous(), int(LOOKED_AT * n_bank)
-        look(tried, *few, most)
-        rows = reduced.order[settled[reduced.order] == 0]
-        if float(settled[tried].float().mean()) >= WORTH:
-            look(rows, *few, most)
-            rows = rows[settled[rows] == 0]
-    look(rows, layer.centred_queries, layer.centred_bank, query_sq, bank_sq, n_bank)
+    def _rest(self, most: int) -> list[ctypes.c_void_p | ctypes.c_int64 | ctypes.c_int32 | None]:
+        """What both ways of looking take after their bounds: points, ids, sizes, results, threads."""
+        layer = self.layer
+        sizes = (self.n_queries, self.n_bank, self.width, self.k, min(self.k + SPARE, self.n_bank), most)
+        return [
+            address(layer.queries, torch.float32),
+            address(layer.bank, torch.float32),
+            *(None if x is None else address(x, torch.int64) for x in (layer.query_ids, layer.bank_ids)),
+            *(ctypes.c_int64(size) for size in sizes),
+            address(self.settled, torch.uint8),
+            address(layer.distances, torch.float32),
+            address(layer.indices, torch.int64),
+            ctypes.c_int32(thread_count()),
+        ]

@@ -1,11 +1,12 @@
-"""Neighbours among points of many coordinates: the first look at fewer coordinates loses none, and saves work."""
+"""Neighbours among points of many coordinates: codes and fewer coordinates lose none, and save work."""
 
 import pytest
 import torch
 
 from fastcluster_lm.kernels import native
-from fastcluster_lm.kernels.nearest_neighbors import contraction, wide
-from fastcluster_lm.kernels.nearest_neighbors.contraction import contract
+from fastcluster_lm.kernels.nearest_neighbors import codes, contraction, wide
+from fastcluster_lm.kernels.nearest_neighbors.codes import quantise
+from fastcluster_lm.kernels.nearest_neighbors.contraction import contracting_axes, in_codes, sample_of
 from fastcluster_lm.scores.neighbors import nearest_neighbors
 
 pytestmark = pytest.mark.skipif(not native.status()[0], reason=native.status()[1])
@@ -33,18 +34,71 @@ def points(kind: str, seed: int = 0) -> torch.Tensor:
 KINDS = ("blobs", "noise", "flat", "coinciding", "far off")
 
 
+def distances_within(X: torch.Tensor) -> torch.Tensor:
+    return torch.cdist(X.double(), X.double(), compute_mode="donot_use_mm_for_euclid_dist")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_fewer_coordinates_bring_no_points_farther_apart(kind: str) -> None:
     X = points(kind)
     X = X - X.mean(0)
-    reduced = contract(X, X)
-    assert reduced.bank.shape[1] < WIDTH and reduced.order.sort().values.equal(torch.arange(N))
-    before = torch.cdist(X.double(), X.double(), compute_mode="donot_use_mm_for_euclid_dist")
-    after = torch.cdist(reduced.bank.double(), reduced.bank.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    axes = contracting_axes(sample_of(X))
+    assert axes.shape[1] < WIDTH
+    before = distances_within(X)
+    after = distances_within(X @ axes)
     assert bool((after <= before + 1e-5 * before.amax()).all())
     # and not much nearer than must be where a few directions hold nearly all
     if kind == "flat":
         assert float((after / before).nanmean()) > 0.9
+    # those of the codes' points along the axes' codes, which are other points and other axes
+    asked = quantise(X, torch.zeros(WIDTH), bank=False)
+    coded = in_codes(axes)
+    assert 1 < coded.shrink < 1.02
+    after, before = distances_within(coded.coordinates(asked)), distances_within(asked.decoded())
+    assert bool((after <= before + 1e-5 * before.amax()).all())
+
+
+@pytest.mark.parametrize("bank", [True, False])
+@pytest.mark.parametrize("n, width", [(1, 1), (8, 65), (13, 70), (101, 256), (3, 2048)])
+def test_points_lie_within_the_error_of_their_codes(n: int, width: int, bank: bool) -> None:
+    generator = torch.Generator().manual_seed(width)
+    offset = torch.randn(width, generator=generator) * 10
+    X = torch.randn(n, width, generator=generator) * torch.rand(n, 1, generator=generator) + offset
+    X[0] = offset
+    if n > 2:
+        # one coordinate that leaves no levels for the others, and a point that float32 has no inverse for
+        X[1, 0] += 1e4
+        X[2], offset[:] = 0, 0
+        X[2, -1] = 1e-38
+    found = quantise(X, offset, bank=bank)
+    decoded = found.decoded()[:n, :width].double()
+    apart = (X.double() - offset.double() - decoded).norm(dim=1)
+    assert bool((apart <= found.errors[:n]).all())
+    # not by much: an eight-bit code of one coordinate in a hundred
+    typical = (X.double() - offset.double()).abs().amax(1) * width**0.5 * (1 / 63 if bank else 1 / 127)
+    assert bool((found.errors[:n] <= typical + 1e-5 * X.norm(dim=1) + 1e-36).all())
+    torch.testing.assert_close(found.squares[:n].double(), decoded.square().sum(1), rtol=1e-6, atol=1e-30)
+    if bank:
+        assert bool((found.squares[n:] == torch.inf).all()) and not found.errors[n:].any()
+    else:
+        assert torch.equal(found.sums, found.codes.sum(1, dtype=torch.int32))
+
+
+def test_the_largest_products_of_codes_do_not_overflow() -> None:
+    # all codes at their ends, with and without sign, at a width of no whole vectors
+    X = torch.ones(5, 4099)
+    X[1], X[2, ::2] = -1, -1
+    asked, among = (quantise(X, torch.zeros(4099), bank=bank) for bank in (False, True))
+    torch.testing.assert_close(codes.coordinates_along(asked, among, 5), X @ X.mT, rtol=1e-5, atol=1e-2)
+
+
+def test_points_near_each_other_come_together() -> None:
+    labels = torch.randint(CLASSES, (N,), generator=torch.Generator().manual_seed(0))
+    X, origin = points("blobs"), torch.zeros(WIDTH)
+    order = codes.near_each_other(X, origin, quantise(X, origin, bank=False))
+    assert order.sort().values.equal(torch.arange(N))
+    # five points of a class are pivots, and follow each other in the chain
+    assert int((labels[order].diff() != 0).sum()) == CLASSES - 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -65,31 +119,49 @@ def test_neighbours_of_wide_points_are_exact(kind: str, own: bool) -> None:
     assert all(len(set(row)) == K for row in found.indices[0].tolist())
 
 
-def count_rows(monkeypatch: pytest.MonkeyPatch, X: torch.Tensor) -> tuple[int, int]:
-    """Say of how many rows a few coordinates were multiplied, and of how many all."""
-    rows = [0, 0]
-    multiply = torch.addmm
+def count_rows(X: torch.Tensor) -> dict[str, int]:
+    """Say of how many rows codes of few coordinates, of all, and a matmul were looked at."""
+    rows = {"few": 0, "codes": 0, "matmul": 0}
+    by_codes, by_products = wide._Search._settle_by_codes, wide._Search._by_products
 
-    def counted(bias: torch.Tensor, left: torch.Tensor, right: torch.Tensor, **options: float) -> torch.Tensor:
-        # the pivots' are not a look at neighbours
-        rows[left.shape[1] == WIDTH] += len(left) if right.shape[1] == N else 0
-        return multiply(bias, left, right, **options)
+    def counted(search, which, queries, *rest) -> None:
+        rows["codes" if queries.stride == WIDTH else "few"] += len(which)
+        by_codes(search, which, queries, *rest)
 
-    monkeypatch.setattr(torch, "addmm", counted)
-    nearest_neighbors(X[None], X[None], K, exclude_self=True, engine="fused")
-    monkeypatch.undo()
-    return rows[0], rows[1]
+    def multiplied(search, which) -> None:
+        rows["matmul"] += len(which)
+        by_products(search, which)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wide._Search, "_settle_by_codes", counted)
+        patch.setattr(wide._Search, "_by_products", multiplied)
+        nearest_neighbors(X[None], X[None], K, exclude_self=True, engine="fused")
+    return rows
 
 
-def test_the_first_look_settles_rows_whose_neighbours_stand_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    few, whole = count_rows(monkeypatch, points("flat"))
-    assert N <= few <= N * 1.1 and whole == 0
+def test_looks_settle_rows_whose_neighbours_stand_out() -> None:
+    assert count_rows(points("blobs")) == {"few": 0, "codes": N, "matmul": 0}
+    assert count_rows(points("noise")) == {"few": 0, "codes": N, "matmul": 0}
+
+
+def test_a_look_at_fewer_coordinates_comes_first_where_points_are_many_and_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contraction, "FIRST_WIDTH", WIDTH)
+    monkeypatch.setattr(contraction, "FIRST_POINTS", N)
+    found = count_rows(points("flat"))
+    assert found == {"few": N, "codes": 0, "matmul": 0}
     # blobs of a hundred points, of which 30 are asked for
-    few, whole = count_rows(monkeypatch, points("blobs"))
-    assert N <= few <= N * 1.1 and whole < N / 10
-    # all as far as all others: nothing can be ruled out, which few rows tell
-    few, whole = count_rows(monkeypatch, points("noise"))
-    assert few == N / 16 and whole == N
+    found = count_rows(points("blobs"))
+    assert found["few"] == N and 0 < found["codes"] < N / 10 and found["matmul"] == 0
+    # all as far as all others: few coordinates rule nothing out, which few rows tell
+    found = count_rows(points("noise"))
+    assert found == {"few": N / 16, "codes": N, "matmul": 0}
+
+
+def test_where_codes_lose_too_much_few_coordinates_and_a_matmul_settle() -> None:
+    # two clumps far apart: codes of all coordinates see two points, and so do few coordinates of those codes
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(N, WIDTH, generator=generator) + 1e4 * (torch.arange(N) % 2)[:, None]
+    assert count_rows(X) == {"few": N / 16, "codes": N / 16, "matmul": N}
 
 
 def test_few_points_or_coordinates_get_no_first_look() -> None:

@@ -1,0 +1,103 @@
+"""Points of one layer in eight-bit codes, for quantised.cpp; it finds no neighbours."""
+
+import ctypes
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fastcluster_lm.kernels.native import address, library, thread_count
+
+SOURCE = Path(__file__).with_name("quantised.cpp")
+VECTOR, QUAD = 8, 4
+# a sum of products of two codes of this many coordinates fits in 32 bits
+MOST_WIDTH = 65536
+# points that others are put beside: at most, and one for so many
+PIVOTS, POINTS_A_PIVOT = 512, 20
+
+
+class Codes(NamedTuple):
+    """Points as whole numbers times a scale of each point, which lie within `errors` of them.
+
+    Shapes: codes i8 (n, stride), of queries; or u8 in whole vectors of points, of a bank, as codes.h orders them;
+            scales, squares, errors f32, sums i32 (n,), of a bank in whole vectors
+    """
+
+    codes: Tensor
+    scales: Float[Tensor, " n"]
+    squares: Float[Tensor, " n"]
+    errors: Float[Tensor, " n"]
+    sums: Int[Tensor, " n"]
+
+    @property
+    def stride(self) -> int:
+        """Give the number of coordinates, in whole quads."""
+        return self.codes.shape[-1]
+
+    def decoded(self) -> Float[Tensor, "n stride"]:
+        """Give the points that the codes stand for; a bank's in whole vectors."""
+        if self.codes.dtype == torch.int8:
+            return self.codes.float() * self.scales[:, None]
+        groups = self.codes.view(-1, self.stride // QUAD, VECTOR, QUAD)
+        numbers = groups.transpose(1, 2).reshape(-1, self.stride).float() - _native().bank_offset()
+        return numbers * self.scales[:, None]
+
+
+def quantise(points: Float[Tensor, "n d"], offset: Float[Tensor, " d"], *, bank: bool) -> Codes:
+    """Encode points less an offset, as queries or as a bank.
+
+    Units:  errors are Euclidean, in units of the points, and bound what codes, scales and float32 lose of a point
+    """
+    n, width = points.shape
+    stride = -(-width // QUAD) * QUAD
+    rows = -(-n // VECTOR) * VECTOR if bank else n
+    codes = torch.empty(rows, stride, dtype=torch.uint8 if bank else torch.int8)
+    scales, squares, errors = (torch.empty(rows, dtype=torch.float32) for _ in range(3))
+    sums = torch.empty(rows, dtype=torch.int32)
+    _native().quantise(
+        address(points, torch.float32), address(offset.contiguous(), torch.float32), ctypes.c_int64(n),
+        ctypes.c_int64(width), ctypes.c_int32(bank), address(codes, codes.dtype), address(scales, torch.float32),
+        address(squares, torch.float32), address(errors, torch.float32), address(sums, torch.int32),
+        ctypes.c_int32(thread_count()),
+    )  # fmt: skip
+    return Codes(codes, scales, squares, errors, sums)
+
+
+def coordinates_along(points: Codes, axes: Codes, n_axes: int) -> Float[Tensor, "n axes"]:
+    """Give the coordinates of what the points' codes stand for, along what the axes' codes do, which are a bank's."""
+    n = len(points.scales)
+    out = torch.empty(n, n_axes, dtype=torch.float32)
+    _native().coordinates_along(
+        *_query(points), ctypes.c_int64(n), address(axes.codes, torch.uint8), address(axes.scales, torch.float32),
+        ctypes.c_int64(n_axes), ctypes.c_int64(points.stride), address(out, torch.float32),
+        ctypes.c_int32(thread_count()),
+    )  # fmt: skip
+    return out
+
+
+def near_each_other(points: Float[Tensor, "n d"], offset: Float[Tensor, " d"], codes: Codes) -> Int[Tensor, " n"]:
+    """Order the points, whose codes are given, so that those near each other come together."""
+    n = len(points)
+    count = max(1, min(PIVOTS, n // POINTS_A_PIVOT))
+    chosen = points[torch.linspace(0, n - 1, count).long()]
+    pivots, asked = quantise(chosen, offset, bank=True), quantise(chosen, offset, bank=False)
+    places, ranks = torch.empty(n, dtype=torch.int64), torch.empty(count, dtype=torch.int64)
+    bank = (address(pivots.codes, torch.uint8), *(address(x, torch.float32) for x in (pivots.scales, pivots.squares)))
+    sizes = (ctypes.c_int64(count), ctypes.c_int64(codes.stride))
+    threads = ctypes.c_int32(thread_count())
+    _native().nearest_codes(*_query(codes), ctypes.c_int64(n), *bank, *sizes, address(places, torch.int64), threads)
+    # points of one class may have several pivots, whose points come together too
+    _native().chain_codes(*_query(asked), *bank, *sizes, address(ranks, torch.int64))
+    return ranks[places].argsort(stable=True)
+
+
+def _query(codes: Codes) -> tuple[ctypes.c_void_p, ...]:
+    return address(codes.codes, torch.int8), address(codes.scales, torch.float32), address(codes.sums, torch.int32)
+
+
+def _native() -> ctypes.CDLL:
+    native = library(SOURCE)
+    assert native is not None  # the caller has loaded it
+    return native

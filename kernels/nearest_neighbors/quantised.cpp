@@ -1,0 +1,190 @@
+// Nearest neighbours among points of many coordinates, by products of eight-bit codes and a second look in float32.
+//
+// A point lies within a known distance of what its codes say, so that codes bound every distance from below, whatever
+// they lose. Products of whole numbers are exact: results do not depend on the processor.
+#include "codes.h"
+#include "settle.h"
+
+namespace {
+
+constexpr int64_t ROWS_A_TASK = 4 * TOGETHER;
+// what float32 loses of a point when it is moved by the offset, and of the distance between a point and its codes
+constexpr float ROUNDING = 1e-6f, TINY = 1e-30f;
+
+typedef int8_t bytes __attribute__((vector_size(8)));
+
+// One point's codes, eight at a time at put(t, codes); gives back its scale, and its square, error and sum of codes by
+// reference. moved: room for the point in whole vectors, 0 beyond its coordinates
+template <typename Put>
+float encode(const float* point, const float* offset, float* moved, int64_t width, int32_t levels, float& square,
+             float& error, int32_t& sum, Put put) {
+  vec most = {};
+  for (int64_t t = 0; t < width; ++t) moved[t] = point[t] - offset[t];
+  for (int64_t t = 0; t < width; t += WIDTH) {
+    const vec x = load(moved + t), size = x < vec{} ? -x : x;
+    most = size > most ? size : most;
+  }
+  float largest = 0;
+  for (int64_t lane = 0; lane < WIDTH; ++lane) largest = std::max(largest, most[lane]);
+  // next to nothing has no inverse in float32, and is all lost
+  const float scale = largest > TINY ? largest / levels : 0, inverse = largest > TINY ? levels / largest : 0;
+  // adding 1.5 * 2^23 rounds to the nearest whole number
+  const vec magic = all(12582912.0f);
+  vec lost = {}, squares = {}, whole = {};
+  ivec sums = {};
+  for (int64_t t = 0; t < width; t += WIDTH) {
+    const vec x = load(moved + t), code = (x * all(inverse) + magic) - magic, apart = x - code * all(scale);
+    lost += apart * apart;
+    squares += code * code;
+    whole += x * x;
+    const ivec numbers = __builtin_convertvector(code, ivec);
+    sums += numbers;
+    put(t, __builtin_convertvector(numbers, bytes));
+  }
+  sum = 0;
+  for (int64_t lane = 0; lane < WIDTH; ++lane) sum += sums[lane];
+  square = static_cast<float>(static_cast<double>(scale) * scale * total(squares));
+  error = scale > 0 ? std::sqrt(total(lost)) * (1 + 1e-5f) + ROUNDING * std::sqrt(total(whole))
+                    : largest * std::sqrt(static_cast<float>(width));
+  return scale;
+}
+
+}  // namespace
+
+// Codes of points (n, width) less the offset (width): see Codes; `bank` says which of its two orders, whose padding is
+// set here too: no point beyond the last is near.
+extern "C" void quantise(const float* points, const float* offset, int64_t n, int64_t width, int32_t bank, void* codes,
+                         float* scales, float* squares, float* errors, int32_t* sums, int32_t threads) {
+  const int64_t stride = (width + QUAD - 1) / QUAD * QUAD, groups = (n + WIDTH - 1) / WIDTH;
+#pragma omp parallel num_threads(threads)
+  {
+    std::vector<float> moved(stride + WIDTH, 0.0f);
+#pragma omp for schedule(static)
+    for (int64_t g = 0; g < groups; ++g)
+      for (int64_t p = 0; p < WIDTH; ++p) {
+        const int64_t i = g * WIDTH + p;
+        uint8_t* group = static_cast<uint8_t*>(codes) + g * stride * WIDTH;
+        const auto in_bank = [&](int64_t t) { return group + (t / QUAD * WIDTH + p) * QUAD; };
+        if (i >= n) {
+          if (!bank) break;
+          for (int64_t t = 0; t < stride; t += QUAD) std::fill(in_bank(t), in_bank(t) + QUAD, OFFSET);
+          scales[i] = errors[i] = 0;
+          squares[i] = INF;
+          continue;
+        }
+        const auto put = [&](int64_t t, bytes numbers) {
+          if (!bank) {
+            std::memcpy(static_cast<int8_t*>(codes) + i * stride + t, &numbers, std::min<int64_t>(WIDTH, stride - t));
+            return;
+          }
+          const bytes shifted = numbers + static_cast<int8_t>(OFFSET);
+          std::memcpy(in_bank(t), &shifted, QUAD);
+          if (t + QUAD < stride) std::memcpy(in_bank(t + QUAD), reinterpret_cast<const uint8_t*>(&shifted) + QUAD, QUAD);
+        };
+        scales[i] = encode(points + i * width, offset, moved.data(), width, bank ? BANK_LEVELS : QUERY_LEVELS, squares[i],
+                           errors[i], sums[i], put);
+      }
+  }
+}
+
+// What is added to a bank's codes.
+extern "C" int32_t bank_offset() { return OFFSET; }
+
+// Coordinates of points along axes, both in codes, the axes as a bank: out (n, n_axes), whatever the axes' length
+extern "C" void coordinates_along(const int8_t* point_codes, const float* point_scales, const int32_t* point_sums,
+                                  int64_t n, const uint8_t* axis_codes, const float* axis_scales, int64_t n_axes,
+                                  int64_t stride, float* out, int32_t threads) {
+  const int64_t padded = (n_axes + WIDTH - 1) / WIDTH * WIDTH;
+  // a value is a square less twice a product
+  std::vector<float> scales(padded), squares(padded, 0.0f);
+  for (int64_t axis = 0; axis < padded; ++axis) scales[axis] = -0.5f * axis_scales[axis];
+  const Codes points{point_codes, point_scales, nullptr, nullptr, point_sums, n, stride};
+  const Codes axes{axis_codes, scales.data(), squares.data(), nullptr, nullptr, n_axes, stride};
+#pragma omp parallel num_threads(threads)
+  {
+    std::vector<float> values(ROWS_A_TASK * padded);
+#pragma omp for schedule(static)
+    for (int64_t task = 0; task < n; task += ROWS_A_TASK) {
+      const int64_t rows = std::min(ROWS_A_TASK, n - task);
+      int64_t which[ROWS_A_TASK];
+      for (int64_t r = 0; r < rows; ++r) which[r] = task + r;
+      values_of_rows(points, which, rows, axes, values.data());
+      for (int64_t r = 0; r < rows; ++r)
+        std::copy(values.data() + r * padded, values.data() + r * padded + n_axes, out + (task + r) * n_axes);
+    }
+  }
+}
+
+// The place of each query's nearest bank point as codes tell it, the first of equal ones: places (n_queries)
+extern "C" void nearest_codes(const int8_t* query_codes, const float* query_scales, const int32_t* query_sums,
+                              int64_t n_queries, const uint8_t* bank_codes, const float* bank_scales,
+                              const float* bank_squares, int64_t n_bank, int64_t stride, int64_t* places, int32_t threads) {
+  const Codes queries{query_codes, query_scales, nullptr, nullptr, query_sums, n_queries, stride};
+  const Codes bank{bank_codes, bank_scales, bank_squares, nullptr, nullptr, n_bank, stride};
+  const int64_t padded = (n_bank + WIDTH - 1) / WIDTH * WIDTH;
+#pragma omp parallel num_threads(threads)
+  {
+    std::vector<float> values(ROWS_A_TASK * padded);
+#pragma omp for schedule(static)
+    for (int64_t task = 0; task < n_queries; task += ROWS_A_TASK) {
+      const int64_t rows = std::min(ROWS_A_TASK, n_queries - task);
+      int64_t which[ROWS_A_TASK];
+      for (int64_t r = 0; r < rows; ++r) which[r] = task + r;
+      values_of_rows(queries, which, rows, bank, values.data());
+      for (int64_t r = 0; r < rows; ++r) {
+        const float* own = values.data() + r * padded;
+        places[task + r] = std::min_element(own, own + n_bank) - own;
+      }
+    }
+  }
+}
+
+// A chain through a bank whose points are the queries too, each next one the nearest to the one before of those that are
+// left: ranks (n), the place of each point in the chain.
+extern "C" void chain_codes(const int8_t* query_codes, const float* query_scales, const int32_t* query_sums,
+                            const uint8_t* bank_codes, const float* bank_scales, const float* bank_squares, int64_t n,
+                            int64_t stride, int64_t* ranks) {
+  const Codes queries{query_codes, query_scales, nullptr, nullptr, query_sums, n, stride};
+  const Codes bank{bank_codes, bank_scales, bank_squares, nullptr, nullptr, n, stride};
+  std::vector<float> values((n + WIDTH - 1) / WIDTH * WIDTH * ROWS);
+  std::fill(ranks, ranks + n, -1);
+  int64_t at = 0;
+  for (int64_t rank = 0; rank < n; ++rank) {
+    ranks[at] = rank;
+    values_of_rows(queries, &at, 1, bank, values.data());
+    int64_t nearest = -1;
+    for (int64_t j = 0; j < n; ++j)
+      if (ranks[j] < 0 && (nearest < 0 || values[j] < values[nearest])) nearest = j;
+    at = nearest;
+  }
+}
+
+// Some rows of one layer, named by which (n_rows), by the codes of queries and bank in coordinates that bring no points
+// farther apart but for slack (n_queries) on the squared distance. A row that leaves more than `most` points to be looked
+// at beyond its candidates is not settled.
+extern "C" void neighbors_quantised(const int8_t* query_codes, const float* query_scales, const float* query_squares,
+                                    const float* query_errors, const int32_t* query_sums, const uint8_t* bank_codes,
+                                    const float* bank_scales, const float* bank_squares, const float* bank_errors,
+                                    int64_t stride, const int64_t* which, int64_t n_rows, const float* slack,
+                                    const float* queries, const float* bank, const int64_t* query_ids,
+                                    const int64_t* bank_ids, int64_t n_queries, int64_t n_bank, int64_t width, int64_t k,
+                                    int64_t candidates, int64_t most, uint8_t* settled, float* distances,
+                                    int64_t* indices, int32_t threads) {
+  const Problem problem{queries, bank, nullptr, query_ids, bank_ids, 1, n_queries, n_bank, width, k, 1, distances, indices};
+  const Codes of_queries{query_codes, query_scales, query_squares, query_errors, query_sums, n_queries, stride};
+  const Codes of_bank{bank_codes, bank_scales, bank_squares, bank_errors, nullptr, n_bank, stride};
+  const Bounds bounds{query_squares, slack, query_errors, bank_errors};
+  const int64_t padded = (n_bank + WIDTH - 1) / WIDTH * WIDTH;
+#pragma omp parallel num_threads(threads)
+  {
+    Desk desk(ROWS_A_TASK, padded, candidates);
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t task = 0; task < n_rows; task += ROWS_A_TASK) {
+      const int64_t rows = std::min(ROWS_A_TASK, n_rows - task);
+      values_of_rows(of_queries, which + task, rows, of_bank, desk.values.data());
+      for (int64_t at = 0; at < rows; at += TOGETHER)
+        Group(problem, which + task + at, std::min(TOGETHER, rows - at), bounds, desk.values.data() + at * padded, desk)
+            .settle(candidates, most, settled);
+    }
+  }
+}

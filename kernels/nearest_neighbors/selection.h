@@ -1,0 +1,223 @@
+// Choose the smallest of many values, with their places; it computes no distance.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "vectors.h"
+
+namespace {
+
+constexpr float INF = std::numeric_limits<float>::infinity();
+
+// a distance and an index in one number that sorts as the pair does; distances are never negative
+uint64_t pack(float distance, int64_t index) {
+  uint32_t bits;
+  std::memcpy(&bits, &distance, sizeof bits);
+  return static_cast<uint64_t>(bits) << 32 | static_cast<uint32_t>(index);
+}
+
+// a float as an unsigned number of the same order, negative ones too
+uint32_t ordered(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+// one bit for each lane that is true
+uint32_t bits_of(ivec lanes) {
+#if defined(__AVX__)
+  return static_cast<uint32_t>(_mm256_movemask_ps((__m256)lanes));
+#else
+  uint32_t bits = 0;
+  for (int64_t lane = 0; lane < WIDTH; ++lane) bits |= (lanes[lane] & 1u) << lane;
+  return bits;
+#endif
+}
+
+uint32_t bits_below(const float* values, float threshold) { return bits_of(load(values) < all(threshold)); }
+
+uint32_t bits_at_most(const float* values, vec bounds) { return bits_of(load(values) <= bounds); }
+
+struct Identities {
+  const int64_t* bank;  // nullptr: all are admissible
+  int64_t query;
+  bool admits(int64_t j) const { return !bank || bank[j] != query; }
+};
+
+constexpr int64_t FEW = 16;
+
+// A value that somewhat more than k of n values are likely below, by a sample of them: a first guess that saves work
+float usual_bound(const float* values, int64_t n, int64_t k) {
+  constexpr int64_t SAMPLE = 256;
+  const int64_t rank = SAMPLE * k * 5 / 4 / n + 2;
+  if (rank >= SAMPLE / 2) return INF;
+  float sample[SAMPLE];
+  for (int64_t s = 0; s < SAMPLE; ++s) sample[s] = values[s * n / SAMPLE];
+  std::nth_element(sample, sample + rank, sample + SAMPLE);
+  return sample[rank];
+}
+
+// The k smallest admissible values, unsorted; values are padded with infinity to whole vectors.
+// kept holds at least 2 k + 8 places; returns how many were found. guess: a value that k are thought to be below, or
+// infinity; the result does not depend on it
+int64_t smallest(const float* values, int64_t n, int64_t k, const Identities& ids, std::vector<uint64_t>& kept,
+                 float guess = INF) {
+  int64_t count = 0;
+  if (k <= FEW) {
+    // a list in order, so that its last value turns most points away
+    float least[FEW];
+    int64_t at[FEW];
+    for (int64_t start = 0; start < n; start += WIDTH) {
+      uint32_t bits = bits_below(values + start, count < k ? INF : least[k - 1]);
+      for (; bits; bits &= bits - 1) {
+        const int64_t j = start + __builtin_ctz(bits);
+        // the last one may have come down since; a later point of equal value loses to those kept
+        if ((count == k && values[j] >= least[k - 1]) || !ids.admits(j)) continue;
+        int64_t place = count < k ? count++ : k - 1;
+        for (; place > 0 && least[place - 1] > values[j]; --place) {
+          least[place] = least[place - 1];
+          at[place] = at[place - 1];
+        }
+        least[place] = values[j];
+        at[place] = j;
+      }
+    }
+    for (int64_t r = 0; r < count; ++r) kept[r] = static_cast<uint64_t>(at[r]);
+    return count;
+  }
+  const auto key = [&](int64_t j) { return static_cast<uint64_t>(ordered(values[j])) << 32 | static_cast<uint32_t>(j); };
+  float threshold = guess < INF ? guess : usual_bound(values, n, k);
+  for (;;) {
+    const float tried = threshold;
+    for (int64_t start = 0; start < n; start += WIDTH) {
+      for (uint32_t bits = bits_below(values + start, threshold); bits; bits &= bits - 1) {
+        const int64_t j = start + __builtin_ctz(bits);
+        if (ids.admits(j)) kept[count++] = key(j);
+      }
+      if (count >= 2 * k) {
+        std::nth_element(kept.begin(), kept.begin() + (k - 1), kept.begin() + count);
+        count = k;
+        // a later point of equal value loses to those kept
+        threshold = values[static_cast<uint32_t>(kept[k - 1])];
+      }
+    }
+    // too few below the bound: all may be among the smallest
+    if (count >= k || threshold == INF) break;
+    threshold = tried == guess ? usual_bound(values, n, k) : INF;
+    guess = INF;
+    count = 0;
+  }
+  if (count > k) {
+    std::nth_element(kept.begin(), kept.begin() + (k - 1), kept.begin() + count);
+    count = k;
+  }
+  return count;
+}
+
+// Puts pairs in order.
+class Sorter {
+ public:
+  // The first k of them, or all; those beyond stay as they were.
+  void sort_first(uint64_t* pairs, int64_t count, int64_t k) {
+    k = std::min(k, count);
+    if (count > MOST || !by_places(pairs, count, k)) std::partial_sort(pairs, pairs + k, pairs + count);
+  }
+
+ private:
+  // A distance's place is how many are below it, which has no branches; false where equal ones share a place.
+  bool by_places(uint64_t* pairs, int64_t count, int64_t k) {
+    const int64_t padded = (count + WIDTH - 1) / WIDTH * WIDTH;
+    for (int64_t r = 0; r < padded; ++r) {
+      const uint32_t bits = static_cast<uint32_t>(pairs[std::min(r, count - 1)] >> 32);
+      std::memcpy(distances_ + r, &bits, sizeof bits);
+    }
+    std::fill(sorted_, sorted_ + count, UINT64_MAX);
+    for (int64_t r = 0; r < count; r += WIDTH) {
+      const vec own = load(distances_ + r);
+      ivec below = {};
+      for (int64_t j = 0; j < count; ++j) below -= all(distances_[j]) < own;
+      for (int64_t lane = 0; lane < std::min(WIDTH, count - r); ++lane) {
+        uint64_t& place = sorted_[below[lane]];
+        if (place != UINT64_MAX) return false;
+        place = pairs[r + lane];
+      }
+    }
+    std::copy(sorted_, sorted_ + k, pairs);
+    return true;
+  }
+
+  static constexpr int64_t MOST = 256;
+  float distances_[MOST];
+  uint64_t sorted_[MOST];
+};
+
+// The k smallest admissible values in order, for k a large part of n: bucketed by value, then sorted within buckets.
+// values (whole vectors, padded with infinity) lose those that are not admissible; returns how many were found.
+class Buckets {
+ public:
+  int64_t smallest(std::vector<float>& values, int64_t n, int64_t k, const Identities& ids, std::vector<uint64_t>& kept) {
+    if (ids.bank)
+      for (int64_t j = 0; j < n; ++j) values[j] = ids.bank[j] != ids.query ? values[j] : INF;
+    vec lows = all(INF), highs = all(-INF);
+    for (int64_t j = 0; j < n; j += WIDTH) {
+      const vec value = load(values.data() + j), finite = value < all(INF) ? value : all(-INF);
+      lows = value < lows ? value : lows;
+      highs = finite > highs ? finite : highs;
+    }
+    float low = INF, high = -INF;
+    for (int64_t lane = 0; lane < WIDTH; ++lane) {
+      low = std::min(low, lows[lane]);
+      high = std::max(high, highs[lane]);
+    }
+    if (!(low < INF)) return 0;
+    // a value's bucket never falls as the value grows, so that buckets in order hold values in order; the one beyond the
+    // last is for infinity
+    const float scale = high > low ? (COUNT - 1) / (high - low) : 0.0f;
+    places_.resize(values.size());
+    for (int64_t j = 0; j < n; j += WIDTH) {
+      const vec place = (load(values.data() + j) - all(low)) * all(scale);
+      const ivec bucket = __builtin_convertvector(place < all(COUNT) ? place : all(COUNT), ivec);
+      std::memcpy(places_.data() + j, &bucket, sizeof bucket);
+    }
+    std::fill(std::begin(starts_), std::end(starts_), 0);
+    for (int64_t j = 0; j < n; ++j) ++starts_[places_[j]];
+    int32_t last = COUNT, found = 0, before = 0;
+    for (int32_t bucket = 0; bucket <= COUNT; ++bucket) {
+      const int32_t size = starts_[bucket];
+      starts_[bucket] = before;
+      before += size;
+      if (found < k && bucket < COUNT) {
+        found = before;
+        last = bucket;
+      }
+    }
+    // all are put where they belong, those beyond the last bucket too: no branch to mispredict
+    if (static_cast<int64_t>(kept.size()) < n) kept.resize(n);
+    for (int64_t j = 0; j < n; ++j) kept[starts_[places_[j]]++] = pack(values[j], j);
+    // now a bucket's start is its end, and the one before it ends where it began
+    for (int32_t bucket = 0, from = 0; bucket <= last; from = starts_[bucket++]) sort(kept.data(), from, starts_[bucket]);
+    return std::min<int64_t>(found, k);
+  }
+
+ private:
+  static void sort(uint64_t* pairs, int32_t from, int32_t to) {
+    if (to - from > 32) {
+      std::sort(pairs + from, pairs + to);
+      return;
+    }
+    for (int32_t at = from + 1; at < to; ++at) {
+      const uint64_t pair = pairs[at];
+      int32_t place = at;
+      for (; place > from && pairs[place - 1] > pair; --place) pairs[place] = pairs[place - 1];
+      pairs[place] = pair;
+    }
+  }
+
+  static constexpr int32_t COUNT = 256;
+  int32_t starts_[COUNT + 1];
+  std::vector<int32_t> places_;
+};
+
+}  // namespace
