@@ -27,11 +27,20 @@ def points(kind: str, seed: int = 0) -> torch.Tensor:
         return noise * 0.7 ** torch.arange(WIDTH).clamp(max=40)
     if kind == "coinciding":
         return centres[labels] + noise * (torch.arange(N) % 3 == 0)[:, None] * 1e-3
+    if kind == "clumps":
+        # so far apart that neither codes nor float32 products see more than two points
+        return noise + 1e4 * (torch.arange(N) % 2)[:, None]
+    if kind == "on the edge":
+        # all coordinates of a class lie half-way between two codes, so that codes bring its points as far apart as they can
+        halves = torch.randint(-3, 3, (CLASSES // 2, WIDTH), generator=generator)[labels[: N // 2] // 2] + 0.5
+        halves = halves + noise[: N // 2] * 0.01
+        halves[:, 0] = 127
+        return torch.cat([halves, -halves])
     assert kind == "far off"
     return centres[labels] * 1e-3 + 40 + noise * 1e-4
 
 
-KINDS = ("blobs", "noise", "flat", "coinciding", "far off")
+KINDS = ("blobs", "noise", "flat", "coinciding", "far off", "clumps", "on the edge")
 
 
 def distances_within(X: torch.Tensor) -> torch.Tensor:
@@ -158,10 +167,23 @@ def test_a_look_at_fewer_coordinates_comes_first_where_points_are_many_and_wide(
 
 
 def test_where_codes_lose_too_much_few_coordinates_and_a_matmul_settle() -> None:
-    # two clumps far apart: codes of all coordinates see two points, and so do few coordinates of those codes
-    generator = torch.Generator().manual_seed(0)
-    X = torch.randn(N, WIDTH, generator=generator) + 1e4 * (torch.arange(N) % 2)[:, None]
-    assert count_rows(X) == {"few": N / 16, "codes": N / 16, "matmul": N}
+    assert count_rows(points("clumps")) == {"few": N / 16, "codes": N / 16, "matmul": N}
+
+
+def test_codes_of_few_coordinates_know_what_the_points_own_codes_lost() -> None:
+    X, other = points("blobs"), points("blobs", seed=1)
+    results = (torch.empty(N, K), torch.empty(N, K, dtype=torch.int64))
+    for own in (True, False):
+        layer = wide.Layer(X, X if own else other, torch.zeros(WIDTH), None, None, *results)
+        search = wide._Search(native.library(codes.SOURCE), layer, 2**20)
+        asked = quantise(layer.queries, layer.offset, bank=False)
+        reduced, *few = search._contracted(asked)
+        of_bank = quantise(layer.bank, layer.offset, bank=False)
+        for found, before in zip(few, (asked, of_bank), strict=True):
+            assert bool((found.errors[:N] > before.errors).all())
+        # and lie within the rest of what the points' coordinates are
+        apart = (reduced - few[0].decoded()[:, : reduced.shape[1]]).norm(dim=1)
+        assert bool((apart <= few[0].errors - asked.errors).all()) and float(apart.min()) > 0
 
 
 def test_few_points_or_coordinates_get_no_first_look() -> None:
