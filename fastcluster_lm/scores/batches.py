@@ -12,6 +12,8 @@ from fastcluster_lm.errors import DataError, ShapeError
 from fastcluster_lm.kernels.deferred import check, deferring
 
 Array = Tensor | np.ndarray
+# points whose deviations lie between its inverse and this need no other unit
+MODEST = 2.0**20
 
 
 @contextmanager
@@ -105,7 +107,17 @@ def _power_of_two(sizes: Tensor) -> Tensor:
     return torch.where(largest > 0, powers, torch.ones_like(largest))
 
 
+def spared(scale: Float[Tensor, "layers 1 1"]) -> Float[Tensor, "layers 1 1"]:
+    """Give ones in place of scales, on a CPU, where float32 holds the points' squares as they are: that saves a pass."""
+    if scale.device.type == "cpu" and bool(((scale > 1 / MODEST) & (scale < MODEST)).all()):
+        return torch.ones_like(scale)
+    return scale
+
+
 def scaled(X: Float[Tensor, "layers n d"], offset: Tensor, scale: Tensor) -> Float[Tensor, "layers n d"]:
     """Bring points into a frame, as float32, with one copy."""
-    moved = (X - offset).div_(scale)
+    moved = X - offset
+    # on a GPU, to ask whether there is anything to divide by would be a wait
+    if scale.device.type != "cpu" or bool((scale != 1).any()):
+        moved.div_(scale)
     return moved.float()

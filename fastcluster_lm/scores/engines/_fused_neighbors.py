@@ -9,7 +9,7 @@ from torch import Tensor
 from fastcluster_lm.kernels.nearest_neighbors import MOST_NEIGHBORS, nearest_neighbors_fused, nearest_neighbors_native
 from fastcluster_lm.kernels.rounding import SPARE, matmul_rounding
 from fastcluster_lm.kernels.transfer import to_device
-from fastcluster_lm.scores.batches import full_precision, power_of_two, scaling
+from fastcluster_lm.scores.batches import full_precision, power_of_two, scaling, spared
 from fastcluster_lm.scores.engines.checks import check_neighbors, forbidden
 from fastcluster_lm.scores.engines.params import Neighbors, NeighborsParams
 
@@ -17,8 +17,6 @@ from fastcluster_lm.scores.engines.params import Neighbors, NeighborsParams
 MEMORY_BUDGET = 256 * 2**20
 # inputs beyond this many bytes are taken a layer at a time, so that their copies stay small
 WHOLE_BYTES = 64 * 2**20
-# points whose deviations lie between its inverse and this need no other unit
-MODEST = 2.0**20
 DIRECT = "donot_use_mm_for_euclid_dist"
 
 
@@ -71,10 +69,8 @@ def _find(queries: Tensor, bank: Tensor, params: NeighborsParams, memory_budget:
     bank = _wide(bank)
     queries = bank if own else _wide(queries)
     offset, scale = _joint_scaling(queries, bank)
-    if bank.device.type == "cpu" and bool(((scale > 1 / MODEST) & (scale < MODEST)).all()):
-        # float32 holds their squares as they are, which saves copies
-        scale = torch.ones_like(scale)
-    else:
+    scale = spared(scale)
+    if bank.device.type != "cpu" or bool((scale != 1).any()):
         # the matmul needs centred points; the direct differences must not be centred, which would round them
         bank = bank / scale
         queries = bank if own else queries / scale
