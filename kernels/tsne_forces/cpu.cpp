@@ -4,6 +4,7 @@
 // threads: rows are dealt to a fixed number of chunks, whose forces are added in the order of the chunks.
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "vectors.h"
 
@@ -93,6 +94,58 @@ float gained(float* gain, float update, float gradient, float momentum, float st
 }
 
 }  // namespace
+
+// An order of each layer's points in which those that attract each other stand together: breadth first along the edges,
+// from the first point that was not reached. starts (layers * n + 1), columns -> order (layers, n)
+extern "C" void tsne_order(const int64_t* starts, const int32_t* columns, int64_t layers, int64_t n, int32_t* order,
+                           int32_t threads) {
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+  for (int64_t layer = 0; layer < layers; ++layer) {
+    int32_t* own = order + layer * n;
+    std::vector<uint8_t> reached(n, 0);
+    int64_t count = 0, next = 0;
+    for (int64_t first = 0; first < n; ++first) {
+      if (reached[first]) continue;
+      reached[first] = 1;
+      own[count++] = static_cast<int32_t>(first);
+      for (; next < count; ++next) {
+        const int64_t row = layer * n + own[next];
+        for (int64_t e = starts[row]; e < starts[row + 1]; ++e)
+          if (!reached[columns[e]]) {
+            reached[columns[e]] = 1;
+            own[count++] = columns[e];
+          }
+      }
+    }
+  }
+}
+
+// The edges of points put into an order (layers, n): their rows in it, their columns renamed; a row's edges stay in theirs.
+extern "C" void tsne_put_in_order(const int64_t* starts, const int32_t* columns, const float* values, int64_t layers,
+                                  int64_t n, const int32_t* order, int64_t* new_starts, int32_t* new_columns,
+                                  float* new_values, int32_t threads) {
+  new_starts[0] = 0;
+  for (int64_t row = 0; row < layers * n; ++row) {
+    const int64_t from = row / n * n + order[row];
+    new_starts[row + 1] = new_starts[row] + starts[from + 1] - starts[from];
+  }
+#pragma omp parallel num_threads(threads)
+  {
+    std::vector<int32_t> place(n);
+    int64_t placed = -1;
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < layers * n; ++row) {
+      const int64_t layer = row / n, from = starts[layer * n + order[row]], to = new_starts[row];
+      if (layer != placed)
+        for (int64_t p = 0; p < n; ++p) place[order[layer * n + p]] = static_cast<int32_t>(p);
+      placed = layer;
+      for (int64_t e = 0; e < new_starts[row + 1] - to; ++e) {
+        new_columns[to + e] = place[columns[from + e]];
+        new_values[to + e] = values[from + e];
+      }
+    }
+  }
+}
 
 // Repulsion before it is divided by the normaliser, and the kernel's sum over pairs of different points.
 // points, forces (layers, 2, padded); scratch (layers, chunks, 2, padded); sums (layers, chunks)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fastcluster_lm.kernels.edges import Edges
@@ -20,9 +20,12 @@ Repulsion = Literal["pairs", "tree", "grid"]
 # up to so many points all pairs are summed: by compiled code, where a tree follows, and elsewhere, where a grid does;
 # benchmarks/README.md has the figures
 PAIRS_POINTS, GRID_POINTS = 1_800, 30_000
-# a group of points is far from a leaf of the tree if its radius is below so large a share of their distance: forces
-# then err by less than 0.1 % (root mean square); the points move little between so many steps as share an order
+# a group of points is far from a leaf of the tree if its radius is below so large a share of their distance: forces on
+# maps then err by less than 0.1 % (root mean square); the points move little between so many steps as share an order
 ANGLE, REORDER_EVERY = 0.5, 20
+# beyond so many points a layer's do not fit the nearest cache (8 bytes of 32 KiB each, and edges pass by): those that
+# attract each other are then put together, which halves the time of the attraction at 5,000 points
+SCATTERED_POINTS = 2_500
 # floats of a vector in cpu.cpp, and where its padding stands: so far off that the square is finite and its kernel is 0
 VECTOR, FAR = 8, 1e18
 # rows are dealt to as many chunks whatever the number of threads, so that sums have one order
@@ -85,19 +88,26 @@ class NativeDescent:
         n_layers, _, n = start.shape
         padded = -(-n // VECTOR) * VECTOR
         self.n = n
+        # where each point stands in the buffers
+        self.places: Tensor | None = None
+        if n > SCATTERED_POINTS:
+            self.places, edges = put_together(native, edges, n_layers, n)
+            start = start.gather(2, self.places[:, None].expand(-1, 2, -1))
         self._points = torch.full((n_layers, 2, padded), FAR, dtype=torch.float32)
         self._points[..., :n] = start
         self.update = torch.zeros_like(self._points)
         self.gains = torch.ones_like(self._points)
         self.gradient_sq = torch.zeros(n_layers, n, dtype=torch.float64)
         self.sizes = [ctypes.c_int64(size) for size in (n_layers, n, padded)]
+        # kept, for their addresses are
+        self._moved_edges = edges
         self.flow = [
             address(edges.starts, torch.int64),
             address(edges.columns, torch.int32),
             address(edges.values, torch.float32),
         ]
-        self.order = torch.empty(n_layers, n, dtype=torch.int32)
-        self.chunks = max(1, min(CHUNKS, n // CHUNK_POINTS)) if repulsion == "pairs" else 1
+        self.tree_order = torch.empty(n_layers, n, dtype=torch.int32)
+        self.chunks = chunks_of(n) if repulsion == "pairs" else 1
         self.scratch = torch.zeros(n_layers, self.chunks, 2, padded, dtype=torch.float32)
         self.sums = torch.zeros(n_layers, self.chunks, dtype=torch.float64)
 
@@ -120,39 +130,80 @@ class NativeDescent:
             repulsion, sums = grid_repulsion(self._points[..., : self.n])
             self.scratch[:, 0, :, : self.n], self.sums[:, 0] = repulsion, sums
             return
+        if self.way == "pairs":
+            self._repel_pairs(flags, self.scratch, self.sums)
+            return
         points, forces = address(self._points, torch.float32), address(self.scratch, torch.float32)
         normaliser, moves = address(self.sums, torch.float64), address(flags, torch.uint8)
         threads = ctypes.c_int32(thread_count())
-        if self.way == "pairs":
-            chunks = ctypes.c_int64(self.chunks)
-            self.native.tsne_repulsion(points, *self.sizes, chunks, forces, normaliser, moves, threads)
-            return
         tree = library(TREE)
         if tree is None:
             raise NativeError(f"{TREE.name} could not be compiled, though {SOURCE.name} was; the log says why")
-        order = address(self.order, torch.int32)
+        order = address(self.tree_order, torch.int32)
         if reorder:
             tree.tsne_tree_order(points, *self.sizes, order, moves, threads)
         tree.tsne_tree_repulsion(points, *self.sizes, order, ctypes.c_float(ANGLE), forces, normaliser, moves, threads)
+
+    def _repel_pairs(self, flags: Tensor, scratch: Tensor, sums: Tensor) -> None:
+        """Sum over all pairs: scratch (layers, chunks, 2, padded), sums (layers, chunks)."""
+        self.native.tsne_repulsion(
+            address(self._points, torch.float32), *self.sizes, ctypes.c_int64(sums.shape[1]),
+            address(scratch, torch.float32), address(sums, torch.float64), address(flags, torch.uint8),
+            ctypes.c_int32(thread_count()),
+        )  # fmt: skip
 
     def gradient_norm(self) -> Tensor:
         return self.gradient_sq.mean(1).sqrt() * self.n
 
     def points(self) -> Tensor:
-        return self._points[..., : self.n].clone()
+        return self._by_point(self._points[..., : self.n])
 
     def repulsion(self) -> Tensor:
         """Sum the repulsion, (layers, 2, n), not yet divided by the normaliser; sums holds that."""
         self._repel(torch.ones(len(self._points), dtype=torch.uint8), reorder=True)
-        return self.scratch.sum(1)[..., : self.n]
+        return self._by_point(self.scratch.sum(1)[..., : self.n])
 
     def kl_divergence(self) -> Tensor:
+        n_layers, _, padded = self._points.shape
         # once, so over all pairs
-        whole = self if self.way == "pairs" else NativeDescent(self.native, self.points(), self.edges)
-        whole.repulsion()
+        chunks = chunks_of(self.n)
+        scratch = torch.empty(n_layers, chunks, 2, padded, dtype=torch.float32)
+        sums = torch.empty(n_layers, chunks, dtype=torch.float64)
+        self._repel_pairs(torch.ones(n_layers, dtype=torch.uint8), scratch, sums)
         threads = ctypes.c_int32(thread_count())
-        rows = torch.empty(len(self._points), self.n, dtype=torch.float64)
+        rows = torch.empty(n_layers, self.n, dtype=torch.float64)
         self.native.tsne_cross_entropy(
             address(self._points, torch.float32), *self.sizes, *self.flow, address(rows, torch.float64), threads
         )
-        return rows.sum(1) + whole.sums.sum(1).log()
+        return rows.sum(1) + sums.sum(1).log()
+
+    def _by_point(self, values: Tensor) -> Tensor:
+        """Give the buffers' values (layers, 2, n), point by point as the caller has them."""
+        if self.places is None:
+            return values.clone()
+        return torch.empty_like(values).scatter_(2, self.places[:, None].expand(-1, 2, -1), values)
+
+
+def chunks_of(n: int) -> int:
+    """Say to how many chunks the rows of all pairs are dealt."""
+    return max(1, min(CHUNKS, n // CHUNK_POINTS))
+
+
+def put_together(native: ctypes.CDLL, edges: Edges, n_layers: int, n: int) -> tuple[Int[Tensor, "layers n"], Edges]:
+    """Order each layer's points so that those that attract each other stand together, and put the edges in that order.
+
+    Shapes: -> the point at each place (layers, n), and edges between places
+    """
+    order = torch.empty(n_layers, n, dtype=torch.int32)
+    starts, columns, values = edges
+    flow = (address(starts, torch.int64), address(columns, torch.int32))
+    sizes = (ctypes.c_int64(n_layers), ctypes.c_int64(n))
+    threads = ctypes.c_int32(thread_count())
+    native.tsne_order(*flow, *sizes, address(order, torch.int32), threads)
+    moved = Edges(*(torch.empty_like(part) for part in edges))
+    native.tsne_put_in_order(
+        *flow, address(values, torch.float32), *sizes, address(order, torch.int32),
+        address(moved.starts, torch.int64), address(moved.columns, torch.int32), address(moved.values, torch.float32),
+        threads,
+    )  # fmt: skip
+    return order.long(), moved

@@ -297,6 +297,32 @@ def test_a_map_by_a_tree_is_as_good_as_an_exact_one_whatever_the_threads(monkeyp
 
 
 @needs_compiler
+@pytest.mark.parametrize("way", ["pairs", "tree"])
+def test_points_put_together_take_the_same_steps(way, monkeypatch):
+    found = near(500, 20)
+    edges = tsne_affinities(found.distances, found.indices, 6.0)
+    start = torch.randn(2, 2, 500, generator=torch.Generator().manual_seed(4))
+    descents = []
+    for scattered in (500, 499):
+        monkeypatch.setattr(op, "SCATTERED_POINTS", scattered)
+        descents.append(start_descent(start, edges, repulsion=way))
+    as_given, together = descents
+    assert as_given.places is None and together.places.sort(1).values.equal(torch.arange(500).expand(2, -1))
+    # neighbours stand nearer each other: a point's edges lead to places within fewer of its own
+    spans = []
+    for kept in (edges, together._moved_edges):
+        spans.append(float((kept.columns - kept.rows() % 500).abs().float().mean()))
+    assert spans[1] < 0.7 * spans[0]
+    torch.testing.assert_close(together.repulsion(), as_given.repulsion(), rtol=1e-4, atol=1e-4)
+    for descent in descents:
+        descent.advance(5, StepRule(1.0, 0.5, 20.0, 5.0), torch.ones(2, dtype=torch.bool))
+    # a tree's leaves hold other points where ties were broken otherwise; sums are taken in another order
+    torch.testing.assert_close(together.points(), as_given.points(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(together.kl_divergence(), as_given.kl_divergence(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(together.gradient_norm(), as_given.gradient_norm(), rtol=1e-4, atol=0)
+
+
+@needs_compiler
 def test_layers_that_stand_still_are_left_alone_by_a_tree():
     found = near(300, 30)
     edges = tsne_affinities(found.distances, found.indices, 10.0)
