@@ -12,8 +12,8 @@ from fastcluster_lm.errors import DataError, ShapeError
 from fastcluster_lm.kernels.deferred import check, deferring
 
 Array = Tensor | np.ndarray
-# points whose deviations lie between its inverse and this need no other unit
-MODEST = 2.0**20
+# points whose deviations lie between its inverse and this need no other unit; so many points tell
+MODEST, FEW_POINTS = 2.0**20, 16
 
 
 @contextmanager
@@ -107,11 +107,26 @@ def _power_of_two(sizes: Tensor) -> Tensor:
     return torch.where(largest > 0, powers, torch.ones_like(largest))
 
 
-def spared(scale: Float[Tensor, "layers 1 1"]) -> Float[Tensor, "layers 1 1"]:
-    """Give ones in place of scales, on a CPU, where float32 holds the points' squares as they are: that saves a pass."""
-    if scale.device.type == "cpu" and bool(((scale > 1 / MODEST) & (scale < MODEST)).all()):
-        return torch.ones_like(scale)
-    return scale
+def spared_scaling(
+    X: Float[Tensor, "layers n d"], others: Float[Tensor, "layers m d"] | None = None
+) -> tuple[Float[Tensor, "layers 1 d"], Float[Tensor, "layers 1 1"]]:
+    """Find a frame as `scaling` does, for other points too; on a CPU of scale 1 where float32 needs no other.
+
+    That saves passes over the points: their norms bound the largest deviation, and a few points the least it can be
+    """
+    if X.device.type == "cpu" and X.shape[1]:
+        offset = X.mean(1, keepdim=True)
+        far = X.new_tensor(MODEST / 4)
+        reach = [torch.linalg.vector_norm(part, dim=(1, 2)) for part in (X, others) if part is not None]
+        chosen = X[:, :: max(1, X.shape[1] // FEW_POINTS)]
+        apart = (chosen - offset).abs().amax((1, 2))
+        if bool(((torch.stack(reach) < far).all(0) & (apart > 1 / MODEST)).all()):
+            return offset, torch.ones_like(offset[..., :1])
+    offset, scale = scaling(X)
+    if others is not None:
+        scale = torch.maximum(scale, power_of_two(others - offset))
+    # points that hardly differ may lie so far off that dividing them by their differences would overflow
+    return offset, torch.maximum(scale, power_of_two(offset) * 2.0**-60)
 
 
 def scaled(X: Float[Tensor, "layers n d"], offset: Tensor, scale: Tensor) -> Float[Tensor, "layers n d"]:

@@ -52,49 +52,67 @@ extern "C" void tsne_weights(const float* distances, int64_t rows, int64_t k, fl
   }
 }
 
-// Symmetrised edges: row i holds j where i chose j or j chose i. With columns == nullptr only lengths (layers, n) are
-// found; else starts (layers * n) say where a row's edges go. indices, weights (layers, n, k)
-extern "C" void tsne_edges(const int64_t* indices, const float* weights, int64_t layers, int64_t n, int64_t k,
-                           int64_t* lengths, const int64_t* starts, int32_t* columns, float* values, int32_t threads) {
-  const float share = static_cast<float>(0.5 / n);
+// Symmetrised edges, first half: row i holds j where i chose j or j chose i. indices, weights (layers, n, k) ->
+// lengths (layers, n) of the rows, and who chose each point, in ascending order, with what weight: choosers, chosen_by
+// (layers, n, k), of which those of point i stand from first (layers, n + 1) of i on
+extern "C" void tsne_choosers(const int64_t* indices, const float* weights, int64_t layers, int64_t n, int64_t k,
+                              int64_t* first, int32_t* choosers, float* chosen_by, int64_t* lengths, int32_t threads) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
   for (int64_t layer = 0; layer < layers; ++layer) {
     const int64_t* near = indices + layer * n * k;
     const float* weight = weights + layer * n * k;
-    // who chose each point, in ascending order
-    std::vector<int64_t> first(n + 1, 0), edge(n * k);
-    for (int64_t e = 0; e < n * k; ++e) ++first[near[e] + 1];
-    for (int64_t i = 0; i < n; ++i) first[i + 1] += first[i];
-    std::vector<int64_t> next(first.begin(), first.end() - 1);
-    for (int64_t e = 0; e < n * k; ++e) edge[next[near[e]]++] = e;
-    // place[j] is one more than where j stands in the row at hand, if stamp[j] is that row
-    std::vector<int64_t> place(n), stamp(n, -1);
-    for (int64_t i = 0; i < n; ++i) {
-      int64_t length = 0;
-      int32_t* column = columns ? columns + starts[layer * n + i] : nullptr;
-      float* value = columns ? values + starts[layer * n + i] : nullptr;
+    int64_t* from = first + layer * (n + 1);
+    int32_t* chooser = choosers + layer * n * k;
+    float* by = chosen_by + layer * n * k;
+    std::fill(from, from + n + 1, 0);
+    for (int64_t e = 0; e < n * k; ++e) ++from[near[e] + 1];
+    for (int64_t i = 0; i < n; ++i) from[i + 1] += from[i];
+    std::vector<int64_t> next(from, from + n);
+    for (int64_t i = 0; i < n; ++i)
       for (int64_t e = i * k; e < (i + 1) * k; ++e) {
-        stamp[near[e]] = i;
+        const int64_t at = next[near[e]]++;
+        chooser[at] = static_cast<int32_t>(i);
+        by[at] = weight[e];
+      }
+    std::vector<int32_t> stamp(n, -1);
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t e = i * k; e < (i + 1) * k; ++e) stamp[near[e]] = static_cast<int32_t>(i);
+      int64_t length = k;
+      for (int64_t at = from[i]; at < from[i + 1]; ++at) length += stamp[chooser[at]] != i;
+      lengths[layer * n + i] = length;
+    }
+  }
+}
+
+// Second half: starts (layers * n) say where a row's edges go.
+extern "C" void tsne_edges(const int64_t* indices, const float* weights, int64_t layers, int64_t n, int64_t k,
+                           const int64_t* first, const int32_t* choosers, const float* chosen_by, const int64_t* starts,
+                           int32_t* columns, float* values, int32_t threads) {
+  const float share = static_cast<float>(0.5 / n);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+  for (int64_t layer = 0; layer < layers; ++layer) {
+    const int64_t *near = indices + layer * n * k, *from = first + layer * (n + 1);
+    // where j stands in the row at hand, if stamp[j] is that row
+    std::vector<int32_t> place(n), stamp(n, -1);
+    for (int64_t i = 0; i < n; ++i) {
+      int32_t *column = columns + starts[layer * n + i], length = 0;
+      float* value = values + starts[layer * n + i];
+      for (int64_t e = i * k; e < (i + 1) * k; ++e) {
+        stamp[near[e]] = static_cast<int32_t>(i);
         place[near[e]] = length;
-        if (columns) {
-          column[length] = static_cast<int32_t>(near[e]);
-          value[length] = weight[e] * share;
-        }
-        ++length;
+        column[length] = static_cast<int32_t>(near[e]);
+        value[length++] = weights[layer * n * k + e] * share;
       }
-      for (int64_t at = first[i]; at < first[i + 1]; ++at) {
-        const int64_t e = edge[at], j = e / k;
+      for (int64_t at = from[i]; at < from[i + 1]; ++at) {
+        const int32_t j = choosers[layer * n * k + at];
+        const float shared = chosen_by[layer * n * k + at] * share;
         if (stamp[j] == i) {
-          if (columns) value[place[j]] += weight[e] * share;
+          value[place[j]] += shared;
         } else {
-          if (columns) {
-            column[length] = static_cast<int32_t>(j);
-            value[length] = weight[e] * share;
-          }
-          ++length;
+          column[length] = j;
+          value[length++] = shared;
         }
       }
-      if (!columns) lengths[layer * n + i] = length;
     }
   }
 }

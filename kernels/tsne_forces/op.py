@@ -23,6 +23,8 @@ PAIRS_POINTS, GRID_POINTS = 1_800, 30_000
 # a group of points is far from a leaf of the tree if its radius is below so large a share of their distance: forces on
 # maps then err by less than 0.1 % (root mean square); the points move little between so many steps as share an order
 ANGLE, REORDER_EVERY = 0.5, 20
+# and that of the last sum, for KL, which errs by less than 1e-6 nats
+FINE_ANGLE = 0.1
 # beyond so many points a layer's do not fit the nearest cache (8 bytes of 32 KiB each, and edges pass by): those that
 # attract each other are then put together, which halves the time of the attraction at 5,000 points
 SCATTERED_POINTS = 2_500
@@ -107,7 +109,7 @@ class NativeDescent:
             address(edges.values, torch.float32),
         ]
         self.tree_order = torch.empty(n_layers, n, dtype=torch.int32)
-        self.chunks = chunks_of(n) if repulsion == "pairs" else 1
+        self.chunks = max(1, min(CHUNKS, n // CHUNK_POINTS)) if repulsion == "pairs" else 1
         self.scratch = torch.zeros(n_layers, self.chunks, 2, padded, dtype=torch.float32)
         self.sums = torch.zeros(n_layers, self.chunks, dtype=torch.float64)
 
@@ -124,33 +126,26 @@ class NativeDescent:
             self._repel(flags, reorder=iteration % REORDER_EVERY == 0)
             self.native.tsne_step(*moving, *self.sizes, chunks, *forces, *self.flow, *numbers, *last)
 
-    def _repel(self, flags: Tensor, *, reorder: bool) -> None:
+    def _repel(self, flags: Tensor, *, reorder: bool, angle: float | None = None) -> None:
         """Sum the repulsion and the normaliser of the active layers into scratch and sums."""
         if self.way == "grid":
             repulsion, sums = grid_repulsion(self._points[..., : self.n])
             self.scratch[:, 0, :, : self.n], self.sums[:, 0] = repulsion, sums
             return
-        if self.way == "pairs":
-            self._repel_pairs(flags, self.scratch, self.sums)
-            return
         points, forces = address(self._points, torch.float32), address(self.scratch, torch.float32)
         normaliser, moves = address(self.sums, torch.float64), address(flags, torch.uint8)
         threads = ctypes.c_int32(thread_count())
+        if self.way == "pairs":
+            chunks = ctypes.c_int64(self.chunks)
+            self.native.tsne_repulsion(points, *self.sizes, chunks, forces, normaliser, moves, threads)
+            return
         tree = library(TREE)
         if tree is None:
             raise NativeError(f"{TREE.name} could not be compiled, though {SOURCE.name} was; the log says why")
-        order = address(self.tree_order, torch.int32)
+        order, share = address(self.tree_order, torch.int32), ctypes.c_float(angle or ANGLE)
         if reorder:
             tree.tsne_tree_order(points, *self.sizes, order, moves, threads)
-        tree.tsne_tree_repulsion(points, *self.sizes, order, ctypes.c_float(ANGLE), forces, normaliser, moves, threads)
-
-    def _repel_pairs(self, flags: Tensor, scratch: Tensor, sums: Tensor) -> None:
-        """Sum over all pairs: scratch (layers, chunks, 2, padded), sums (layers, chunks)."""
-        self.native.tsne_repulsion(
-            address(self._points, torch.float32), *self.sizes, ctypes.c_int64(sums.shape[1]),
-            address(scratch, torch.float32), address(sums, torch.float64), address(flags, torch.uint8),
-            ctypes.c_int32(thread_count()),
-        )  # fmt: skip
+        tree.tsne_tree_repulsion(points, *self.sizes, order, share, forces, normaliser, moves, threads)
 
     def gradient_norm(self) -> Tensor:
         return self.gradient_sq.mean(1).sqrt() * self.n
@@ -164,29 +159,28 @@ class NativeDescent:
         return self._by_point(self.scratch.sum(1)[..., : self.n])
 
     def kl_divergence(self) -> Tensor:
-        n_layers, _, padded = self._points.shape
-        # once, so over all pairs
-        chunks = chunks_of(self.n)
-        scratch = torch.empty(n_layers, chunks, 2, padded, dtype=torch.float32)
-        sums = torch.empty(n_layers, chunks, dtype=torch.float64)
-        self._repel_pairs(torch.ones(n_layers, dtype=torch.uint8), scratch, sums)
+        n_layers = len(self._points)
+        flags = torch.ones(n_layers, dtype=torch.uint8)
+        if self.way == "grid":
+            # once, so over all pairs
+            whole = NativeDescent(self.native, self.points(), self.edges)
+            whole.repulsion()
+            normaliser = whole.sums.sum(1)
+        else:
+            self._repel(flags, reorder=True, angle=FINE_ANGLE)
+            normaliser = self.sums.sum(1)
         threads = ctypes.c_int32(thread_count())
         rows = torch.empty(n_layers, self.n, dtype=torch.float64)
         self.native.tsne_cross_entropy(
             address(self._points, torch.float32), *self.sizes, *self.flow, address(rows, torch.float64), threads
         )
-        return rows.sum(1) + sums.sum(1).log()
+        return rows.sum(1) + normaliser.log()
 
     def _by_point(self, values: Tensor) -> Tensor:
         """Give the buffers' values (layers, 2, n), point by point as the caller has them."""
         if self.places is None:
             return values.clone()
         return torch.empty_like(values).scatter_(2, self.places[:, None].expand(-1, 2, -1), values)
-
-
-def chunks_of(n: int) -> int:
-    """Say to how many chunks the rows of all pairs are dealt."""
-    return max(1, min(CHUNKS, n // CHUNK_POINTS))
 
 
 def put_together(native: ctypes.CDLL, edges: Edges, n_layers: int, n: int) -> tuple[Int[Tensor, "layers n"], Edges]:

@@ -5,6 +5,7 @@
 // thread in one order: results do not depend on the number of threads.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -132,29 +133,60 @@ struct Span {
   int64_t first, last;
 };
 
-// Which groups act on a leaf as a whole, and which points act one by one.
-struct Actors {
-  std::vector<const Group*> far;
-  std::vector<Span> near;
+// What the choice of actors reads of each node: its centre; how far beyond a leaf's radius the leaf's centre must be for
+// the node to be far; where to go on from there, and from its first child, which is the same for a leaf.
+struct Sight {
+  std::vector<float> x, y, need;
+  std::vector<int32_t> skip, child;
 
   // a group is far if its radius is below angle times its distance from the leaf; near the leaf it is far all the same
-  // if its radius is far below the kernel's width of 1
-  void choose(const std::vector<Node>& nodes, const std::vector<Group>& groups, size_t leaf, float angle) {
-    far.clear();
+  // if its radius is far below the kernel's width of 1: r^2 < angle^2 (CORE + gap^2)
+  void look(const std::vector<Node>& nodes, const std::vector<Group>& groups, float angle) {
+    const size_t count = nodes.size();
+    for (auto* part : {&x, &y, &need}) part->resize(count);
+    skip.resize(count);
+    child.resize(count);
+    for (size_t k = 0; k < count; ++k) {
+      x[k] = groups[k].x;
+      y[k] = groups[k].y;
+      const float over = groups[k].radius * groups[k].radius / (angle * angle) - CORE;
+      // without a need, all that is not the leaf itself is far
+      need[k] = over >= 0 ? std::sqrt(over) : -std::numeric_limits<float>::infinity();
+      skip[k] = static_cast<int32_t>(nodes[k].skip);
+      child[k] = static_cast<int32_t>(nodes[k].leaf() ? nodes[k].skip : k + 1);
+    }
+  }
+};
+
+// Which groups act on a leaf as a whole, and which points act one by one.
+struct Actors {
+  std::vector<int32_t> far, near_nodes;
+  std::vector<Span> near;
+
+  // the walk takes no branch but its end: which groups are far cannot be foreseen
+  void choose(const std::vector<Node>& nodes, const Sight& sight, const std::vector<Group>& groups, int32_t leaf) {
+    const int32_t count = static_cast<int32_t>(nodes.size());
+    far.resize(count + 1);
+    near_nodes.resize(count + 1);
+    const float own_x = sight.x[leaf], own_y = sight.y[leaf], own_radius = groups[leaf].radius;
+    int32_t n_far = 0, n_near = 0;
+    for (int32_t k = 0; k < count;) {
+      const float dx = own_x - sight.x[k], dy = own_y - sight.y[k], least = own_radius + sight.need[k];
+      const bool is_far = ((least < 0) | (dx * dx + dy * dy > least * least)) & (k != leaf);
+      far[n_far] = k;
+      near_nodes[n_near] = k;
+      n_far += is_far;
+      n_near += !is_far & (sight.child[k] == sight.skip[k]);
+      k = is_far ? sight.skip[k] : sight.child[k];
+    }
+    far.resize(n_far);
     near.clear();
-    for (size_t k = 0; k < nodes.size();) {
-      const float gap = std::max(apart(groups[leaf], groups[k]) - groups[leaf].radius, 0.0f);
-      if (k != leaf && groups[k].radius * groups[k].radius < angle * angle * (CORE + gap * gap)) {
-        far.push_back(&groups[k]);
-      } else if (!nodes[k].leaf()) {
-        ++k;
-        continue;
-      } else if (!near.empty() && near.back().last == nodes[k].first) {
-        near.back().last = nodes[k].last;
-      } else {
-        near.push_back({nodes[k].first, nodes[k].last});
-      }
-      k = nodes[k].skip;
+    for (int32_t i = 0; i < n_near; ++i) {
+      const Node& node = nodes[near_nodes[i]];
+      if (!near.empty() && near.back().last == node.first)
+        near.back().last = node.last;
+      else
+        near.push_back({node.first, node.last});
     }
   }
 };
@@ -167,9 +199,10 @@ void act(const Layer& layer, const Actors& actors, int64_t first, vec* fx, vec* 
     x[v] = load(layer.x.data() + first + v * WIDTH);
     y[v] = load(layer.y.data() + first + v * WIDTH);
   }
-  for (const Group* group : actors.far) {
-    const vec gx = all(group->x), gy = all(group->y), mass = all(group->mass);
-    const vec xx = all(group->xx), xy = all(group->xy), yy = all(group->yy), trace = xx + yy;
+  for (const int32_t node : actors.far) {
+    const Group& group = layer.groups[node];
+    const vec gx = all(group.x), gy = all(group.y), mass = all(group.mass);
+    const vec xx = all(group.xx), xy = all(group.xy), yy = all(group.yy), trace = xx + yy;
     for (int v = 0; v < VECTORS; ++v) {
       const vec dx = x[v] - gx, dy = y[v] - gy, w = inverse(all(1.0f) + dx * dx + dy * dy);
       // Taylor's series of w about the centre up to the second order, and of w w d, which is -1/2 of its gradient
@@ -224,13 +257,16 @@ extern "C" void tsne_tree_repulsion(const float* points, int64_t layers, int64_t
     if (nodes[k].leaf()) leaves.push_back(k);
   const int64_t n_leaves = static_cast<int64_t>(leaves.size());
   std::vector<Layer> filled(layers);
+  std::vector<Sight> sights(layers);
   std::vector<double> by_leaf(layers * n_leaves);
 #pragma omp parallel num_threads(threads)
   {
 #pragma omp for schedule(dynamic, 1)
     for (int64_t layer = 0; layer < layers; ++layer) {
       const float* x = points + layer * 2 * padded;
-      if (active[layer]) filled[layer].fill(nodes, x, x + padded, order + layer * n, n);
+      if (!active[layer]) continue;
+      filled[layer].fill(nodes, x, x + padded, order + layer * n, n);
+      sights[layer].look(nodes, filled[layer].groups, angle);
     }
     Actors actors;
 #pragma omp for schedule(dynamic, 8)
@@ -239,7 +275,7 @@ extern "C" void tsne_tree_repulsion(const float* points, int64_t layers, int64_t
       if (!active[layer]) continue;
       const size_t leaf = leaves[task % n_leaves];
       const int64_t first = nodes[leaf].first, last = nodes[leaf].last;
-      actors.choose(nodes, filled[layer].groups, leaf, angle);
+      actors.choose(nodes, sights[layer], filled[layer].groups, static_cast<int32_t>(leaf));
       vec fx[LEAF], fy[LEAF], kernels[LEAF];
       switch ((last - first + WIDTH - 1) / WIDTH) {
         case 1: act<1>(filled[layer], actors, first, fx, fy, kernels); break;

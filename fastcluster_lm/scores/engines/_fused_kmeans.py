@@ -11,7 +11,7 @@ from fastcluster_lm.kernels.kmeans_assign import kmeans_assign
 from fastcluster_lm.kernels.kmeans_runs import Runs, kmeans_runs_native
 from fastcluster_lm.kernels.rounding import matmul_rounding
 from fastcluster_lm.kernels.transfer import Glance, to_device
-from fastcluster_lm.scores.batches import full_precision, scaled, scaling, spared
+from fastcluster_lm.scores.batches import full_precision, scaled, spared_scaling
 from fastcluster_lm.scores.engines.checks import check_kmeans
 from fastcluster_lm.scores.engines.params import Clustering, KMeansParams
 
@@ -34,8 +34,7 @@ def find_clusters(X: Float[Tensor, "layers n d"], params: KMeansParams, memory_b
     """
     check_kmeans(X, params)
     n_layers, n, width = X.shape
-    offset, scale = scaling(X)
-    scale = spared(scale)
+    offset, scale = spared_scaling(X)
     points = scaled(X, offset, scale)
     init = None
     if params.init is not None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from fastcluster_lm.kernels.nearest_neighbors import MOST_NEIGHBORS, nearest_neighbors_fused, nearest_neighbors_native
 from fastcluster_lm.kernels.rounding import SPARE, matmul_rounding
 from fastcluster_lm.kernels.transfer import to_device
-from fastcluster_lm.scores.batches import full_precision, power_of_two, scaling, spared
+from fastcluster_lm.scores.batches import full_precision, spared_scaling
 from fastcluster_lm.scores.engines.checks import check_neighbors, forbidden
 from fastcluster_lm.scores.engines.params import Neighbors, NeighborsParams
 
@@ -68,8 +68,7 @@ def _find(queries: Tensor, bank: Tensor, params: NeighborsParams, memory_budget:
     own = queries is bank
     bank = _wide(bank)
     queries = bank if own else _wide(queries)
-    offset, scale = _joint_scaling(queries, bank)
-    scale = spared(scale)
+    offset, scale = spared_scaling(bank, None if own else queries)
     if bank.device.type != "cpu" or bool((scale != 1).any()):
         # the matmul needs centred points; the direct differences must not be centred, which would round them
         bank = bank / scale
@@ -108,15 +107,6 @@ def _find(queries: Tensor, bank: Tensor, params: NeighborsParams, memory_budget:
 
 def _wide(X: Tensor) -> Tensor:
     return X if X.dtype == torch.float64 else X.float()
-
-
-def _joint_scaling(queries: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
-    """One frame for both: the bank's mean, and a scale near the largest deviation of either."""
-    offset, scale = scaling(bank)
-    if queries is not bank:
-        scale = torch.maximum(scale, power_of_two(queries - offset))
-    # points that hardly differ may lie so far off that dividing them by their differences would overflow
-    return offset, torch.maximum(scale, power_of_two(offset) * 2.0**-60)
 
 
 def _search_full(queries: Tensor, bank: Tensor, mask: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
