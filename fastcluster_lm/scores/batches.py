@@ -14,6 +14,8 @@ from fastcluster_lm.kernels.deferred import check, deferring
 Array = Tensor | np.ndarray
 # points whose deviations lie between its inverse and this need no other unit; so many points tell
 MODEST, FEW_POINTS = 2.0**20, 16
+# inputs beyond this many bytes are taken in parts on a CPU, so that their copies stay small
+WHOLE_BYTES = 64 * 2**20
 
 
 @contextmanager
@@ -129,9 +131,14 @@ def spared_scaling(
     return offset, torch.maximum(scale, power_of_two(offset) * 2.0**-60)
 
 
-def scaled(X: Float[Tensor, "layers n d"], offset: Tensor, scale: Tensor) -> Float[Tensor, "layers n d"]:
-    """Bring points into a frame, as float32, with one copy."""
-    moved = X - offset
+def scaled(
+    X: Float[Tensor, "layers n d"], offset: Tensor, scale: Tensor, out: Tensor | None = None
+) -> Float[Tensor, "layers n d"]:
+    """Bring points into a frame, as float32, with one copy: into `out` where it is as large, which saves its pages."""
+    if out is not None and out.shape == X.shape and out.dtype == X.dtype:
+        moved = torch.sub(X, offset, out=out)
+    else:
+        moved = X - offset
     # on a GPU, to ask whether there is anything to divide by would be a wait
     if scale.device.type != "cpu" or bool((scale != 1).any()):
         moved.div_(scale)

@@ -31,12 +31,13 @@ def kmeans_runs_native(
     draws: Float[Tensor, "k fresh trials"],
     init: Float[Tensor, "layers k d"] | None,
     max_iter: int,
-    tol: Float[Tensor, " layers"],
+    tol: float,
 ) -> Runs | None:
     """Run KMeans from every start to its end; None where compiled code cannot.
 
     Shapes: X (layers, n, d) f32, centred and of size about 1; draws in [0, 1) f64, fresh may be 0; init is run 0
-    Units:  tol on the summed squared shift of a run's centroids; inertia f64 by direct differences
+    Units:  tol on the summed squared shift of a run's centroids, as a share of the mean variance of a layer's coordinates,
+            as scikit-learn has it; inertia f64 by direct differences
     """
     native = library(SOURCE) if X.device.type == "cpu" else None
     if native is None:
@@ -44,8 +45,9 @@ def kmeans_runs_native(
     n_layers, n, width = X.shape
     fresh, trials = draws.shape[1:]
     runs = fresh + (init is not None)
-    X, draws, tol = X.contiguous(), draws.double().contiguous(), tol.float().contiguous()
+    X, draws = X.contiguous(), draws.double().contiguous()
     x_sq, order = row_squares(X), torch.arange(n)
+    limits = x_sq.sum(1) * (tol / (n * width))
     sketch, sketch_sq = X, x_sq
     if width > SKETCH_FROM and fresh:
         # a random projection keeps distances within a tenth, enough for odds (Johnson and Lindenstrauss 1984)
@@ -61,7 +63,7 @@ def kmeans_runs_native(
         *(address(part, torch.float32) for part in (X, x_sq, sketch, sketch_sq)), address(order, torch.int64),
         *(ctypes.c_int64(size) for size in (n_layers, n, width, sketch.shape[-1], n_clusters, fresh, trials)),
         address(draws, torch.float64), None if init is None else address(init, torch.float32), ctypes.c_int64(max_iter),
-        address(tol, torch.float32), address(labels, torch.int32), address(centroids, torch.float64),
+        address(limits, torch.float32), address(labels, torch.int32), address(centroids, torch.float64),
         address(inertia, torch.float64), address(n_iter, torch.int64),
         ctypes.c_int32(thread_count()),
     )  # fmt: skip

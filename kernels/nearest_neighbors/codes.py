@@ -15,7 +15,7 @@ VECTOR, QUAD = 8, 4
 # a sum of products of two codes of this many coordinates fits in 32 bits
 MOST_WIDTH = 65536
 # points that others are put beside: at most, and one for so many
-PIVOTS, POINTS_A_PIVOT = 512, 20
+PIVOTS, POINTS_A_PIVOT = 320, 20
 
 
 class Codes(NamedTuple):
@@ -50,19 +50,16 @@ def quantise(points: Float[Tensor, "n d"], offset: Float[Tensor, " d"], *, bank:
 
     Units:  errors are Euclidean, in units of the points, and bound what codes, scales and float32 lose of a point
     """
-    n, width = points.shape
-    stride = -(-width // QUAD) * QUAD
-    rows = -(-n // VECTOR) * VECTOR if bank else n
-    codes = torch.empty(rows, stride, dtype=torch.uint8 if bank else torch.int8)
-    scales, squares, errors = (torch.empty(rows, dtype=torch.float32) for _ in range(3))
-    sums = torch.empty(rows, dtype=torch.int32)
-    _native().quantise(
-        address(points, torch.float32), address(offset.contiguous(), torch.float32), ctypes.c_int64(n),
-        ctypes.c_int64(width), ctypes.c_int32(bank), address(codes, codes.dtype), address(scales, torch.float32),
-        address(squares, torch.float32), address(errors, torch.float32), address(sums, torch.int32),
-        ctypes.c_int32(thread_count()),
-    )  # fmt: skip
-    return Codes(codes, scales, squares, errors, sums)
+    found = _room(points, bank=bank)
+    _encode(points, offset, None if bank else found, found if bank else None)
+    return found
+
+
+def quantise_both(points: Float[Tensor, "n d"], offset: Float[Tensor, " d"]) -> tuple[Codes, Codes]:
+    """Encode points less an offset as queries and as a bank, in one pass."""
+    queries, bank = _room(points, bank=False), _room(points, bank=True)
+    _encode(points, offset, queries, bank)
+    return queries, bank
 
 
 def coordinates_along(points: Codes, axes: Codes, n_axes: int) -> Float[Tensor, "n axes"]:
@@ -77,8 +74,33 @@ def coordinates_along(points: Codes, axes: Codes, n_axes: int) -> Float[Tensor, 
     return out
 
 
-def near_each_other(points: Float[Tensor, "n d"], offset: Float[Tensor, " d"], codes: Codes) -> Int[Tensor, " n"]:
-    """Order the points, whose codes are given, so that those near each other come together."""
+class Cells(NamedTuple):
+    """Points by the nearest of a few pivots among them.
+
+    Shapes: places (n,), the pivot of each point; ranks (cells,), the place of each pivot in a chain of near ones
+    """
+
+    places: Int[Tensor, " n"]
+    ranks: Int[Tensor, " cells"]
+
+    def order(self) -> Int[Tensor, " n"]:
+        """Order the points so that those near each other come together."""
+        # points of one class may have several pivots, whose points come together too
+        return self.ranks[self.places].argsort(stable=True)
+
+    def means(self, codes: Codes) -> Float[Tensor, "cells stride"]:
+        """Average the points of each cell, times the root of their number: noise is then what it is in one point."""
+        sums = torch.empty(len(self.ranks), codes.stride, dtype=torch.float32)
+        _native().cell_sums(
+            address(codes.codes, torch.int8), address(codes.scales, torch.float32), address(self.places, torch.int64),
+            *(ctypes.c_int64(size) for size in (len(self.places), codes.stride, len(self.ranks))),
+            address(sums, torch.float32), ctypes.c_int32(thread_count()),
+        )  # fmt: skip
+        return sums / self.places.bincount(minlength=len(self.ranks)).clamp(min=1).sqrt()[:, None]
+
+
+def cells_of(points: Float[Tensor, "n d"], offset: Float[Tensor, " d"], codes: Codes) -> Cells:
+    """Give each of the points, whose codes are given, the nearest of some of them, as codes tell it."""
     n = len(points)
     count = max(1, min(PIVOTS, n // POINTS_A_PIVOT))
     chosen = points[torch.linspace(0, n - 1, count).long()]
@@ -88,9 +110,28 @@ def near_each_other(points: Float[Tensor, "n d"], offset: Float[Tensor, " d"], c
     sizes = (ctypes.c_int64(count), ctypes.c_int64(codes.stride))
     threads = ctypes.c_int32(thread_count())
     _native().nearest_codes(*_query(codes), ctypes.c_int64(n), *bank, *sizes, address(places, torch.int64), threads)
-    # points of one class may have several pivots, whose points come together too
     _native().chain_codes(*_query(asked), *bank, *sizes, address(ranks, torch.int64))
-    return ranks[places].argsort(stable=True)
+    return Cells(places, ranks)
+
+
+def _room(points: Tensor, *, bank: bool) -> Codes:
+    n, width = points.shape
+    rows = -(-n // VECTOR) * VECTOR if bank else n
+    codes = torch.empty(rows, -(-width // QUAD) * QUAD, dtype=torch.uint8 if bank else torch.int8)
+    scales, squares, errors = (torch.empty(rows, dtype=torch.float32) for _ in range(3))
+    return Codes(codes, scales, squares, errors, torch.empty(rows, dtype=torch.int32))
+
+
+def _encode(points: Tensor, offset: Tensor, queries: Codes | None, bank: Codes | None) -> None:
+    offset = offset.contiguous()
+    outputs: list[ctypes.c_void_p | None] = []
+    for codes in (queries, bank):
+        outputs += [None] * 5 if codes is None else [address(part, part.dtype) for part in codes]
+    n, width = points.shape
+    sizes = (ctypes.c_int64(n), ctypes.c_int64(width))
+    _native().quantise(
+        address(points, torch.float32), address(offset, torch.float32), *sizes, *outputs, ctypes.c_int32(thread_count())
+    )
 
 
 def _query(codes: Codes) -> tuple[ctypes.c_void_p, ...]:

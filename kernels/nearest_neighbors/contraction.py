@@ -13,12 +13,10 @@ from fastcluster_lm.kernels.nearest_neighbors.codes import Codes, coordinates_al
 # (5000, 2048) fewer first takes 0.87 of the time
 LEAST_WIDTH, LEAST_POINTS, LEAST_SHARE = 256, 1024, 8
 FIRST_WIDTH, FIRST_POINTS = 1024, 4096
-# leading directions at most; points that they are found from, at most, and as a share of all; and how often they are
-# refined: poor directions cost time alone (100 classes in 2048 coordinates: 205 points to look at for each of 10,000
-# from a sample of 512, 6 from one of 2048)
-DIRECTIONS, SAMPLE, SAMPLE_SHARE, REFINED = 128, 2048, 1 / 2, 2
-# directions kept: those along which points spread by more than so many times what they spread on average beyond them
-NOISE = 6.0
+# leading directions at most, and how often they are refined
+DIRECTIONS, REFINED = 128, 1
+# directions kept: those along which points spread by more than so many times what noise does (Marchenko and Pastur 1967)
+NOISE = 1.5
 # random coordinates of what the leading directions leave. Their squared length over the true one is chi-squared with
 # RANDOM degrees of freedom, over RANDOM; divided by SHRINK besides it is above 1 with probability below
 # exp(-RANDOM / 2 (SHRINK - 1 - log SHRINK)) = 1.9e-15; 96 settle more rows than 64 do, and cost less than 128
@@ -36,10 +34,10 @@ def first_pays(n_queries: int, n_bank: int, width: int, k: int) -> bool:
     return wide and pays(n_queries, n_bank, width, k)
 
 
-def contracting_axes(sample: Float[Tensor, "m d"]) -> Float[Tensor, "d s"]:
-    """Choose axes along which no two points are farther apart: a sample's leading directions, and a few random ones.
+def contracting_axes(means: Float[Tensor, "m d"]) -> Float[Tensor, "d s"]:
+    """Choose axes along which no two points are farther apart: the leading directions of means, and a few random ones.
 
-    Shapes: sample (m, d), centred -> axes (d, s), s < d
+    Shapes: means (m, d), of groups of centred points, or some of the points -> axes (d, s), s < d
     Units:  a distance between two rows of points @ axes is at most that of the points, but for rounding, with a
             probability of 1 - 1.9e-15 for each pair, over the seeded random directions; a search that relies on it
             misses one of the 6 million neighbours of a large probe with a probability below 1e-7
@@ -47,16 +45,10 @@ def contracting_axes(sample: Float[Tensor, "m d"]) -> Float[Tensor, "d s"]:
             Chernoff's bound for chi-squared variables, as in Dasgupta and Gupta 2003
     """
     generator = torch.Generator().manual_seed(0)
-    leading = _leading(sample, generator)
+    leading = _leading(means, generator)
     drawn = torch.randn(len(leading), RANDOM, generator=generator, dtype=torch.float32).div_((RANDOM * SHRINK) ** 0.5)
     drawn -= leading @ (leading.mT @ drawn)
     return torch.cat([leading, drawn], 1)
-
-
-def sample_of(bank: Float[Tensor, "nb d"]) -> Float[Tensor, "m d"]:
-    """Take the points that leading directions are found from."""
-    n = len(bank)
-    return bank[torch.linspace(0, n - 1, min(SAMPLE, int(SAMPLE_SHARE * n))).long()]
 
 
 class CodedAxes(NamedTuple):
@@ -83,16 +75,18 @@ def in_codes(axes: Float[Tensor, "d s"]) -> CodedAxes:
     return CodedAxes(codes, rest, count, 1 + 1e-5 + float(rest.errors[:count].norm()))
 
 
-def _leading(sample: Float[Tensor, "m d"], generator: torch.Generator) -> Float[Tensor, "d r"]:
+def _leading(means: Float[Tensor, "m d"], generator: torch.Generator) -> Float[Tensor, "d r"]:
     """Find the directions along which points spread far, orthonormal, most first."""
-    n, width = sample.shape
-    count = min(DIRECTIONS, width // 8, n // 16)
+    n, width = means.shape
+    count = min(DIRECTIONS, width // 8, max(1, n // 2))
     basis = torch.randn(width, count, generator=generator, dtype=torch.float32)
     for _ in range(REFINED):
-        basis = torch.linalg.qr(sample.mT @ (sample @ basis)).Q
-    reduced = sample @ basis
+        basis = torch.linalg.qr(means.mT @ (means @ basis)).Q
+    reduced = means @ basis
     spread, turn = torch.linalg.eigh(reduced.mT @ reduced)
-    left = (sample.square().sum() - spread.sum()).clamp(min=0) / (width - count)
-    kept = max(1, int((spread > NOISE * left).sum()))
+    left = (means.square().sum() - spread.sum()).clamp(min=0) / (width - count)
+    # along the best of all directions, n points of noise spread so many times what they do on average
+    edge = (1 + (width / n) ** 0.5) ** 2
+    kept = max(1, int((spread > NOISE * edge * left).sum()))
     # their orthonormal products round like the width's root; a little shorter, they bring nothing farther apart
     return (basis @ turn.flip(-1)[:, :kept]).mul_(1 - 1e-5)

@@ -51,10 +51,12 @@ float encode(const float* point, const float* offset, float* moved, int64_t widt
 
 }  // namespace
 
-// Codes of points (n, width) less the offset (width): see Codes; `bank` says which of its two orders, whose padding is
-// set here too: no point beyond the last is near.
-extern "C" void quantise(const float* points, const float* offset, int64_t n, int64_t width, int32_t bank, void* codes,
-                         float* scales, float* squares, float* errors, int32_t* sums, int32_t threads) {
+// Codes of points (n, width) less the offset (width), as queries, as a bank, or both: see Codes. A bank's padding is set
+// here too: no point beyond the last is near.
+extern "C" void quantise(const float* points, const float* offset, int64_t n, int64_t width, int8_t* query_codes,
+                         float* query_scales, float* query_squares, float* query_errors, int32_t* query_sums,
+                         uint8_t* bank_codes, float* bank_scales, float* bank_squares, float* bank_errors,
+                         int32_t* bank_sums, int32_t threads) {
   const int64_t stride = (width + QUAD - 1) / QUAD * QUAD, groups = (n + WIDTH - 1) / WIDTH;
 #pragma omp parallel num_threads(threads)
   {
@@ -63,26 +65,27 @@ extern "C" void quantise(const float* points, const float* offset, int64_t n, in
     for (int64_t g = 0; g < groups; ++g)
       for (int64_t p = 0; p < WIDTH; ++p) {
         const int64_t i = g * WIDTH + p;
-        uint8_t* group = static_cast<uint8_t*>(codes) + g * stride * WIDTH;
-        const auto in_bank = [&](int64_t t) { return group + (t / QUAD * WIDTH + p) * QUAD; };
-        if (i >= n) {
-          if (!bank) break;
+        const auto in_bank = [&](int64_t t) { return bank_codes + g * stride * WIDTH + (t / QUAD * WIDTH + p) * QUAD; };
+        if (i < n && query_codes)
+          query_scales[i] = encode(points + i * width, offset, moved.data(), width, QUERY_LEVELS, query_squares[i],
+                                   query_errors[i], query_sums[i], [&](int64_t t, bytes numbers) {
+                                     std::memcpy(query_codes + i * stride + t, &numbers, std::min(WIDTH, stride - t));
+                                   });
+        if (i < n && bank_codes)
+          bank_scales[i] = encode(points + i * width, offset, moved.data(), width, BANK_LEVELS, bank_squares[i],
+                                  bank_errors[i], bank_sums[i], [&](int64_t t, bytes numbers) {
+                                    uint8_t shifted[WIDTH];
+                                    numbers += static_cast<int8_t>(OFFSET);
+                                    std::memcpy(shifted, &numbers, sizeof shifted);
+                                    std::memcpy(in_bank(t), shifted, QUAD);
+                                    if (t + QUAD < stride) std::memcpy(in_bank(t + QUAD), shifted + QUAD, QUAD);
+                                  });
+        if (i >= n && bank_codes) {
           for (int64_t t = 0; t < stride; t += QUAD) std::fill(in_bank(t), in_bank(t) + QUAD, OFFSET);
-          scales[i] = errors[i] = 0;
-          squares[i] = INF;
-          continue;
+          bank_scales[i] = bank_errors[i] = 0;
+          bank_sums[i] = 0;
+          bank_squares[i] = INF;
         }
-        const auto put = [&](int64_t t, bytes numbers) {
-          if (!bank) {
-            std::memcpy(static_cast<int8_t*>(codes) + i * stride + t, &numbers, std::min<int64_t>(WIDTH, stride - t));
-            return;
-          }
-          const bytes shifted = numbers + static_cast<int8_t>(OFFSET);
-          std::memcpy(in_bank(t), &shifted, QUAD);
-          if (t + QUAD < stride) std::memcpy(in_bank(t + QUAD), reinterpret_cast<const uint8_t*>(&shifted) + QUAD, QUAD);
-        };
-        scales[i] = encode(points + i * width, offset, moved.data(), width, bank ? BANK_LEVELS : QUERY_LEVELS, squares[i],
-                           errors[i], sums[i], put);
       }
   }
 }
@@ -135,6 +138,23 @@ extern "C" void nearest_codes(const int8_t* query_codes, const float* query_scal
         const float* own = values.data() + r * padded;
         places[task + r] = std::min_element(own, own + n_bank) - own;
       }
+    }
+  }
+}
+
+// Sums of what the codes of points stand for, by the cell that each is in: places (n) -> out (n_cells, stride)
+extern "C" void cell_sums(const int8_t* codes, const float* scales, const int64_t* places, int64_t n, int64_t stride,
+                          int64_t n_cells, float* out, int32_t threads) {
+  // a thread has some coordinates of all points, so that each sum has one order
+  constexpr int64_t PART = 32 * WIDTH;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+  for (int64_t first = 0; first < stride; first += PART) {
+    const int64_t last = std::min(first + PART, stride);
+    for (int64_t cell = 0; cell < n_cells; ++cell) std::fill(out + cell * stride + first, out + cell * stride + last, 0.0f);
+    for (int64_t i = 0; i < n; ++i) {
+      const int8_t* code = codes + i * stride;
+      float* sum = out + places[i] * stride;
+      for (int64_t t = first; t < last; ++t) sum[t] += scales[i] * code[t];
     }
   }
 }

@@ -12,10 +12,11 @@ from fastcluster_lm.kernels.nearest_neighbors.codes import (
     MOST_WIDTH,
     SOURCE,
     Codes,
-    near_each_other,
+    cells_of,
     quantise,
+    quantise_both,
 )
-from fastcluster_lm.kernels.nearest_neighbors.contraction import contracting_axes, first_pays, in_codes, pays, sample_of
+from fastcluster_lm.kernels.nearest_neighbors.contraction import contracting_axes, first_pays, in_codes, pays
 from fastcluster_lm.kernels.rounding import SPARE, matmul_rounding, row_squares
 
 # a block of a matmul's values fits a processor's cache
@@ -23,8 +24,9 @@ BLOCK_BYTES = 8 * 2**20
 # points beyond its candidates that a row may look at, as a share of the bank, in fewer coordinates and in all: more cost
 # as much as the next look at the row
 LOOKED_AT_FEW, LOOKED_AT = 1 / 16, 1 / 4
-# one row of so many is tried first; where fewer than this share of them is settled, the look is given up
-TRIED, WORTH = 16, 0.3
+# of so many groups of rows that are looked at together one is tried first; where fewer than this share of its rows is
+# settled, the look is given up
+TRIED, TOGETHER, WORTH = 16, 8, 0.3
 
 
 class Layer(NamedTuple):
@@ -71,47 +73,52 @@ class _Search:
     def _by_codes(self) -> Tensor:
         """Look at codes of all coordinates and of few, the cheaper first; give the rows that are left, near ones together."""
         layer = self.layer
-        queries = quantise(layer.queries, layer.offset, bank=False)
-        bank = quantise(layer.bank, layer.offset, bank=True)
+        queries, bank = self._codes(layer.queries, layer.bank, layer.offset)
         sizes = [(part.squares.sqrt() + part.errors).square() for part in (queries, bank)]
         slack = matmul_rounding(self.width) * (sizes[0] + sizes[1][: self.n_bank].amax())
         shape = (self.n_queries, self.n_bank, self.width, self.k)
         if not first_pays(*shape):
-            rows = near_each_other(layer.queries, layer.offset, queries)
+            rows = cells_of(layer.queries, layer.offset, queries).order()
             rows = self._try(rows, queries, bank, slack, LOOKED_AT)
             # codes of all coordinates lose too much where a few hold nearly all of the distances
             if len(rows) < WORTH * self.n_queries or not pays(*shape):
                 return rows
             _, *few = self._contracted(queries)
             return self._try(rows, *few, slack, LOOKED_AT_FEW)
-        reduced, *few = self._contracted(queries)
-        rows = near_each_other(reduced, torch.zeros(reduced.shape[1], dtype=torch.float32), few[0])
-        rows = self._try(rows, *few, slack, LOOKED_AT_FEW)
+        order, *few = self._contracted(queries)
+        rows = self._try(order, *few, slack, LOOKED_AT_FEW)
         return self._try(rows, queries, bank, slack, LOOKED_AT)
+
+    def _codes(self, queries: Tensor, bank: Tensor, offset: Tensor) -> tuple[Codes, Codes]:
+        if self.own:
+            return quantise_both(queries, offset)
+        return quantise(queries, offset, bank=False), quantise(bank, offset, bank=True)
 
     def _try(self, rows: Tensor, queries: Codes, bank: Codes, slack: Tensor, share: float) -> Tensor:
         """Look at some of the rows, then at all where that settles enough; give those that are left, in their order."""
         if not len(rows):
             return rows
-        tried, most = torch.arange(len(rows)) % TRIED == 0, int(share * self.n_bank)
+        tried, most = torch.arange(len(rows)) // TOGETHER % TRIED == 0, int(share * self.n_bank)
         self._settle_by_codes(rows[tried], queries, bank, slack, most)
         if float(self.settled[rows[tried]].float().mean()) >= WORTH:
             self._settle_by_codes(rows[~tried], queries, bank, slack, most)
         return rows[self.settled[rows] == 0]
 
     def _contracted(self, queries: Codes) -> tuple[Tensor, Codes, Codes]:
-        """Give the queries in few coordinates, and codes of queries and bank there."""
+        """Give an order of the queries, near ones together, and codes of queries and bank in few coordinates."""
         layer = self.layer
-        axes = in_codes(contracting_axes(sample_of(layer.bank) - layer.offset))
-        found = []
-        for points in (queries,) if self.own else (queries, quantise(layer.bank, layer.offset, bank=False)):
-            found.append((axes.coordinates(points), points.errors))
+        points = queries if self.own else quantise(layer.bank, layer.offset, bank=False)
+        cells = cells_of(layer.bank, layer.offset, points)
+        axes = in_codes(contracting_axes(cells.means(points)[:, : self.width]))
         origin = torch.zeros(axes.count, dtype=torch.float32)
-        asked, among = quantise(found[0][0], origin, bank=False), quantise(found[-1][0], origin, bank=True)
+        reduced_bank = axes.coordinates(points)
+        reduced = reduced_bank if self.own else axes.coordinates(queries)
+        asked, among = self._codes(reduced, reduced_bank, origin)
         # what the points' own codes lost comes on top of what those of their coordinates lose
-        asked.errors.add_(found[0][1])
-        among.errors[: self.n_bank].add_(found[-1][1])
-        return found[0][0], asked, among
+        asked.errors.add_(queries.errors)
+        among.errors[: self.n_bank].add_(points.errors)
+        own = cells if self.own else cells_of(reduced, origin, quantise(reduced, origin, bank=False))
+        return own.order(), asked, among
 
     def _settle_by_codes(self, rows: Tensor, queries: Codes, bank: Codes, slack: Tensor, most: int) -> None:
         assert self.quantised is not None

@@ -5,12 +5,14 @@ import torch
 
 from fastcluster_lm.kernels import native
 from fastcluster_lm.kernels.nearest_neighbors import codes, contraction, wide
-from fastcluster_lm.kernels.nearest_neighbors.codes import quantise
-from fastcluster_lm.kernels.nearest_neighbors.contraction import contracting_axes, in_codes, sample_of
+from fastcluster_lm.kernels.nearest_neighbors.codes import cells_of, quantise, quantise_both
+from fastcluster_lm.kernels.nearest_neighbors.contraction import contracting_axes, in_codes
 from fastcluster_lm.scores.neighbors import nearest_neighbors
 
 pytestmark = pytest.mark.skipif(not native.status()[0], reason=native.status()[1])
 N, WIDTH, CLASSES, K = 1200, 256, 12, 30
+# of 150 groups of eight rows, every sixteenth
+TRIED = 80
 
 
 def points(kind: str, seed: int = 0) -> torch.Tensor:
@@ -51,7 +53,9 @@ def distances_within(X: torch.Tensor) -> torch.Tensor:
 def test_fewer_coordinates_bring_no_points_farther_apart(kind: str) -> None:
     X = points(kind)
     X = X - X.mean(0)
-    axes = contracting_axes(sample_of(X))
+    origin = torch.zeros(WIDTH)
+    asked = quantise(X, origin, bank=False)
+    axes = contracting_axes(cells_of(X, origin, asked).means(asked))
     assert axes.shape[1] < WIDTH
     before = distances_within(X)
     after = distances_within(X @ axes)
@@ -60,7 +64,6 @@ def test_fewer_coordinates_bring_no_points_farther_apart(kind: str) -> None:
     if kind == "flat":
         assert float((after / before).nanmean()) > 0.9
     # those of the codes' points along the axes' codes, which are other points and other axes
-    asked = quantise(X, torch.zeros(WIDTH), bank=False)
     coded = in_codes(axes)
     assert 1 < coded.shrink < 1.02
     after, before = distances_within(coded.coordinates(asked)), distances_within(asked.decoded())
@@ -104,7 +107,7 @@ def test_the_largest_products_of_codes_do_not_overflow() -> None:
 def test_points_near_each_other_come_together() -> None:
     labels = torch.randint(CLASSES, (N,), generator=torch.Generator().manual_seed(0))
     X, origin = points("blobs"), torch.zeros(WIDTH)
-    order = codes.near_each_other(X, origin, quantise(X, origin, bank=False))
+    order = cells_of(X, origin, quantise(X, origin, bank=False)).order()
     assert order.sort().values.equal(torch.arange(N))
     # five points of a class are pivots, and follow each other in the chain
     assert int((labels[order].diff() != 0).sum()) == CLASSES - 1
@@ -163,11 +166,11 @@ def test_a_look_at_fewer_coordinates_comes_first_where_points_are_many_and_wide(
     assert found["few"] == N and 0 < found["codes"] < N / 10 and found["matmul"] == 0
     # all as far as all others: few coordinates rule nothing out, which few rows tell
     found = count_rows(points("noise"))
-    assert found == {"few": N / 16, "codes": N, "matmul": 0}
+    assert found == {"few": TRIED, "codes": N, "matmul": 0}
 
 
 def test_where_codes_lose_too_much_few_coordinates_and_a_matmul_settle() -> None:
-    assert count_rows(points("clumps")) == {"few": N / 16, "codes": N / 16, "matmul": N}
+    assert count_rows(points("clumps")) == {"few": TRIED, "codes": TRIED, "matmul": N}
 
 
 def test_codes_of_few_coordinates_know_what_the_points_own_codes_lost() -> None:
@@ -177,13 +180,35 @@ def test_codes_of_few_coordinates_know_what_the_points_own_codes_lost() -> None:
         layer = wide.Layer(X, X if own else other, torch.zeros(WIDTH), None, None, *results)
         search = wide._Search(native.library(codes.SOURCE), layer, 2**20)
         asked = quantise(layer.queries, layer.offset, bank=False)
-        reduced, *few = search._contracted(asked)
+        order, *few = search._contracted(asked)
         of_bank = quantise(layer.bank, layer.offset, bank=False)
         for found, before in zip(few, (asked, of_bank), strict=True):
             assert bool((found.errors[:N] > before.errors).all())
-        # and lie within the rest of what the points' coordinates are
-        apart = (reduced - few[0].decoded()[:, : reduced.shape[1]]).norm(dim=1)
-        assert bool((apart <= few[0].errors - asked.errors).all()) and float(apart.min()) > 0
+        assert order.sort().values.equal(torch.arange(N))
+
+
+@pytest.mark.parametrize("n, width", [(1, 1), (13, 70), (64, 256)])
+def test_codes_of_both_kinds_are_those_of_each(n: int, width: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    X, offset = torch.randn(n, width, generator=generator), torch.randn(width, generator=generator)
+    for found, bank in zip(quantise_both(X, offset), (False, True), strict=True):
+        for part, alone in zip(found, quantise(X, offset, bank=bank), strict=True):
+            # beyond the coordinates, up to whole quads, is what no product sees
+            assert torch.equal(part, alone)
+
+
+def test_means_of_cells() -> None:
+    X, origin = points("blobs"), torch.zeros(WIDTH)
+    asked = quantise(X, origin, bank=False)
+    cells = cells_of(X, origin, asked)
+    pivots = X[torch.linspace(0, N - 1, len(cells.ranks)).long()]
+    # codes may tell two pivots that are nearly as far the other way round
+    chosen = torch.cdist(X, pivots).gather(1, cells.places[:, None])[:, 0]
+    assert bool((chosen <= torch.cdist(X, pivots).amin(1) + 2 * asked.errors.max()).all())
+    found = cells.means(asked)
+    for cell in range(len(cells.ranks)):
+        own = asked.decoded()[cells.places == cell]
+        torch.testing.assert_close(found[cell], own.sum(0) / max(1, len(own)) ** 0.5, rtol=1e-4, atol=1e-3)
 
 
 def test_few_points_or_coordinates_get_no_first_look() -> None:

@@ -9,9 +9,10 @@ from torch import Tensor
 from fastcluster_lm.kernels.cluster_sums import cluster_sums
 from fastcluster_lm.kernels.kmeans_assign import kmeans_assign
 from fastcluster_lm.kernels.kmeans_runs import Runs, kmeans_runs_native
+from fastcluster_lm.kernels.native import thread_count
 from fastcluster_lm.kernels.rounding import matmul_rounding
 from fastcluster_lm.kernels.transfer import Glance, to_device
-from fastcluster_lm.scores.batches import full_precision, scaled, spared_scaling
+from fastcluster_lm.scores.batches import WHOLE_BYTES, full_precision, scaled, spared_scaling
 from fastcluster_lm.scores.engines.checks import check_kmeans
 from fastcluster_lm.scores.engines.params import Clustering, KMeansParams
 
@@ -35,21 +36,18 @@ def find_clusters(X: Float[Tensor, "layers n d"], params: KMeansParams, memory_b
     check_kmeans(X, params)
     n_layers, n, width = X.shape
     offset, scale = spared_scaling(X)
-    points = scaled(X, offset, scale)
     init = None
     if params.init is not None:
         init = to_device(params.init, X.device).expand(n_layers, -1, -1).to(offset.dtype)
         init = ((init - offset) / scale).float()
     draws = _draw(n, params, X.device)
     runs = params.n_init + (init is not None)
-    # scikit-learn's rule: tol is relative to the mean variance of the coordinates; the points are centred
-    tol = params.tol * torch.linalg.vector_norm(points, dim=(1, 2)).square() / (n * width)
-    with full_precision():
-        native = kmeans_runs_native(points, params.n_clusters, draws, init, params.max_iter, tol)
+    native = _native_runs(X, offset, scale, params, draws, init)
     if native is not None:
         labels, centroids, inertia, n_iter = _best_of(native)
         centroids = (centroids * scale + offset).float()
         return Clustering(labels, centroids, inertia * scale.double().flatten().square(), n_iter)
+    points = scaled(X, offset, scale)
     if memory_budget is None:
         memory_budget = CPU_BUDGET if X.device.type == "cpu" else GPU_BUDGET
     layers = max(1, memory_budget // (4 * n * runs * params.n_clusters))
@@ -66,6 +64,27 @@ def find_clusters(X: Float[Tensor, "layers n d"], params: KMeansParams, memory_b
     labels, centroids, inertia, n_iter = (torch.cat(column) for column in zip(*parts, strict=True))
     centroids = (centroids * scale + offset).float()
     return Clustering(labels, centroids, inertia * scale.double().flatten().square(), n_iter)
+
+
+def _native_runs(
+    X: Tensor, offset: Tensor, scale: Tensor, params: KMeansParams, draws: Tensor, init: Tensor | None
+) -> Runs | None:
+    """Run compiled KMeans on all layers; of large ones on as many at a time as keep threads busy; None where it cannot."""
+    runs, layers = params.n_init + (init is not None), len(X)
+    if X.numel() * X.element_size() > WHOLE_BYTES:
+        layers = min(layers, -(-thread_count() // runs))
+    buffer = torch.empty(0, dtype=torch.float32)
+    found = []
+    for start in range(0, len(X), layers):
+        part = slice(start, start + layers)
+        points = buffer = scaled(X[part], offset[part], scale[part], out=buffer)
+        own = None if init is None else init[part]
+        with full_precision():
+            native = kmeans_runs_native(points, params.n_clusters, draws, own, params.max_iter, params.tol)
+        if native is None:
+            return None
+        found.append(native)
+    return Runs(*(torch.cat(column) for column in zip(*found, strict=True)))
 
 
 def _draw(n: int, params: KMeansParams, device: torch.device) -> Float[Tensor, "k runs trials"]:

@@ -9,14 +9,12 @@ from torch import Tensor
 from fastcluster_lm.kernels.nearest_neighbors import MOST_NEIGHBORS, nearest_neighbors_fused, nearest_neighbors_native
 from fastcluster_lm.kernels.rounding import SPARE, matmul_rounding
 from fastcluster_lm.kernels.transfer import to_device
-from fastcluster_lm.scores.batches import full_precision, spared_scaling
+from fastcluster_lm.scores.batches import WHOLE_BYTES, full_precision, spared_scaling
 from fastcluster_lm.scores.engines.checks import check_neighbors, forbidden
 from fastcluster_lm.scores.engines.params import Neighbors, NeighborsParams
 
 # most bytes of one block of distances or of gathered candidates, where the caller names none
 MEMORY_BUDGET = 256 * 2**20
-# inputs beyond this many bytes are taken a layer at a time, so that their copies stay small
-WHOLE_BYTES = 64 * 2**20
 DIRECT = "donot_use_mm_for_euclid_dist"
 
 
