@@ -50,13 +50,14 @@ struct Codes {
   const uint8_t* group(int64_t g) const { return static_cast<const uint8_t*>(codes) + g * stride * WIDTH; }
 };
 
-// The bank's squares less twice its products with some queries: values (ROWS, padded) of GROUPS groups from `first` on.
+// The bank's squares less twice its products with some queries: values (ROWS, padded) of COUNT groups from `first` on.
+// The coordinates multiplied are the queries', which may be the first ones of the bank's.
 template <int64_t COUNT>
 void values_of_groups(const Codes& queries, const int64_t* rows, const Codes& bank, int64_t first, float* const* values) {
   ivec sums[ROWS][COUNT] = {};
   const int8_t* codes[ROWS];
   for (int64_t r = 0; r < ROWS; ++r) codes[r] = queries.query(rows[r]);
-  for (int64_t t = 0; t < bank.stride; t += QUAD)
+  for (int64_t t = 0; t < queries.stride; t += QUAD)
 #pragma GCC unroll 4
     for (int64_t r = 0; r < ROWS; ++r)
 #pragma GCC unroll 2

@@ -14,8 +14,8 @@ SOURCE = Path(__file__).with_name("quantised.cpp")
 VECTOR, QUAD = 8, 4
 # a sum of products of two codes of this many coordinates fits in 32 bits
 MOST_WIDTH = 65536
-# points that others are put beside: at most, and one for so many
-PIVOTS, POINTS_A_PIVOT = 320, 20
+# points that others are put beside: at most, and one for so many; and the coordinates that are looked at for it
+PIVOTS, POINTS_A_PIVOT, CELL_WIDTH = 320, 20, 512
 
 
 class Codes(NamedTuple):
@@ -66,10 +66,10 @@ def coordinates_along(points: Codes, axes: Codes, n_axes: int) -> Float[Tensor, 
     """Give the coordinates of what the points' codes stand for, along what the axes' codes do, which are a bank's."""
     n = len(points.scales)
     out = torch.empty(n, n_axes, dtype=torch.float32)
+    codes, scales, _, sums = _query(points)
     _native().coordinates_along(
-        *_query(points), ctypes.c_int64(n), address(axes.codes, torch.uint8), address(axes.scales, torch.float32),
-        ctypes.c_int64(n_axes), ctypes.c_int64(points.stride), address(out, torch.float32),
-        ctypes.c_int32(thread_count()),
+        codes, scales, sums, ctypes.c_int64(n), *_bank(axes)[:2], ctypes.c_int64(n_axes),
+        ctypes.c_int64(points.stride), address(out, torch.float32), ctypes.c_int32(thread_count()),
     )  # fmt: skip
     return out
 
@@ -100,17 +100,19 @@ class Cells(NamedTuple):
 
 
 def cells_of(points: Float[Tensor, "n d"], offset: Float[Tensor, " d"], codes: Codes) -> Cells:
-    """Give each of the points, whose codes are given, the nearest of some of them, as codes tell it."""
-    n = len(points)
+    """Give each of the points the nearest of some of them, as their codes, a bank's, tell it by the first coordinates."""
+    n, width = len(points), min(points.shape[1], CELL_WIDTH)
     count = max(1, min(PIVOTS, n // POINTS_A_PIVOT))
-    chosen = points[torch.linspace(0, n - 1, count).long()]
-    pivots, asked = quantise(chosen, offset, bank=True), quantise(chosen, offset, bank=False)
+    chosen = points[torch.linspace(0, n - 1, count).long(), :width].contiguous()
+    pivots, among = quantise_both(chosen, offset[:width])
     places, ranks = torch.empty(n, dtype=torch.int64), torch.empty(count, dtype=torch.int64)
-    bank = (address(pivots.codes, torch.uint8), *(address(x, torch.float32) for x in (pivots.scales, pivots.squares)))
-    sizes = (ctypes.c_int64(count), ctypes.c_int64(codes.stride))
-    threads = ctypes.c_int32(thread_count())
-    _native().nearest_codes(*_query(codes), ctypes.c_int64(n), *bank, *sizes, address(places, torch.int64), threads)
-    _native().chain_codes(*_query(asked), *bank, *sizes, address(ranks, torch.int64))
+    size, threads = ctypes.c_int64(count), ctypes.c_int32(thread_count())
+    _native().nearest_pivots(
+        *_query(pivots), size, ctypes.c_int64(pivots.stride), *_bank(codes), ctypes.c_int64(n),
+        ctypes.c_int64(codes.stride), address(places, torch.int64), threads,
+    )  # fmt: skip
+    queries = _query(pivots)
+    _native().chain_codes(*queries, *_bank(among), size, ctypes.c_int64(among.stride), address(ranks, torch.int64))
     return Cells(places, ranks)
 
 
@@ -135,7 +137,13 @@ def _encode(points: Tensor, offset: Tensor, queries: Codes | None, bank: Codes |
 
 
 def _query(codes: Codes) -> tuple[ctypes.c_void_p, ...]:
-    return address(codes.codes, torch.int8), address(codes.scales, torch.float32), address(codes.sums, torch.int32)
+    floats = (address(part, torch.float32) for part in (codes.scales, codes.squares))
+    return address(codes.codes, torch.int8), *floats, address(codes.sums, torch.int32)
+
+
+def _bank(codes: Codes) -> tuple[ctypes.c_void_p, ...]:
+    floats = (address(part, torch.float32) for part in (codes.scales, codes.squares))
+    return address(codes.codes, torch.uint8), *floats
 
 
 def _native() -> ctypes.CDLL:

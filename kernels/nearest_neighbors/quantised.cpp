@@ -118,27 +118,37 @@ extern "C" void coordinates_along(const int8_t* point_codes, const float* point_
   }
 }
 
-// The place of each query's nearest bank point as codes tell it, the first of equal ones: places (n_queries)
-extern "C" void nearest_codes(const int8_t* query_codes, const float* query_scales, const int32_t* query_sums,
-                              int64_t n_queries, const uint8_t* bank_codes, const float* bank_scales,
-                              const float* bank_squares, int64_t n_bank, int64_t stride, int64_t* places, int32_t threads) {
-  const Codes queries{query_codes, query_scales, nullptr, nullptr, query_sums, n_queries, stride};
-  const Codes bank{bank_codes, bank_scales, bank_squares, nullptr, nullptr, n_bank, stride};
-  const int64_t padded = (n_bank + WIDTH - 1) / WIDTH * WIDTH;
-#pragma omp parallel num_threads(threads)
-  {
-    std::vector<float> values(ROWS_A_TASK * padded);
-#pragma omp for schedule(static)
-    for (int64_t task = 0; task < n_queries; task += ROWS_A_TASK) {
-      const int64_t rows = std::min(ROWS_A_TASK, n_queries - task);
-      int64_t which[ROWS_A_TASK];
-      for (int64_t r = 0; r < rows; ++r) which[r] = task + r;
-      values_of_rows(queries, which, rows, bank, values.data());
-      for (int64_t r = 0; r < rows; ++r) {
-        const float* own = values.data() + r * padded;
-        places[task + r] = std::min_element(own, own + n_bank) - own;
+// The pivot nearest to each point of a bank as codes tell it by the pivots' coordinates, the first of equal ones:
+// places (n)
+extern "C" void nearest_pivots(const int8_t* pivot_codes, const float* pivot_scales, const float* pivot_squares,
+                               const int32_t* pivot_sums, int64_t n_pivots, int64_t pivot_stride, const uint8_t* codes,
+                               const float* scales, const float* squares, int64_t n, int64_t stride, int64_t* places,
+                               int32_t threads) {
+  const Codes pivots{pivot_codes, pivot_scales, pivot_squares, nullptr, pivot_sums, n_pivots, pivot_stride};
+  const Codes points{codes, scales, squares, nullptr, nullptr, n, stride};
+  const int64_t groups = (n + WIDTH - 1) / WIDTH;
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t group = 0; group < groups; ++group) {
+    vec least = all(INF);
+    ivec place = {};
+    for (int64_t at = 0; at < n_pivots; at += ROWS) {
+      vec found[ROWS];
+      int64_t which[ROWS];
+      float* out[ROWS];
+      for (int64_t r = 0; r < ROWS; ++r) {
+        which[r] = std::min(at + r, n_pivots - 1);
+        // where the values of this group are written, counted from those of the first
+        out[r] = reinterpret_cast<float*>(found + r) - group * WIDTH;
+      }
+      values_of_groups<1>(pivots, which, points, group, out);
+      for (int64_t r = 0; r < ROWS; ++r) {
+        const vec value = found[r] + all(pivot_squares[which[r]]);
+        const ivec less = value < least;
+        least = less ? value : least;
+        place = less ? ivec{} + static_cast<int32_t>(which[r]) : place;
       }
     }
+    for (int64_t lane = 0; lane < std::min(WIDTH, n - group * WIDTH); ++lane) places[group * WIDTH + lane] = place[lane];
   }
 }
 
@@ -161,10 +171,10 @@ extern "C" void cell_sums(const int8_t* codes, const float* scales, const int64_
 
 // A chain through a bank whose points are the queries too, each next one the nearest to the one before of those that are
 // left: ranks (n), the place of each point in the chain.
-extern "C" void chain_codes(const int8_t* query_codes, const float* query_scales, const int32_t* query_sums,
-                            const uint8_t* bank_codes, const float* bank_scales, const float* bank_squares, int64_t n,
-                            int64_t stride, int64_t* ranks) {
-  const Codes queries{query_codes, query_scales, nullptr, nullptr, query_sums, n, stride};
+extern "C" void chain_codes(const int8_t* query_codes, const float* query_scales, const float* query_squares,
+                            const int32_t* query_sums, const uint8_t* bank_codes, const float* bank_scales,
+                            const float* bank_squares, int64_t n, int64_t stride, int64_t* ranks) {
+  const Codes queries{query_codes, query_scales, query_squares, nullptr, query_sums, n, stride};
   const Codes bank{bank_codes, bank_scales, bank_squares, nullptr, nullptr, n, stride};
   std::vector<float> values((n + WIDTH - 1) / WIDTH * WIDTH * ROWS);
   std::fill(ranks, ranks + n, -1);

@@ -11,6 +11,7 @@ from fastcluster_lm.kernels.native import address, library, thread_count
 from fastcluster_lm.kernels.nearest_neighbors.codes import (
     MOST_WIDTH,
     SOURCE,
+    Cells,
     Codes,
     cells_of,
     quantise,
@@ -78,14 +79,14 @@ class _Search:
         slack = matmul_rounding(self.width) * (sizes[0] + sizes[1][: self.n_bank].amax())
         shape = (self.n_queries, self.n_bank, self.width, self.k)
         if not first_pays(*shape):
-            rows = cells_of(layer.queries, layer.offset, queries).order()
+            rows = self._cells(layer.queries, layer.offset, bank).order()
             rows = self._try(rows, queries, bank, slack, LOOKED_AT)
             # codes of all coordinates lose too much where a few hold nearly all of the distances
             if len(rows) < WORTH * self.n_queries or not pays(*shape):
                 return rows
-            _, *few = self._contracted(queries)
+            _, *few = self._contracted(queries, bank)
             return self._try(rows, *few, slack, LOOKED_AT_FEW)
-        order, *few = self._contracted(queries)
+        order, *few = self._contracted(queries, bank)
         rows = self._try(order, *few, slack, LOOKED_AT_FEW)
         return self._try(rows, queries, bank, slack, LOOKED_AT)
 
@@ -104,11 +105,11 @@ class _Search:
             self._settle_by_codes(rows[~tried], queries, bank, slack, most)
         return rows[self.settled[rows] == 0]
 
-    def _contracted(self, queries: Codes) -> tuple[Tensor, Codes, Codes]:
+    def _contracted(self, queries: Codes, bank: Codes) -> tuple[Tensor, Codes, Codes]:
         """Give an order of the queries, near ones together, and codes of queries and bank in few coordinates."""
         layer = self.layer
         points = queries if self.own else quantise(layer.bank, layer.offset, bank=False)
-        cells = cells_of(layer.bank, layer.offset, points)
+        cells = cells_of(layer.bank, layer.offset, bank)
         axes = in_codes(contracting_axes(cells.means(points)[:, : self.width]))
         origin = torch.zeros(axes.count, dtype=torch.float32)
         reduced_bank = axes.coordinates(points)
@@ -117,8 +118,11 @@ class _Search:
         # what the points' own codes lost comes on top of what those of their coordinates lose
         asked.errors.add_(queries.errors)
         among.errors[: self.n_bank].add_(points.errors)
-        own = cells if self.own else cells_of(reduced, origin, quantise(reduced, origin, bank=False))
+        own = cells if self.own else self._cells(reduced, origin, among)
         return own.order(), asked, among
+
+    def _cells(self, queries: Tensor, offset: Tensor, bank: Codes) -> Cells:
+        return cells_of(queries, offset, bank if self.own else quantise(queries, offset, bank=True))
 
     def _settle_by_codes(self, rows: Tensor, queries: Codes, bank: Codes, slack: Tensor, most: int) -> None:
         assert self.quantised is not None

@@ -54,8 +54,8 @@ def test_fewer_coordinates_bring_no_points_farther_apart(kind: str) -> None:
     X = points(kind)
     X = X - X.mean(0)
     origin = torch.zeros(WIDTH)
-    asked = quantise(X, origin, bank=False)
-    axes = contracting_axes(cells_of(X, origin, asked).means(asked))
+    asked, among = quantise_both(X, origin)
+    axes = contracting_axes(cells_of(X, origin, among).means(asked))
     assert axes.shape[1] < WIDTH
     before = distances_within(X)
     after = distances_within(X @ axes)
@@ -107,7 +107,7 @@ def test_the_largest_products_of_codes_do_not_overflow() -> None:
 def test_points_near_each_other_come_together() -> None:
     labels = torch.randint(CLASSES, (N,), generator=torch.Generator().manual_seed(0))
     X, origin = points("blobs"), torch.zeros(WIDTH)
-    order = cells_of(X, origin, quantise(X, origin, bank=False)).order()
+    order = cells_of(X, origin, quantise(X, origin, bank=True)).order()
     assert order.sort().values.equal(torch.arange(N))
     # five points of a class are pivots, and follow each other in the chain
     assert int((labels[order].diff() != 0).sum()) == CLASSES - 1
@@ -179,8 +179,8 @@ def test_codes_of_few_coordinates_know_what_the_points_own_codes_lost() -> None:
     for own in (True, False):
         layer = wide.Layer(X, X if own else other, torch.zeros(WIDTH), None, None, *results)
         search = wide._Search(native.library(codes.SOURCE), layer, 2**20)
-        asked = quantise(layer.queries, layer.offset, bank=False)
-        order, *few = search._contracted(asked)
+        asked, among = search._codes(layer.queries, layer.bank, layer.offset)
+        order, *few = search._contracted(asked, among)
         of_bank = quantise(layer.bank, layer.offset, bank=False)
         for found, before in zip(few, (asked, of_bank), strict=True):
             assert bool((found.errors[:N] > before.errors).all())
@@ -197,14 +197,18 @@ def test_codes_of_both_kinds_are_those_of_each(n: int, width: int) -> None:
             assert torch.equal(part, alone)
 
 
-def test_means_of_cells() -> None:
+@pytest.mark.parametrize("coordinates", [WIDTH, 100])
+def test_cells_and_their_means(coordinates: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codes, "CELL_WIDTH", coordinates)
     X, origin = points("blobs"), torch.zeros(WIDTH)
-    asked = quantise(X, origin, bank=False)
-    cells = cells_of(X, origin, asked)
+    asked, among = quantise_both(X, origin)
+    cells = cells_of(X, origin, among)
     pivots = X[torch.linspace(0, N - 1, len(cells.ranks)).long()]
     # codes may tell two pivots that are nearly as far the other way round
-    chosen = torch.cdist(X, pivots).gather(1, cells.places[:, None])[:, 0]
-    assert bool((chosen <= torch.cdist(X, pivots).amin(1) + 2 * asked.errors.max()).all())
+    apart = torch.cdist(X[:, :coordinates], pivots[:, :coordinates])
+    chosen = apart.gather(1, cells.places[:, None])[:, 0]
+    # a pivot has scales of its own where it is cut
+    assert bool((chosen <= apart.amin(1) + 3 * (asked.errors.max() + among.errors.max())).all())
     found = cells.means(asked)
     for cell in range(len(cells.ranks)):
         own = asked.decoded()[cells.places == cell]
