@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fastcluster_lm.kernels.native import address, library, thread_count
+from fastcluster_lm.kernels.pages import room
 
 SOURCE = Path(__file__).with_name("quantised.cpp")
 VECTOR, QUAD = 8, 4
@@ -65,7 +66,7 @@ def quantise_both(points: Float[Tensor, "n d"], offset: Float[Tensor, " d"]) -> 
 def coordinates_along(points: Codes, axes: Codes, n_axes: int) -> Float[Tensor, "n axes"]:
     """Give the coordinates of what the points' codes stand for, along what the axes' codes do, which are a bank's."""
     n = len(points.scales)
-    out = torch.empty(n, n_axes, dtype=torch.float32)
+    out = room(n, n_axes, dtype=torch.float32)
     codes, scales, _, sums = _query(points)
     _native().coordinates_along(
         codes, scales, sums, ctypes.c_int64(n), *_bank(axes)[:2], ctypes.c_int64(n_axes),
@@ -119,7 +120,7 @@ def cells_of(points: Float[Tensor, "n d"], offset: Float[Tensor, " d"], codes: C
 def _room(points: Tensor, *, bank: bool) -> Codes:
     n, width = points.shape
     rows = -(-n // VECTOR) * VECTOR if bank else n
-    codes = torch.empty(rows, -(-width // QUAD) * QUAD, dtype=torch.uint8 if bank else torch.int8)
+    codes = room(rows, -(-width // QUAD) * QUAD, dtype=torch.uint8 if bank else torch.int8)
     scales, squares, errors = (torch.empty(rows, dtype=torch.float32) for _ in range(3))
     return Codes(codes, scales, squares, errors, torch.empty(rows, dtype=torch.int32))
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from fastcluster_lm.errors import ShapeError
 from fastcluster_lm.kernels.native import address, library, thread_count
 from fastcluster_lm.kernels.nearest_neighbors.wide import Layer, search_layer
+from fastcluster_lm.kernels.pages import room
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
 VECTOR = 8
@@ -25,11 +26,13 @@ def nearest_neighbors_native(
     query_ids: Int[Tensor, "*layers nq"] | None,
     bank_ids: Int[Tensor, "*layers nb"] | None,
     memory_budget: int,
+    out: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Float[Tensor, "layers nq k"], Int[Tensor, "layers nq k"]] | None:
     """Give each query its nearest bank points, nearest first; None where compiled code cannot.
 
     Shapes: queries (layers, nq, d), bank (layers, nb, d) -> distances f32, indices i64, both (layers, nq, k)
-            offset (layers, 1, d): what the matmul's points are centred by; ids as in NeighborsParams
+            offset (layers, 1, d): what the matmul's points are centred by; ids as in NeighborsParams; out: where
+            the results are written, as room_for gives it
     Units:  Euclidean; memory_budget in bytes, for the block of distances
     """
     if queries.device.type != "cpu" or queries.dtype != torch.float32:
@@ -42,8 +45,7 @@ def nearest_neighbors_native(
     queries = bank if own_bank else queries.contiguous()
     n_layers, n_queries, width = queries.shape
     n_bank = bank.shape[1]
-    distances = torch.empty(n_layers, n_queries, k, dtype=torch.float32)
-    indices = torch.empty(n_layers, n_queries, k, dtype=torch.int64)
+    distances, indices = out or room_for(n_layers, n_queries, k)
     own = others = None
     if query_ids is not None and bank_ids is not None:
         rows = 1 if query_ids.ndim == bank_ids.ndim == 1 else n_layers
@@ -69,6 +71,11 @@ def nearest_neighbors_native(
         layer = Layer(asked, points, offset[at, 0], own_ids, other_ids, distances[at], indices[at])
         search_layer(native, layer, memory_budget)
     return distances, indices
+
+
+def room_for(n_layers: int, n_queries: int, k: int) -> tuple[Tensor, Tensor]:
+    """Give room for distances and indices."""
+    return room(n_layers, n_queries, k, dtype=torch.float32), room(n_layers, n_queries, k, dtype=torch.int64)
 
 
 def count_below(values: Float[Tensor, "*rows n"], thresholds: Float[Tensor, "*rows k"]) -> Int[Tensor, "*rows k"]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from fastcluster_lm.errors import ShapeError
 from fastcluster_lm.kernels.edges import Edges
 from fastcluster_lm.kernels.native import address, check_codes, library, thread_count
+from fastcluster_lm.kernels.pages import room
 from fastcluster_lm.kernels.tsne_affinities.reference import symmetrise, symmetrise_padded, weights_of
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
@@ -40,26 +41,26 @@ def tsne_affinities(
     distances, indices = distances.float().contiguous(), indices.long().contiguous()
     threads = ctypes.c_int32(thread_count())
     sizes = [ctypes.c_int64(size) for size in (n_layers, n, k)]
-    weights = torch.empty_like(distances)
+    weights = room(*distances.shape, dtype=torch.float32)
     rows = ctypes.c_int64(n_layers * n)
     out = address(weights, torch.float32)
     native.tsne_weights(address(distances, torch.float32), rows, sizes[2], ctypes.c_float(perplexity), out, threads)
     if n <= DENSE_POINTS and n <= DENSE_SHARE * k:
         starts = torch.empty(n_layers * n + 1, dtype=torch.int64)
-        columns = torch.empty(2 * n_layers * n * k, dtype=torch.int32)
-        values = torch.empty(2 * n_layers * n * k, dtype=torch.float32)
+        columns = room(2 * n_layers * n * k, dtype=torch.int32)
+        values = room(2 * n_layers * n * k, dtype=torch.float32)
         places = (address(starts, torch.int64), address(columns, torch.int32), address(values, torch.float32))
         count = native.tsne_edges_dense(address(indices, torch.int64), out, *sizes, *places, threads)
         return Edges(starts, columns[:count], values[:count])
     lengths = torch.empty(n_layers * n, dtype=torch.int64)
     first = torch.empty(n_layers, n + 1, dtype=torch.int64)
-    choosers, chosen_by = torch.empty(n_layers, n, k, dtype=torch.int32), torch.empty_like(weights)
+    choosers, chosen_by = (room(n_layers, n, k, dtype=dtype) for dtype in (torch.int32, torch.float32))
     chosen = (address(indices, torch.int64), out, *sizes, address(first, torch.int64))
     chosen += (address(choosers, torch.int32), address(chosen_by, torch.float32))
     native.tsne_choosers(*chosen, address(lengths, torch.int64), threads)
     starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-    columns = torch.empty(int(starts[-1]), dtype=torch.int32)
-    values = torch.empty(int(starts[-1]), dtype=torch.float32)
+    columns = room(int(starts[-1]), dtype=torch.int32)
+    values = room(int(starts[-1]), dtype=torch.float32)
     places = (address(starts, torch.int64), address(columns, torch.int32), address(values, torch.float32))
     native.tsne_edges(*chosen, *places, threads)
     return Edges(starts, columns, values)

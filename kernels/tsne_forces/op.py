@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastcluster_lm.kernels.edges import Edges
 from fastcluster_lm.kernels.native import NativeError, address, library, thread_count
+from fastcluster_lm.kernels.pages import room
 from fastcluster_lm.kernels.tsne_forces.fused import TritonDescent
 from fastcluster_lm.kernels.tsne_forces.grid import grid_repulsion
 from fastcluster_lm.kernels.tsne_forces.tiled import TiledDescent
@@ -194,7 +195,7 @@ def put_together(native: ctypes.CDLL, edges: Edges, n_layers: int, n: int) -> tu
     sizes = (ctypes.c_int64(n_layers), ctypes.c_int64(n))
     threads = ctypes.c_int32(thread_count())
     native.tsne_order(*flow, *sizes, address(order, torch.int32), threads)
-    moved = Edges(*(torch.empty_like(part) for part in edges))
+    moved = Edges(*(room(*part.shape, dtype=part.dtype) for part in edges))
     native.tsne_put_in_order(
         *flow, address(values, torch.float32), *sizes, address(order, torch.int32),
         address(moved.starts, torch.int64), address(moved.columns, torch.int32), address(moved.values, torch.float32),

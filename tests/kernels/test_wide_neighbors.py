@@ -156,7 +156,9 @@ def test_looks_settle_rows_whose_neighbours_stand_out() -> None:
     assert count_rows(points("noise")) == {"few": 0, "codes": N, "matmul": 0}
 
 
-def test_a_look_at_fewer_coordinates_comes_first_where_points_are_many_and_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_look_at_fewer_coordinates_comes_first_where_points_are_many_and_wide(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(contraction, "FIRST_WIDTH", WIDTH)
     monkeypatch.setattr(contraction, "FIRST_POINTS", N)
     found = count_rows(points("flat"))

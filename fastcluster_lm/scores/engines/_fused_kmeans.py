@@ -10,6 +10,7 @@ from fastcluster_lm.kernels.cluster_sums import cluster_sums
 from fastcluster_lm.kernels.kmeans_assign import kmeans_assign
 from fastcluster_lm.kernels.kmeans_runs import Runs, kmeans_runs_native
 from fastcluster_lm.kernels.native import thread_count
+from fastcluster_lm.kernels.pages import room
 from fastcluster_lm.kernels.rounding import matmul_rounding
 from fastcluster_lm.kernels.transfer import Glance, to_device
 from fastcluster_lm.scores.batches import WHOLE_BYTES, full_precision, scaled, spared_scaling
@@ -73,11 +74,11 @@ def _native_runs(
     runs, layers = params.n_init + (init is not None), len(X)
     if X.numel() * X.element_size() > WHOLE_BYTES:
         layers = min(layers, -(-thread_count() // runs))
-    buffer = torch.empty(0, dtype=torch.float32)
+    buffer = room(layers, *X.shape[1:], dtype=torch.float32)
     found = []
     for start in range(0, len(X), layers):
         part = slice(start, start + layers)
-        points = buffer = scaled(X[part], offset[part], scale[part], out=buffer)
+        points = scaled(X[part], offset[part], scale[part], out=buffer)
         own = None if init is None else init[part]
         with full_precision():
             native = kmeans_runs_native(points, params.n_clusters, draws, own, params.max_iter, params.tol)

@@ -6,7 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fastcluster_lm.kernels.nearest_neighbors import MOST_NEIGHBORS, nearest_neighbors_fused, nearest_neighbors_native
+from fastcluster_lm.kernels.nearest_neighbors import (
+    MOST_NEIGHBORS,
+    nearest_neighbors_fused,
+    nearest_neighbors_native,
+    room_for,
+)
 from fastcluster_lm.kernels.rounding import SPARE, matmul_rounding
 from fastcluster_lm.kernels.transfer import to_device
 from fastcluster_lm.scores.batches import WHOLE_BYTES, full_precision, spared_scaling
@@ -38,13 +43,16 @@ def find_neighbors(
     # a GPU has memory for them, and would get as many launches more as there are layers
     if bank.device.type == "cpu" and len(bank) > 1 and bank.numel() * bank.element_size() > WHOLE_BYTES:
         own = queries is bank
-        parts = []
+        whole = room_for(len(bank), queries.shape[1], params.n_neighbors)
         for layer in range(len(bank)):
-            part = bank[layer : layer + 1]
-            parts.append(
-                _find(part if own else queries[layer : layer + 1], part, _of_layer(params, layer), memory_budget)
-            )
-        return Neighbors(*(torch.cat(column) for column in zip(*parts, strict=True)))
+            at = slice(layer, layer + 1)
+            asked = bank[at] if own else queries[at]
+            out = (whole[0][at], whole[1][at])
+            found = _find(asked, asked if own else bank[at], _of_layer(params, layer), memory_budget, out)
+            for part, target in zip(found, out, strict=True):
+                if part.data_ptr() != target.data_ptr():
+                    target.copy_(part)
+        return Neighbors(*whole)
     return _find(queries, bank, params, memory_budget)
 
 
@@ -60,7 +68,14 @@ def _of_layer(params: NeighborsParams, layer: int) -> NeighborsParams:
     return NeighborsParams(params.n_neighbors, *ids)
 
 
-def _find(queries: Tensor, bank: Tensor, params: NeighborsParams, memory_budget: int) -> Neighbors:
+def _find(
+    queries: Tensor,
+    bank: Tensor,
+    params: NeighborsParams,
+    memory_budget: int,
+    out: tuple[Tensor, Tensor] | None = None,
+) -> Neighbors:
+    """Find the neighbours of layers that are taken together, in `out` where compiled code finds them."""
     n_layers, n_queries, width = queries.shape
     n_bank, k = bank.shape[1], params.n_neighbors
     own = queries is bank
@@ -77,10 +92,10 @@ def _find(queries: Tensor, bank: Tensor, params: NeighborsParams, memory_budget:
         return Neighbors((distances * scale).float(), indices)
     with full_precision():
         native = nearest_neighbors_native(
-            queries, bank, offset / scale, k, params.query_ids, params.bank_ids, memory_budget
+            queries, bank, offset / scale, k, params.query_ids, params.bank_ids, memory_budget, out
         )
     if native is not None:
-        return Neighbors(native[0] * scale, native[1])
+        return Neighbors(native[0].mul_(scale) if bool((scale != 1).any()) else native[0], native[1])
     centred_queries, centred_bank = (queries - offset / scale).float(), (bank - offset / scale).float()
     distances = torch.empty(n_layers, n_queries, k, device=queries.device)
     indices = torch.empty(n_layers, n_queries, k, dtype=torch.int64, device=queries.device)
