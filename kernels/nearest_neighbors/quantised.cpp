@@ -1,92 +1,31 @@
 // Nearest neighbours among points of many coordinates, by products of eight-bit codes and a second look in float32.
-//
-// A point lies within a known distance of what its codes say, so that codes bound every distance from below, whatever
-// they lose. Products of whole numbers are exact: results do not depend on the processor.
 #include "codes.h"
 #include "settle.h"
 
 namespace {
 
 constexpr int64_t ROWS_A_TASK = 4 * TOGETHER;
-// what float32 loses of a point when it is moved by the offset, and of the distance between a point and its codes
-constexpr float ROUNDING = 1e-6f, TINY = 1e-30f;
-
-typedef int8_t bytes __attribute__((vector_size(8)));
-
-// One point's codes, eight at a time at put(t, codes); gives back its scale, and its square, error and sum of codes by
-// reference. moved: room for the point in whole vectors, 0 beyond its coordinates
-template <typename Put>
-float encode(const float* point, const float* offset, float* moved, int64_t width, int32_t levels, float& square,
-             float& error, int32_t& sum, Put put) {
-  vec most = {};
-  for (int64_t t = 0; t < width; ++t) moved[t] = point[t] - offset[t];
-  for (int64_t t = 0; t < width; t += WIDTH) {
-    const vec x = load(moved + t), size = x < vec{} ? -x : x;
-    most = size > most ? size : most;
-  }
-  float largest = 0;
-  for (int64_t lane = 0; lane < WIDTH; ++lane) largest = std::max(largest, most[lane]);
-  // next to nothing has no inverse in float32, and is all lost
-  const float scale = largest > TINY ? largest / levels : 0, inverse = largest > TINY ? levels / largest : 0;
-  // adding 1.5 * 2^23 rounds to the nearest whole number
-  const vec magic = all(12582912.0f);
-  vec lost = {}, squares = {}, whole = {};
-  ivec sums = {};
-  for (int64_t t = 0; t < width; t += WIDTH) {
-    const vec x = load(moved + t), code = (x * all(inverse) + magic) - magic, apart = x - code * all(scale);
-    lost += apart * apart;
-    squares += code * code;
-    whole += x * x;
-    const ivec numbers = __builtin_convertvector(code, ivec);
-    sums += numbers;
-    put(t, __builtin_convertvector(numbers, bytes));
-  }
-  sum = 0;
-  for (int64_t lane = 0; lane < WIDTH; ++lane) sum += sums[lane];
-  square = static_cast<float>(static_cast<double>(scale) * scale * total(squares));
-  error = scale > 0 ? std::sqrt(total(lost)) * (1 + 1e-5f) + ROUNDING * std::sqrt(total(whole))
-                    : largest * std::sqrt(static_cast<float>(width));
-  return scale;
-}
 
 }  // namespace
 
-// Codes of points (n, width) less the offset (width), as queries, as a bank, or both: see Codes. A bank's padding is set
-// here too: no point beyond the last is near.
+// Codes of points (n, width) less the offset (width), as queries, as a bank, or both: see CodeRoom.
 extern "C" void quantise(const float* points, const float* offset, int64_t n, int64_t width, int8_t* query_codes,
                          float* query_scales, float* query_squares, float* query_errors, int32_t* query_sums,
                          uint8_t* bank_codes, float* bank_scales, float* bank_squares, float* bank_errors,
                          int32_t* bank_sums, int32_t threads) {
-  const int64_t stride = (width + QUAD - 1) / QUAD * QUAD, groups = (n + WIDTH - 1) / WIDTH;
+  const int64_t stride = whole_quads(width), groups = (n + WIDTH - 1) / WIDTH;
+  CodeRoom queries{query_codes, query_scales, query_squares, query_errors, query_sums, stride};
+  CodeRoom bank{bank_codes, bank_scales, bank_squares, bank_errors, bank_sums, stride};
 #pragma omp parallel num_threads(threads)
   {
     std::vector<float> moved(stride + WIDTH, 0.0f);
 #pragma omp for schedule(static)
-    for (int64_t g = 0; g < groups; ++g)
-      for (int64_t p = 0; p < WIDTH; ++p) {
-        const int64_t i = g * WIDTH + p;
-        const auto in_bank = [&](int64_t t) { return bank_codes + g * stride * WIDTH + (t / QUAD * WIDTH + p) * QUAD; };
-        if (i < n && query_codes)
-          query_scales[i] = encode(points + i * width, offset, moved.data(), width, QUERY_LEVELS, query_squares[i],
-                                   query_errors[i], query_sums[i], [&](int64_t t, bytes numbers) {
-                                     std::memcpy(query_codes + i * stride + t, &numbers, std::min(WIDTH, stride - t));
-                                   });
-        if (i < n && bank_codes)
-          bank_scales[i] = encode(points + i * width, offset, moved.data(), width, BANK_LEVELS, bank_squares[i],
-                                  bank_errors[i], bank_sums[i], [&](int64_t t, bytes numbers) {
-                                    uint8_t shifted[WIDTH];
-                                    numbers += static_cast<int8_t>(OFFSET);
-                                    std::memcpy(shifted, &numbers, sizeof shifted);
-                                    std::memcpy(in_bank(t), shifted, QUAD);
-                                    if (t + QUAD < stride) std::memcpy(in_bank(t + QUAD), shifted + QUAD, QUAD);
-                                  });
-        if (i >= n && bank_codes) {
-          for (int64_t t = 0; t < stride; t += QUAD) std::fill(in_bank(t), in_bank(t) + QUAD, OFFSET);
-          bank_scales[i] = bank_errors[i] = 0;
-          bank_sums[i] = 0;
-          bank_squares[i] = INF;
-        }
-      }
+    for (int64_t i = 0; i < groups * WIDTH; ++i) {
+      const float* point = points + i * width;
+      if (query_codes && i < n) queries.put_query(i, point, offset, moved.data(), width);
+      if (bank_codes && i < n) bank.put_in_bank(i, point, offset, moved.data(), width);
+      if (bank_codes && i >= n) bank.pad_bank(i);
+    }
   }
 }
 
@@ -137,8 +76,7 @@ extern "C" void nearest_pivots(const int8_t* pivot_codes, const float* pivot_sca
       float* out[ROWS];
       for (int64_t r = 0; r < ROWS; ++r) {
         which[r] = std::min(at + r, n_pivots - 1);
-        // where the values of this group are written, counted from those of the first
-        out[r] = reinterpret_cast<float*>(found + r) - group * WIDTH;
+        out[r] = reinterpret_cast<float*>(found + r);
       }
       values_of_groups<1>(pivots, which, points, group, out);
       for (int64_t r = 0; r < ROWS; ++r) {

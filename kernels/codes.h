@@ -1,7 +1,11 @@
 // Points as whole numbers of eight bits, and the products of some of them with all; it decides nothing.
+//
+// A point lies within a known distance of what its codes say, so that codes bound every distance from both sides,
+// whatever they lose. Products of whole numbers are exact: results do not depend on the processor.
 #pragma once
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "vectors.h"
 
@@ -38,6 +42,12 @@ inline ivec add_products(ivec sums, const uint8_t* bank, const int8_t* query) {
 #endif
 }
 
+// what float32 loses of a point when it is moved by an offset, and of the distance between a point and its codes; and
+// points next to nothing, which have no inverse in float32
+constexpr float ROUNDING = 1e-6f, TINY = 1e-30f;
+
+typedef int8_t bytes __attribute__((vector_size(8)));
+
 // Points in eight bits: scale * codes lies within error of the point; squares are those of scale * codes.
 // Queries: codes (n, stride) with sign. A bank: (groups, stride / QUAD, WIDTH, QUAD), OFFSET added.
 struct Codes {
@@ -50,7 +60,79 @@ struct Codes {
   const uint8_t* group(int64_t g) const { return static_cast<const uint8_t*>(codes) + g * stride * WIDTH; }
 };
 
-// The bank's squares less twice its products with some queries: values (ROWS, padded) of COUNT groups from `first` on.
+// Room for codes of queries or of a bank.
+struct CodeRoom {
+  void* codes;
+  float *scales, *squares, *errors;
+  int32_t* sums;
+  int64_t stride;
+
+  // One point's codes, eight at a time at put(t, codes). moved: room for the point in whole vectors, 0 beyond its
+  // coordinates; offset: nullptr where the point is not moved
+  template <typename Put>
+  void encode(int64_t i, const float* point, const float* offset, float* moved, int64_t width, int32_t levels, Put put) {
+    vec most = {};
+    for (int64_t t = 0; t < width; ++t) moved[t] = offset ? point[t] - offset[t] : point[t];
+    for (int64_t t = 0; t < width; t += WIDTH) {
+      const vec x = load(moved + t), size = x < vec{} ? -x : x;
+      most = size > most ? size : most;
+    }
+    float largest = 0;
+    for (int64_t lane = 0; lane < WIDTH; ++lane) largest = std::max(largest, most[lane]);
+    const float scale = largest > TINY ? largest / levels : 0, inverse = largest > TINY ? levels / largest : 0;
+    // adding 1.5 * 2^23 rounds to the nearest whole number
+    const vec magic = all(12582912.0f);
+    vec lost = {}, squared = {}, whole = {};
+    ivec summed = {};
+    for (int64_t t = 0; t < width; t += WIDTH) {
+      const vec x = load(moved + t), code = (x * all(inverse) + magic) - magic, apart = x - code * all(scale);
+      lost += apart * apart;
+      squared += code * code;
+      whole += x * x;
+      const ivec numbers = __builtin_convertvector(code, ivec);
+      summed += numbers;
+      put(t, __builtin_convertvector(numbers, bytes));
+    }
+    sums[i] = 0;
+    for (int64_t lane = 0; lane < WIDTH; ++lane) sums[i] += summed[lane];
+    scales[i] = scale;
+    squares[i] = static_cast<float>(static_cast<double>(scale) * scale * total(squared));
+    errors[i] = scale > 0 ? std::sqrt(total(lost)) * (1 + 1e-5f) + ROUNDING * std::sqrt(total(whole))
+                          : largest * std::sqrt(static_cast<float>(width));
+  }
+
+  void put_query(int64_t i, const float* point, const float* offset, float* moved, int64_t width) {
+    int8_t* row = static_cast<int8_t*>(codes) + i * stride;
+    encode(i, point, offset, moved, width, QUERY_LEVELS,
+           [&](int64_t t, bytes numbers) { std::memcpy(row + t, &numbers, std::min(WIDTH, stride - t)); });
+  }
+
+  void put_in_bank(int64_t i, const float* point, const float* offset, float* moved, int64_t width) {
+    encode(i, point, offset, moved, width, BANK_LEVELS, [&](int64_t t, bytes numbers) {
+      uint8_t shifted[WIDTH];
+      numbers += static_cast<int8_t>(OFFSET);
+      std::memcpy(shifted, &numbers, sizeof shifted);
+      std::memcpy(in_bank(i, t), shifted, QUAD);
+      if (t + QUAD < stride) std::memcpy(in_bank(i, t + QUAD), shifted + QUAD, QUAD);
+    });
+  }
+
+  // what stands in a bank beyond its last point is near nothing
+  void pad_bank(int64_t i) {
+    for (int64_t t = 0; t < stride; t += QUAD) std::fill(in_bank(i, t), in_bank(i, t) + QUAD, OFFSET);
+    scales[i] = errors[i] = 0;
+    sums[i] = 0;
+    squares[i] = std::numeric_limits<float>::infinity();
+  }
+
+  uint8_t* in_bank(int64_t i, int64_t t) {
+    return static_cast<uint8_t*>(codes) + i / WIDTH * stride * WIDTH + (t / QUAD * WIDTH + i % WIDTH) * QUAD;
+  }
+};
+
+inline int64_t whole_quads(int64_t width) { return (width + QUAD - 1) / QUAD * QUAD; }
+
+// The bank's squares less twice its products with ROWS queries: values of COUNT groups of the bank from `first` on.
 // The coordinates multiplied are the queries', which may be the first ones of the bank's.
 template <int64_t COUNT>
 void values_of_groups(const Codes& queries, const int64_t* rows, const Codes& bank, int64_t first, float* const* values) {
@@ -68,7 +150,7 @@ void values_of_groups(const Codes& queries, const int64_t* rows, const Codes& ba
       const int64_t j = (first + g) * WIDTH;
       const vec product = __builtin_convertvector(sums[r][g] - OFFSET * queries.sums[rows[r]], vec);
       const vec both = all(2 * queries.scales[rows[r]]) * load(bank.scales + j);
-      store(values[r] + j, load(bank.squares + j) - both * product);
+      store(values[r] + g * WIDTH, load(bank.squares + j) - both * product);
     }
 }
 
@@ -83,7 +165,7 @@ void values_of_rows(const Codes& queries, const int64_t* rows, int64_t count, co
         // the last one stands in for those beyond it
         const int64_t row = std::min(at + r, count - 1);
         which[r] = rows[row];
-        out[r] = values + row * padded;
+        out[r] = values + row * padded + first * WIDTH;
       }
       if (groups - first >= GROUPS)
         values_of_groups<GROUPS>(queries, which, bank, first, out);
