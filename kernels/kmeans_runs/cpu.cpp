@@ -7,167 +7,82 @@
 #include <limits>
 #include <vector>
 
+#include "codes.h"
+#include "products.h"
+#include "seeding.h"
 #include "vectors.h"
 
 namespace {
 
-typedef float quad __attribute__((vector_size(16)));
+// codes are given up where they leave more than half of the points in doubt, of so many at least
+constexpr int64_t LEAST_JUDGED = 4 * BLOCK;
 
-constexpr float INF = std::numeric_limits<float>::infinity();
-constexpr int64_t ROWS = 8, BLOCK = 64, DEPTH = 512;
+// Centroids as a bank of codes.
+struct CodedCentroids {
+  std::vector<uint8_t> codes;
+  std::vector<float> scales, squares, errors, moved;
+  std::vector<int32_t> sums;
+  int64_t stride;
+  float largest_error = 0;
 
-int64_t whole_vectors(int64_t n) { return (n + WIDTH - 1) / WIDTH * WIDTH; }
+  CodedCentroids(int64_t padded, int64_t width)
+      : codes(padded * whole_quads(width)), scales(padded), squares(padded), errors(padded),
+        moved(whole_quads(width) + WIDTH), sums(padded), stride(whole_quads(width)) {}
 
-// out[p][c] += rows[p] . columns[.][c] for some points and vectors of centroids, over depth coordinates
-template <int64_t POINTS, int64_t LANES>
-void multiply(const float* const* rows, const float* columns, int64_t stride, int64_t depth, float* out, int64_t width) {
-  vec sum[POINTS][LANES];
-#pragma GCC unroll 8
-  for (int64_t p = 0; p < POINTS; ++p)
-#pragma GCC unroll 2
-    for (int64_t l = 0; l < LANES; ++l) sum[p][l] = load(out + p * width + l * WIDTH);
-  for (int64_t t = 0; t < depth; ++t) {
-    vec c[LANES];
-#pragma GCC unroll 2
-    for (int64_t l = 0; l < LANES; ++l) c[l] = load(columns + t * stride + l * WIDTH);
-#pragma GCC unroll 8
-    for (int64_t p = 0; p < POINTS; ++p) {
-      const vec x = all(rows[p][t]);
-#pragma GCC unroll 2
-      for (int64_t l = 0; l < LANES; ++l) sum[p][l] += x * c[l];
+  void set(const float* centroids, int64_t k, int64_t width) {
+    CodeRoom room{codes.data(), scales.data(), squares.data(), errors.data(), sums.data(), stride};
+    for (int64_t c = 0; c < static_cast<int64_t>(scales.size()); ++c) {
+      if (c < k)
+        room.put_in_bank(c, centroids + c * width, nullptr, moved.data(), width);
+      else
+        room.pad_bank(c);
     }
-  }
-#pragma GCC unroll 8
-  for (int64_t p = 0; p < POINTS; ++p)
-#pragma GCC unroll 2
-    for (int64_t l = 0; l < LANES; ++l) store(out + p * width + l * WIDTH, sum[p][l]);
-}
-
-// Products of chosen points with all centroids, in blocks that stay in the cache.
-struct Products {
-  int64_t width, padded;       // coordinates; centroids in whole vectors
-  std::vector<float> columns;  // (width, padded)
-  std::vector<float> sq_norm;  // (padded), infinite beyond the last centroid
-  std::vector<float> block;    // (BLOCK, padded)
-
-  Products(int64_t width, int64_t k)
-      : width(width), padded(whole_vectors(k)), columns(width * padded), sq_norm(padded), block(BLOCK * padded) {}
-
-  void set(const float* centroids, int64_t k) {
-    std::fill(sq_norm.begin(), sq_norm.end(), INF);
-    for (int64_t c = 0; c < k; ++c) {
-      float sum = 0;
-      for (int64_t t = 0; t < width; ++t) {
-        const float value = centroids[c * width + t];
-        columns[t * padded + c] = value;
-        sum += value * value;
-      }
-      sq_norm[c] = sum;
-    }
+    largest_error = *std::max_element(errors.begin(), errors.end());
   }
 
-  void put(int64_t c, const float* point, float point_sq) {
-    for (int64_t t = 0; t < width; ++t) columns[t * padded + c] = point[t];
-    sq_norm[c] = point_sq;
+  Codes view(int64_t k) const {
+    return {codes.data(), scales.data(), squares.data(), errors.data(), sums.data(), k, stride};
   }
-
-  // block[p][c] = x . c for the count points of X named by index
-  void multiply_all(const float* X, const int64_t* index, int64_t count) {
-    std::fill(block.begin(), block.begin() + whole_rows(count) * padded, 0.0f);
-    for (int64_t from = 0; from < width; from += DEPTH) {
-      const int64_t depth = std::min(DEPTH, width - from);
-      for (int64_t c = 0; c < padded;) {
-        const int64_t lanes = padded - c >= 2 * WIDTH ? 2 : 1;
-        for (int64_t p = 0; p < count; p += ROWS) {
-          const float* rows[ROWS];
-          for (int64_t r = 0; r < ROWS; ++r) rows[r] = X + index[std::min(p + r, count - 1)] * width + from;
-          float* out = block.data() + p * padded + c;
-          const float* at = columns.data() + from * padded + c;
-          if (lanes == 2) {
-            multiply<4, 2>(rows, at, padded, depth, out, padded);
-            multiply<4, 2>(rows + 4, at, padded, depth, out + 4 * padded, padded);
-          } else {
-            multiply<8, 1>(rows, at, padded, depth, out, padded);
-          }
-        }
-        c += lanes * WIDTH;
-      }
-    }
-  }
-
-  static int64_t whole_rows(int64_t count) { return (count + ROWS - 1) / ROWS * ROWS; }
 };
 
-struct Problem {
-  const float* X;        // (n, width), centred and of size about 1
-  const float* x_sq;     // (n)
-  const int64_t* order;  // 0 .. n - 1
-  int64_t n, width, k;
-};
+// The nearest and the second nearest of values (padded) that stand for centroids.
+struct Nearest {
+  float best = INF, next = INF;
+  int32_t label = 0;
 
-// Choose k of the points to start from: each next one with odds by squared distance, the best of the trials.
-void seed(const Problem& problem, const double* draws, int64_t draw_stride, int64_t trials, int64_t* chosen) {
-  const int64_t n = problem.n, width = problem.width;
-  Products products(width, trials);
-  const int64_t lanes = products.padded;
-  std::vector<float> closest(n, INF), reached(n * lanes);
-  std::vector<double> mass(n), sums(lanes);
-  std::vector<int64_t> candidates(trials);
-  for (int64_t c = 0; c < problem.k; ++c) {
-    const double* draw = draws + c * draw_stride;
-    const int64_t tried = c == 0 ? 1 : trials;
-    if (c == 0) {
-      candidates[0] = static_cast<int64_t>(draw[0] * n);
-    } else {
-      double sum = 0;
-      for (int64_t i = 0; i < n; ++i) mass[i] = sum += closest[i];
-      // the first point whose cumulated distance exceeds the draw: a point at distance 0 is never it
-      for (int64_t t = 0; t < trials; ++t)
-        candidates[t] = std::min<int64_t>(
-            std::upper_bound(mass.begin(), mass.end(), draw[t] * sum) - mass.begin(), n - 1);
+  Nearest(const float* values, int64_t padded) {
+    // lane by lane: the least of every eighth centroid, where it stands, and the least of the others
+    vec least = all(INF), other = all(INF);
+    ivec place = {};
+    for (int64_t c = 0; c < padded; c += WIDTH) {
+      const vec sq = load(values + c);
+      const ivec less = sq < least;
+      const vec larger = less ? least : sq;
+      other = larger < other ? larger : other;
+      least = less ? sq : least;
+      place = less ? ivec{} + static_cast<int32_t>(c) : place;
     }
-    for (int64_t t = 0; t < tried; ++t)
-      products.put(t, problem.X + candidates[t] * width, problem.x_sq[candidates[t]]);
-    double best = std::numeric_limits<double>::infinity();
-    int64_t winner = 0;
-    std::fill(sums.begin(), sums.end(), 0.0);
-    for (int64_t start = 0; start < n; start += BLOCK) {
-      const int64_t count = std::min(BLOCK, n - start);
-      products.multiply_all(problem.X, problem.order + start, count);
-      for (int64_t t = 0; t < tried; t += WIDTH) {
-        // a lane for each trial
-        const vec candidate_sq = load(products.sq_norm.data() + t);
-        doubles sum[2] = {};
-        for (int64_t p = 0; p < count; ++p) {
-          const int64_t i = start + p;
-          vec near = (all(problem.x_sq[i]) + candidate_sq) - all(2.0f) * load(products.block.data() + p * lanes + t);
-          near = near < vec{} ? vec{} : near;
-          near = near < all(closest[i]) ? near : all(closest[i]);
-          store(reached.data() + i * lanes + t, near);
-          quad half[2];
-          std::memcpy(half, &near, sizeof half);
-          sum[0] += __builtin_convertvector(half[0], doubles);
-          sum[1] += __builtin_convertvector(half[1], doubles);
-        }
-        for (int64_t lane = 0; lane < WIDTH; ++lane) sums[t + lane] += sum[lane / 4][lane % 4];
+    for (int64_t lane = 0; lane < WIDTH; ++lane) {
+      const int32_t at = place[lane] + static_cast<int32_t>(lane);
+      if (least[lane] < best || (least[lane] == best && at < label)) {
+        next = std::min(best, std::min(next, other[lane]));
+        best = least[lane];
+        label = at;
+      } else {
+        next = std::min(next, std::min(least[lane], other[lane]));
       }
     }
-    for (int64_t t = 0; t < tried; ++t)
-      if (sums[t] < best) {
-        best = sums[t];
-        winner = t;
-      }
-    for (int64_t i = 0; i < n; ++i) closest[i] = reached[i * lanes + winner];
-    chosen[c] = candidates[winner];
   }
-}
+};
 
 class Run {
  public:
   Run(const Problem& problem, float* centroids, int32_t* labels)
       : p_(problem), centroids_(centroids), labels_(labels), products_(problem.width, problem.k),
         sums_(problem.k * problem.width, 0.0), sizes_(problem.k, 0), upper_(problem.n, INF), lower_(problem.n, 0.0f),
-        drift_(problem.k, 0.0f), half_gap_(problem.k, 0.0f) {
+        drift_(problem.k, 0.0f), half_gap_(problem.k, 0.0f),
+        coded_(problem.codes ? whole_vectors(problem.k) : 0, problem.codes ? problem.width : 0),
+        by_codes_(problem.codes) {
     std::fill(labels, labels + problem.n, -1);
     // what rounding makes of a squared distance: the root of a sum of width terms, and some for centring
     rounding_ = std::numeric_limits<float>::epsilon() * (8 + 2 * std::sqrt(static_cast<float>(problem.width)));
@@ -199,6 +114,7 @@ class Run {
   // Give each point its nearest centroid; those whose bounds leave no doubt are not looked at.
   bool assign() {
     products_.set(centroids_, p_.k);
+    if (by_codes_) coded_.set(centroids_, p_.k, p_.width);
     gaps();
     float c_most = 0;
     for (int64_t c = 0; c < p_.k; ++c) c_most = std::max(c_most, products_.sq_norm[c]);
@@ -224,37 +140,47 @@ class Run {
     return changed;
   }
 
+  // Labels and bounds of a block's points as codes tell them; the points that they leave in doubt: their number, places
+  int64_t look_at_codes(const int64_t* index, int64_t count, int32_t* labels, int64_t* doubtful) {
+    values_.resize(BLOCK * products_.padded);
+    values_of_rows(*p_.codes, index, count, coded_.view(p_.k), values_.data());
+    int64_t doubts = 0;
+    for (int64_t p = 0; p < count; ++p) {
+      const int64_t i = index[p];
+      const Nearest nearest(values_.data() + p * products_.padded, products_.padded);
+      const float error = (p_.codes->errors[i] + coded_.largest_error) * (1 + 1e-5f) + 1e-6f * std::sqrt(largest_sq_);
+      upper_[i] = std::sqrt(std::max(nearest.best + p_.codes->squares[i], 0.0f)) + error;
+      lower_[i] = std::max(std::sqrt(std::max(nearest.next + p_.codes->squares[i], 0.0f)) - error, 0.0f);
+      labels[p] = nearest.label;
+      if (!(upper_[i] < lower_[i])) doubtful[doubts++] = p;
+    }
+    judged_ += count;
+    doubted_ += doubts;
+    if (judged_ >= LEAST_JUDGED && 2 * doubted_ > judged_) by_codes_ = false;
+    return doubts;
+  }
+
   bool assign_block(const int64_t* index, int64_t count) {
-    products_.multiply_all(p_.X, index, count);
+    int32_t labels[BLOCK];
+    int64_t doubtful[BLOCK], of_doubtful[BLOCK], doubts = count;
+    if (by_codes_) {
+      doubts = look_at_codes(index, count, labels, doubtful);
+    } else {
+      for (int64_t p = 0; p < count; ++p) doubtful[p] = p;
+    }
+    for (int64_t d = 0; d < doubts; ++d) of_doubtful[d] = index[doubtful[d]];
+    if (doubts) products_.values_of(p_.X, of_doubtful, doubts);
+    for (int64_t d = 0; d < doubts; ++d) {
+      const int64_t i = of_doubtful[d];
+      const Nearest nearest(products_.block.data() + d * products_.padded, products_.padded);
+      upper_[i] = std::sqrt(std::max(nearest.best + p_.x_sq[i], 0.0f));
+      lower_[i] = std::sqrt(std::max(nearest.next + p_.x_sq[i], 0.0f));
+      labels[doubtful[d]] = nearest.label;
+    }
     bool changed = false;
     for (int64_t p = 0; p < count; ++p) {
-      const float* product = products_.block.data() + p * products_.padded;
-      // lane by lane: the least of every eighth centroid, where it stands, and the least of the others
-      vec least = all(INF), other = all(INF);
-      ivec place = {};
-      for (int64_t c = 0; c < products_.padded; c += WIDTH) {
-        const vec sq = load(products_.sq_norm.data() + c) - all(2.0f) * load(product + c);
-        const ivec less = sq < least;
-        const vec larger = less ? least : sq;
-        other = larger < other ? larger : other;
-        least = less ? sq : least;
-        place = less ? ivec{} + static_cast<int32_t>(c) : place;
-      }
-      float best = INF, next = INF;
-      int32_t label = 0;
-      for (int64_t lane = 0; lane < WIDTH; ++lane) {
-        const int32_t at = place[lane] + static_cast<int32_t>(lane);
-        if (least[lane] < best || (least[lane] == best && at < label)) {
-          next = std::min(best, std::min(next, other[lane]));
-          best = least[lane];
-          label = at;
-        } else {
-          next = std::min(next, std::min(least[lane], other[lane]));
-        }
-      }
       const int64_t i = index[p];
-      upper_[i] = std::sqrt(std::max(best + p_.x_sq[i], 0.0f));
-      lower_[i] = std::sqrt(std::max(next + p_.x_sq[i], 0.0f));
+      const int32_t label = labels[p];
       const int32_t old = labels_[i];
       if (old == label) continue;
       changed = true;
@@ -366,6 +292,10 @@ class Run {
   std::vector<double> sums_;
   std::vector<int64_t> sizes_;
   std::vector<float> upper_, lower_, drift_, half_gap_;
+  CodedCentroids coded_;
+  std::vector<float> values_;
+  bool by_codes_;
+  int64_t judged_ = 0, doubted_ = 0;
   float rounding_, largest_sq_, most_drift_ = 0, second_drift_ = 0;
   int64_t fastest_ = -1;
   double shift_ = 0;
@@ -380,32 +310,46 @@ double inertia(const Problem& problem, const double* centroids, const int32_t* l
 
 }  // namespace
 
-// X (layers, n, width), x_sq (layers, n), sketch (layers, n, sketch_width) and its squares: the points, or fewer
-// coordinates that keep their distances well enough for the odds of seeding, order (n): 0 .. n - 1, tol (layers): absolute, on the squared shift
-// draws (k, fresh, trials), init (layers, k, width) or nullptr: the first run's centroids
+// X (layers, n, width), x_sq (layers, n); sketch (layers, n, sketch_width) and its squares: the points, or fewer
+// coordinates that keep their distances well enough for the odds of seeding; order (n): 0 .. n - 1; tol (layers):
+// absolute, on the squared shift; draws (k, fresh, trials), init (layers, k, width) or nullptr: the first run's centroids;
+// code_room (layers * n) for the points' codes, or without codes where none are wanted
 // -> labels (layers, runs, n), centroids (layers, runs, k, width), sums, iterations (layers, runs)
 extern "C" void kmeans_runs(const float* X, const float* x_sq, const float* sketch, const float* sketch_sq,
-                            const int64_t* order, int64_t layers, int64_t n, int64_t width, int64_t sketch_width, int64_t k, int64_t fresh, int64_t trials, const double* draws,
-                            const float* init, int64_t max_iter, const float* tol, int32_t* labels, double* centroids,
-                            double* sums, int64_t* iterations, int32_t threads) {
-  const int64_t warm = init ? 1 : 0, runs = fresh + warm;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-  for (int64_t task = 0; task < layers * runs; ++task) {
-    const int64_t layer = task / runs, run = task % runs;
-    const Problem problem{X + layer * n * width, x_sq + layer * n, order, n, width, k};
-    std::vector<float> own(k * width);
-    if (run < warm) {
-      std::copy_n(init + layer * k * width, k * width, own.data());
-    } else {
-      const Problem sketched{sketch + layer * n * sketch_width, sketch_sq + layer * n, order, n, sketch_width, k};
-      std::vector<int64_t> chosen(k);
-      seed(sketched, draws + (run - warm) * trials, fresh * trials, trials, chosen.data());
-      for (int64_t c = 0; c < k; ++c) std::copy_n(problem.X + chosen[c] * width, width, own.data() + c * width);
+                            const int64_t* order, int64_t layers, int64_t n, int64_t width, int64_t sketch_width,
+                            int64_t k, int64_t fresh, int64_t trials, const double* draws, const float* init,
+                            int64_t max_iter, const float* tol, int8_t* codes, float* scales, float* squares,
+                            float* errors, int32_t* code_sums, int32_t* labels, double* centroids, double* sums,
+                            int64_t* iterations, int32_t threads) {
+  const int64_t warm = init ? 1 : 0, runs = fresh + warm, stride = whole_quads(width);
+#pragma omp parallel num_threads(threads)
+  {
+    if (codes) {
+      std::vector<float> moved(stride + WIDTH);
+      CodeRoom room{codes, scales, squares, errors, code_sums, stride};
+#pragma omp for schedule(static)
+      for (int64_t i = 0; i < layers * n; ++i) room.put_query(i, X + i * width, nullptr, moved.data(), width);
     }
-    Run at_work(problem, own.data(), labels + task * n);
-    iterations[task] = at_work.iterate(max_iter, tol[layer]);
-    double* last = centroids + task * k * width;
-    at_work.finish(last);
-    sums[task] = inertia(problem, last, labels + task * n);
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t task = 0; task < layers * runs; ++task) {
+      const int64_t layer = task / runs, run = task % runs, at = layer * n;
+      Codes of_layer{};
+      if (codes) of_layer = {codes + at * stride, scales + at, squares + at, errors + at, code_sums + at, n, stride};
+      const Problem problem{X + at * width, x_sq + at, order, n, width, k, codes ? &of_layer : nullptr};
+      std::vector<float> own(k * width);
+      if (run < warm) {
+        std::copy_n(init + layer * k * width, k * width, own.data());
+      } else {
+        const Problem sketched{sketch + at * sketch_width, sketch_sq + at, order, n, sketch_width, k, nullptr};
+        std::vector<int64_t> chosen(k);
+        seed(sketched, draws + (run - warm) * trials, fresh * trials, trials, chosen.data());
+        for (int64_t c = 0; c < k; ++c) std::copy_n(problem.X + chosen[c] * width, width, own.data() + c * width);
+      }
+      Run at_work(problem, own.data(), labels + task * n);
+      iterations[task] = at_work.iterate(max_iter, tol[layer]);
+      double* last = centroids + task * k * width;
+      at_work.finish(last);
+      sums[task] = inertia(problem, last, labels + task * n);
+    }
   }
 }

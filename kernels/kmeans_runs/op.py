@@ -9,11 +9,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fastcluster_lm.kernels.native import address, library, thread_count
+from fastcluster_lm.kernels.pages import room
 from fastcluster_lm.kernels.rounding import row_squares
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
 # beyond this many coordinates seeding, whose distances outnumber those of a few iterations, sees a sketch of the points
 SKETCH_FROM, SKETCH_WIDTH = 512, 256
+# from so many coordinates, and centroids of all runs, points are first compared by eight-bit codes
+LEAST_WIDTH, LEAST_PRODUCTS, QUAD = 256, 32, 4
 
 
 class Runs(NamedTuple):
@@ -59,12 +62,25 @@ def kmeans_runs_native(
     centroids = torch.empty(n_layers, runs, n_clusters, width, dtype=torch.float64)
     inertia = torch.empty(n_layers, runs, dtype=torch.float64)
     n_iter = torch.empty(n_layers, runs, dtype=torch.int64)
+    # kept by name until the call is over
+    codes = _code_room(X, n_clusters * runs)
+    encoded = [address(part, part.dtype) for part in codes] or [None] * 5
     native.kmeans_runs(
         *(address(part, torch.float32) for part in (X, x_sq, sketch, sketch_sq)), address(order, torch.int64),
         *(ctypes.c_int64(size) for size in (n_layers, n, width, sketch.shape[-1], n_clusters, fresh, trials)),
         address(draws, torch.float64), None if init is None else address(init, torch.float32), ctypes.c_int64(max_iter),
-        address(limits, torch.float32), address(labels, torch.int32), address(centroids, torch.float64),
+        address(limits, torch.float32), *encoded, address(labels, torch.int32), address(centroids, torch.float64),
         address(inertia, torch.float64), address(n_iter, torch.int64),
         ctypes.c_int32(thread_count()),
     )  # fmt: skip
     return Runs(labels, centroids, inertia, n_iter)
+
+
+def _code_room(X: Tensor, products: int) -> list[Tensor]:
+    """Give room for the points' codes, or none where products with so few centroids cost less than encoding them."""
+    n_layers, n, width = X.shape
+    if width < LEAST_WIDTH or products < LEAST_PRODUCTS:
+        return []
+    kinds = (torch.float32, torch.float32, torch.float32, torch.int32)
+    rows = [room(n_layers * n, dtype=kind) for kind in kinds]
+    return [room(n_layers * n, -(-width // QUAD) * QUAD, dtype=torch.int8), *rows]

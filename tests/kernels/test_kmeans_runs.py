@@ -1,0 +1,76 @@
+"""Compiled KMeans: codes spare products and change nothing, whatever they lose."""
+
+import pytest
+import torch
+
+from fastcluster_lm.kernels import native
+from fastcluster_lm.kernels.kmeans_runs import kmeans_runs_native, op
+
+pytestmark = pytest.mark.skipif(not native.status()[0], reason=native.status()[1])
+N, WIDTH, K = 600, 300, 12
+
+
+def points(kind: str) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(K, (N,), generator=generator)
+    noise = torch.randn(N, WIDTH, generator=generator)
+    centres = torch.randn(K, WIDTH, generator=generator)
+    if kind == "blobs":
+        X = centres[labels] * 2 + noise
+    elif kind == "noise":
+        X = noise
+    elif kind == "distinct":
+        X = centres[labels]
+    else:
+        # two points at most in each class, between two codes in all coordinates, and as near to the others as to codes
+        assert kind == "on the edge"
+        X = torch.randint(-2, 2, (4, WIDTH), generator=generator)[labels % 4] + 0.5 + 0.01 * noise
+        X[:, 0] = 127 * (1 - 2 * (labels % 2))
+    return (X - X.mean(0))[None]
+
+
+def runs(X: torch.Tensor, fresh: int, *, warm: bool):
+    draws = torch.rand(K, fresh, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    init = X[:, :: N // K][:, :K].contiguous() if warm else None
+    return kmeans_runs_native(X, K, draws, init, 50, 1e-4)
+
+
+@pytest.mark.parametrize("kind", ["blobs", "noise", "distinct", "on the edge"])
+@pytest.mark.parametrize("fresh, warm", [(3, False), (2, True)])
+def test_codes_change_no_bit(kind: str, fresh: int, warm: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    X = points(kind)
+    coded = runs(X, fresh, warm=warm)
+    assert op._code_room(X, K * (fresh + warm))
+    monkeypatch.setattr(op, "LEAST_WIDTH", WIDTH + 1)
+    assert not op._code_room(X, K * (fresh + warm))
+    for found, expected in zip(coded, runs(X, fresh, warm=warm), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_what_codes_lose_of_centroids_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    # points that codes hold exactly, and two centroids: to the nearer one codes round all coordinates up, to the other half
+    monkeypatch.setattr(op, "LEAST_PRODUCTS", 1)
+    base = torch.randint(-20, 20, (WIDTH,), generator=torch.Generator().manual_seed(0)).float()
+    base[0] = 127
+    nearer, other = base + 0.501, base + torch.where(torch.arange(WIDTH) % 2 == 0, 0.6, 0.45)
+    nearer[0] = other[0] = 127
+    X = torch.cat([base.expand(50, -1), -base.expand(50, -1)])[None].contiguous()
+    init = torch.stack([other, nearer, -base])[None]
+    found = kmeans_runs_native(X, 3, torch.empty(3, 0, 4, dtype=torch.float64), init, 1, 1.0)
+    assert found.labels[0, 0].tolist() == [1] * 50 + [2] * 50
+
+
+def test_few_products_are_not_worth_codes() -> None:
+    X = torch.zeros(1, 10, 256)
+    assert op._code_room(X, 32) and not op._code_room(X, 31)
+    assert not op._code_room(X[..., :255], 32)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_codes_of_several_layers_are_each_layers_own(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_threads", threads)
+    kinds = ("blobs", "on the edge", "noise")
+    together = runs(torch.cat([points(kind) for kind in kinds]), 3, warm=False)
+    for layer, kind in enumerate(kinds):
+        for whole, alone in zip(together, runs(points(kind), 3, warm=False), strict=True):
+            assert torch.equal(whole[layer], alone[0])
