@@ -39,8 +39,8 @@ def kmeans_runs_native(
     """Run KMeans from every start to its end; None where compiled code cannot.
 
     Shapes: X (layers, n, d) f32, centred and of size about 1; draws in [0, 1) f64, fresh may be 0; init is run 0
-    Units:  tol on the summed squared shift of a run's centroids, as a share of the mean variance of a layer's coordinates,
-            as scikit-learn has it; inertia f64 by direct differences
+    Units:  tol on the summed squared shift of a run's centroids, as a share of the mean variance of a layer's
+            coordinates, as scikit-learn has it; inertia f64 by direct differences
     """
     native = library(SOURCE) if X.device.type == "cpu" else None
     if native is None:
@@ -64,12 +64,12 @@ def kmeans_runs_native(
     n_iter = torch.empty(n_layers, runs, dtype=torch.int64)
     # kept by name until the call is over
     codes = _code_room(X, n_clusters * runs)
-    encoded = [address(part, part.dtype) for part in codes] or [None] * 5
+    encoded: list[ctypes.c_void_p | None] = [address(part, part.dtype) for part in codes]
     native.kmeans_runs(
         *(address(part, torch.float32) for part in (X, x_sq, sketch, sketch_sq)), address(order, torch.int64),
         *(ctypes.c_int64(size) for size in (n_layers, n, width, sketch.shape[-1], n_clusters, fresh, trials)),
         address(draws, torch.float64), None if init is None else address(init, torch.float32), ctypes.c_int64(max_iter),
-        address(limits, torch.float32), *encoded, address(labels, torch.int32), address(centroids, torch.float64),
+        address(limits, torch.float32), *(encoded or [None] * 5), address(labels, torch.int32), address(centroids, torch.float64),
         address(inertia, torch.float64), address(n_iter, torch.int64),
         ctypes.c_int32(thread_count()),
     )  # fmt: skip

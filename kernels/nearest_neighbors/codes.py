@@ -101,7 +101,7 @@ class Cells(NamedTuple):
 
 
 def cells_of(points: Float[Tensor, "n d"], offset: Float[Tensor, " d"], codes: Codes) -> Cells:
-    """Give each of the points the nearest of some of them, as their codes, a bank's, tell it by the first coordinates."""
+    """Give each point the nearest of some of them, as their codes, a bank's, tell by the first coordinates."""
     n, width = len(points), min(points.shape[1], CELL_WIDTH)
     count = max(1, min(PIVOTS, n // POINTS_A_PIVOT))
     chosen = points[torch.linspace(0, n - 1, count).long(), :width].contiguous()

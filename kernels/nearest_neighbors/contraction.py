@@ -15,7 +15,7 @@ LEAST_WIDTH, LEAST_POINTS, LEAST_SHARE = 256, 1024, 8
 FIRST_WIDTH, FIRST_POINTS = 1024, 4096
 # leading directions at most, and how often they are refined
 DIRECTIONS, REFINED = 128, 1
-# directions kept: those along which points spread by more than so many times what noise does (Marchenko and Pastur 1967)
+# directions kept: those along which points spread by more than so many times what noise does (Marchenko, Pastur 1967)
 NOISE = 1.5
 # random coordinates of what the leading directions leave. Their squared length over the true one is chi-squared with
 # RANDOM degrees of freedom, over RANDOM; divided by SHRINK besides it is above 1 with probability below
@@ -52,17 +52,17 @@ def contracting_axes(means: Float[Tensor, "m d"]) -> Float[Tensor, "d s"]:
 
 
 class CodedAxes(NamedTuple):
-    """Axes as sums of two codes, and by what coordinates along them are to be divided to bring nothing farther apart."""
+    """Axes as sums of two codes, and what coordinates along them are divided by to bring nothing farther apart."""
 
     codes: Codes
     rest: Codes
-    count: int
+    n_axes: int
     shrink: float
 
     def coordinates(self, points: Codes) -> Float[Tensor, "n s"]:
         """Give the coordinates of what the points' codes stand for."""
-        whole = coordinates_along(points, self.codes, self.count)
-        return whole.add_(coordinates_along(points, self.rest, self.count)).div_(self.shrink)
+        whole = coordinates_along(points, self.codes, self.n_axes)
+        return whole.add_(coordinates_along(points, self.rest, self.n_axes)).div_(self.shrink)
 
 
 def in_codes(axes: Float[Tensor, "d s"]) -> CodedAxes:

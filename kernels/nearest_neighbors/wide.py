@@ -22,8 +22,8 @@ from fastcluster_lm.kernels.rounding import SPARE, matmul_rounding, row_squares
 
 # a block of a matmul's values fits a processor's cache
 BLOCK_BYTES = 8 * 2**20
-# points beyond its candidates that a row may look at, as a share of the bank, in fewer coordinates and in all: more cost
-# as much as the next look at the row
+# points beyond its candidates that a row may look at, as a share of the bank, in fewer coordinates and in all: more
+# cost as much as the next look at the row
 LOOKED_AT_FEW, LOOKED_AT = 1 / 16, 1 / 4
 # of so many groups of rows that are looked at together one is tried first; where fewer than this share of its rows is
 # settled, the look is given up
@@ -72,7 +72,7 @@ class _Search:
             self._by_products(rows)
 
     def _by_codes(self) -> Tensor:
-        """Look at codes of all coordinates and of few, the cheaper first; give the rows that are left, near ones together."""
+        """Look at codes of all coordinates and of few, the cheaper first; give the rows left, near ones together."""
         layer = self.layer
         queries, bank = self._codes(layer.queries, layer.bank, layer.offset)
         sizes = [(part.squares.sqrt() + part.errors).square() for part in (queries, bank)]
@@ -84,10 +84,10 @@ class _Search:
             # codes of all coordinates lose too much where a few hold nearly all of the distances
             if len(rows) < WORTH * self.n_queries or not pays(*shape):
                 return rows
-            _, *few = self._contracted(queries, bank)
-            return self._try(rows, *few, slack, LOOKED_AT_FEW)
-        order, *few = self._contracted(queries, bank)
-        rows = self._try(order, *few, slack, LOOKED_AT_FEW)
+            _, asked, among = self._contracted(queries, bank)
+            return self._try(rows, asked, among, slack, LOOKED_AT_FEW)
+        rows, asked, among = self._contracted(queries, bank)
+        rows = self._try(rows, asked, among, slack, LOOKED_AT_FEW)
         return self._try(rows, queries, bank, slack, LOOKED_AT)
 
     def _codes(self, queries: Tensor, bank: Tensor, offset: Tensor) -> tuple[Codes, Codes]:
@@ -111,7 +111,7 @@ class _Search:
         points = queries if self.own else quantise(layer.bank, layer.offset, bank=False)
         cells = cells_of(layer.bank, layer.offset, bank)
         axes = in_codes(contracting_axes(cells.means(points)[:, : self.width]))
-        origin = torch.zeros(axes.count, dtype=torch.float32)
+        origin = torch.zeros(axes.n_axes, dtype=torch.float32)
         reduced_bank = axes.coordinates(points)
         reduced = reduced_bank if self.own else axes.coordinates(queries)
         asked, among = self._codes(reduced, reduced_bank, origin)

@@ -48,7 +48,7 @@ def test_codes_change_no_bit(kind: str, fresh: int, warm: bool, monkeypatch: pyt
 
 
 def test_what_codes_lose_of_centroids_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    # points that codes hold exactly, and two centroids: to the nearer one codes round all coordinates up, to the other half
+    # codes hold the points, and round all coordinates of the nearer centroid up, half of the other one's
     monkeypatch.setattr(op, "LEAST_PRODUCTS", 1)
     base = torch.randint(-20, 20, (WIDTH,), generator=torch.Generator().manual_seed(0)).float()
     base[0] = 127
@@ -56,7 +56,8 @@ def test_what_codes_lose_of_centroids_counts(monkeypatch: pytest.MonkeyPatch) ->
     nearer[0] = other[0] = 127
     X = torch.cat([base.expand(50, -1), -base.expand(50, -1)])[None].contiguous()
     init = torch.stack([other, nearer, -base])[None]
-    found = kmeans_runs_native(X, 3, torch.empty(3, 0, 4, dtype=torch.float64), init, 1, 1.0)
+    # labels by the centroids as they are
+    found = kmeans_runs_native(X, 3, torch.empty(3, 0, 4, dtype=torch.float64), init, 0, 1.0)
     assert found.labels[0, 0].tolist() == [1] * 50 + [2] * 50
 
 

@@ -33,7 +33,7 @@ def points(kind: str, seed: int = 0) -> torch.Tensor:
         # so far apart that neither codes nor float32 products see more than two points
         return noise + 1e4 * (torch.arange(N) % 2)[:, None]
     if kind == "on the edge":
-        # all coordinates of a class lie half-way between two codes, so that codes bring its points as far apart as they can
+        # a class lies half-way between two codes in all coordinates: codes bring its points as far apart as they can
         halves = torch.randint(-3, 3, (CLASSES // 2, WIDTH), generator=generator)[labels[: N // 2] // 2] + 0.5
         halves = halves + noise[: N // 2] * 0.01
         halves[:, 0] = 127

@@ -70,7 +70,9 @@ def find_clusters(X: Float[Tensor, "layers n d"], params: KMeansParams, memory_b
 def _native_runs(
     X: Tensor, offset: Tensor, scale: Tensor, params: KMeansParams, draws: Tensor, init: Tensor | None
 ) -> Runs | None:
-    """Run compiled KMeans on all layers; of large ones on as many at a time as keep threads busy; None where it cannot."""
+    """Run compiled KMeans on all layers, large ones as many at a time as keep threads busy; None where it cannot."""
+    if X.device.type != "cpu":
+        return None
     runs, layers = params.n_init + (init is not None), len(X)
     if X.numel() * X.element_size() > WHOLE_BYTES:
         layers = min(layers, -(-thread_count() // runs))
