@@ -69,7 +69,8 @@ def kmeans_runs_native(
         *(address(part, torch.float32) for part in (X, x_sq, sketch, sketch_sq)), address(order, torch.int64),
         *(ctypes.c_int64(size) for size in (n_layers, n, width, sketch.shape[-1], n_clusters, fresh, trials)),
         address(draws, torch.float64), None if init is None else address(init, torch.float32), ctypes.c_int64(max_iter),
-        address(limits, torch.float32), *(encoded or [None] * 5), address(labels, torch.int32), address(centroids, torch.float64),
+        address(limits, torch.float32), *(encoded or [None] * 5),
+        address(labels, torch.int32), address(centroids, torch.float64),
         address(inertia, torch.float64), address(n_iter, torch.int64),
         ctypes.c_int32(thread_count()),
     )  # fmt: skip
