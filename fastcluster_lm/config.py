@@ -93,6 +93,12 @@ class TrainingConfig:
         "of the matmuls; weights, sums and states stay float32; auto: bfloat16 on a GPU that has it, else float32",
         choices=("auto", "float32", "bfloat16"),
     )
+    block: str = setting(
+        "auto",
+        "blocks of the model: plain runs them operation by operation, fused each as one compiled op (and rounds "
+        "otherwise); auto: fused on a CPU with a compiler, below a width of 192",
+        choices=("auto", "plain", "fused"),
+    )
     head: str = setting(
         "auto",
         "output head and loss: plain holds all logits of a step, fused a tile of them (and rounds otherwise); "

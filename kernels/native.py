@@ -80,10 +80,15 @@ def thread_count() -> int:
 
 def address(tensor: Tensor, dtype: torch.dtype) -> ctypes.c_void_p:
     """Give the address of a contiguous CPU tensor of this dtype; anything else would be read as what it is not."""
-    if not tensor.is_contiguous() or tensor.device.type != "cpu" or tensor.dtype != dtype:
+    return ctypes.c_void_p(place(tensor, dtype))
+
+
+def place(tensor: Tensor, dtype: torch.dtype) -> int:
+    """Give the same as a number, for arrays of addresses."""
+    if not tensor.is_cpu or tensor.dtype != dtype or not tensor.is_contiguous():
         found = f"{tensor.dtype} with strides {tensor.stride()} on {tensor.device}"
         raise ValueError(f"expected a contiguous {dtype} CPU tensor, got {found}")
-    return ctypes.c_void_p(tensor.data_ptr())
+    return tensor.data_ptr()
 
 
 def check_codes(values: Tensor, limit: int, name: str) -> None:

@@ -82,6 +82,8 @@ class Rooms:
             "graph_reason": self.trainer.graph_reason,
             "precision": str(self.trainer.precision).removeprefix("torch."),
             "precision_reason": self.trainer.precision_reason,
+            "block": "fused" if self.trainer.fused_block else "plain",
+            "block_reason": self.trainer.block_reason,
             "head": "fused" if self.trainer.fused_head else "plain",
             "head_reason": self.trainer.head_reason,
             "engine": self.engine.name,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastcluster_lm.config import ModelConfig
 from fastcluster_lm.kernels import StateCapture
+from fastcluster_lm.kernels.transformer_block import BlockWeights, transformer_block
 
 
 class ModelOutput(NamedTuple):
@@ -101,6 +102,11 @@ class GPT2(LanguageModel):
             x = x[:, 0]
         return HiddenOutput(self.ln_f(x), capture.states(), capture.sq_norms())
 
+    def fuse_blocks(self, fused: bool) -> None:
+        """Let each block run as one op forward and one backward, or operation by operation; it rounds otherwise."""
+        for block in self.blocks:
+            cast(Block, block).fused = fused
+
     def _draw_weights(self, generator: torch.Generator) -> None:
         # GPT-2: normal weights, residual projections scaled down by the number of residual additions
         std = self.config.init_std
@@ -123,6 +129,7 @@ class Block(nn.Module):
         d_mlp = config.d_mlp or 4 * d_model
         self.n_heads = config.n_heads
         self.dropout = config.dropout
+        self.fused = False
         self.ln_1 = nn.LayerNorm(d_model)
         self.c_attn = nn.Linear(d_model, 3 * d_model)
         self.attn_c_proj = nn.Linear(d_model, d_model)
@@ -132,12 +139,16 @@ class Block(nn.Module):
         self.drop = nn.Dropout(config.dropout)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        if self.fused:
+            return transformer_block(x, None, self._weights(), self.n_heads)
         q, k, v = (self._heads(part) for part in self.c_attn(self.ln_1(x)).chunk(3, -1))
         mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=self._attention_dropout(), is_causal=True)
         return self._finish(x, mixed)
 
     def at(self, x: Float[Tensor, "B T D"], positions: Int[Tensor, "B P"]) -> Float[Tensor, "B P D"]:
         """Compute the block for a few positions only; keys and values still come from all that precede them."""
+        if self.fused:
+            return transformer_block(x, positions, self._weights(), self.n_heads)
         d_model = x.shape[-1]
         normed = self.ln_1(x)
         weight, bias = self.c_attn.weight, self.c_attn.bias
@@ -154,6 +165,12 @@ class Block(nn.Module):
         x = x + self.drop(self.attn_c_proj(mixed.transpose(1, 2).flatten(2)))
         hidden = F.gelu(self.c_fc(self.ln_2(x)), approximate="tanh")
         return x + self.drop(self.mlp_c_proj(hidden))
+
+    def _weights(self) -> BlockWeights:
+        ln_1, qkv, out = self.ln_1, self.c_attn, self.attn_c_proj
+        ln_2, fc, proj = self.ln_2, self.c_fc, self.mlp_c_proj
+        attention = (ln_1.weight, ln_1.bias, qkv.weight, qkv.bias, out.weight, out.bias)
+        return BlockWeights(*attention, ln_2.weight, ln_2.bias, fc.weight, fc.bias, proj.weight, proj.bias)
 
     def _attention_dropout(self) -> float:
         return self.dropout if self.training else 0.0

@@ -16,7 +16,7 @@ from fastcluster_lm.config import TrainingConfig
 from fastcluster_lm.data import BatchSampler, Instances
 from fastcluster_lm.device import Device, compile_policy, graph_policy, head_policy, precision_policy
 from fastcluster_lm.kernels import linear_cross_entropy
-from fastcluster_lm.model import GPT2, Evaluator, LanguageModel
+from fastcluster_lm.model import GPT2, Evaluator, LanguageModel, block_policy
 from fastcluster_lm.training.early_stopping import EarlyStoppingMark
 from fastcluster_lm.training.optimizer import build_optimizer, learning_rate
 from fastcluster_lm.training.step import EagerStep, GraphedStep, Step
@@ -54,15 +54,19 @@ class Trainer:
         self.mark = EarlyStoppingMark.of(config)
         self.compiled, self.compile_reason = compile_policy(config.compile, device)
         rows = config.batch_size * (train.tokens.shape[1] if config.loss == "all" else 1)
+        self.precision, self.precision_reason = precision_policy(config.precision, device)
+        self.fused_block, self.block_reason = False, "a model from elsewhere has its own blocks"
         self.fused_head, self.head_reason = False, "a model from elsewhere has its own head"
         self._forward: Any = torch.compile(model, fullgraph=True, dynamic=False) if self.compiled else model
         self._hidden: Any = model
         if isinstance(model, GPT2):
+            chosen = block_policy(config.block, device, self.precision, model.config)
+            self.fused_block, self.block_reason = chosen
+            model.fuse_blocks(self.fused_block)
             logits_mib = 4 * rows * model.wte.num_embeddings / 2**20
             self.fused_head, self.head_reason = head_policy(config.head, device, logits_mib)
             hidden = model.hidden
             self._hidden = torch.compile(hidden, fullgraph=True, dynamic=False) if self.compiled else hidden
-        self.precision, self.precision_reason = precision_policy(config.precision, device)
         self._forward, self._hidden = (self._in_precision(forward) for forward in (self._forward, self._hidden))
         self.evaluator = Evaluator(model, self._forward, EVALUATION_BATCH, fixed_shape=self.compiled)
         self.graphed, self.graph_reason = graph_policy(config.graph, device, model.config.dropout)
