@@ -53,10 +53,18 @@ def status() -> tuple[bool, str]:
     if _failures:
         return False, _failures[0]
     try:
+        _check_not_off()
         compiler = _compiler()
     except NativeError as error:
         return False, str(error)
     return True, _version(compiler)
+
+
+def forget() -> None:
+    """Forget what was loaded and what failed, so that the next call looks for a compiler and compiles anew."""
+    library.cache_clear()
+    _compiler.cache_clear()
+    _failures.clear()
 
 
 def use_threads(count: int) -> None:
@@ -115,6 +123,7 @@ def cache_dir() -> Path:
 
 
 def _load(source: Path) -> ctypes.CDLL:
+    _check_not_off()
     compiler = _compiler()
     headers = sorted([*source.parent.parent.glob("*.h"), *source.parent.glob("*.h")])
     recipe = [_version(compiler), _processor(), *FLAGS, *(path.read_text() for path in (source, *headers))]
@@ -151,10 +160,13 @@ def _compile(compiler: str, source: Path, target: Path) -> None:
     raise NativeError(f"{compiler} failed on {source.name}: {done.stderr.strip().splitlines()[:1]}")
 
 
-@cache
-def _compiler() -> str:
+def _check_not_off() -> None:
     if os.environ.get(OFF) == "0":
         raise NativeError(f"{OFF}=0 turns it off")
+
+
+@cache
+def _compiler() -> str:
     for name in (os.environ.get("CXX"), "c++", "g++", "clang++"):
         if name and (path := shutil.which(name)):
             return path

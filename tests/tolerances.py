@@ -18,3 +18,9 @@ LINEAR_CROSS_ENTROPY = 1e-6
 # a gradient's last rounding in units of its dtype's eps, where plain torch was luckier: one, since Triton's interpreter
 # cuts off what bfloat16 cannot hold (it stores 1.0078 as 1.0), where a GPU rounds and half of it would do
 LAST_ROUNDING = 1.0
+
+# errors of transformer_block over plain torch's own, as a share of the largest true value: both round in float32, in
+# other orders; 16 units of 2**-23 for an output behind two norms, a softmax and a GELU of its own polynomial
+TRANSFORMER_BLOCK = 2e-6
+# errors of adamw_step over torch's fused AdamW, as a share of the largest weight: a few roundings a step
+ADAMW_STEP = 5e-7

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastcluster_lm.errors import TrainingError
 from fastcluster_lm.kernels.transfer import Fetch, to_device
+from fastcluster_lm.training.update import Update
 
 Loss = Callable[[Int[Tensor, " B"]], tuple[Float[Tensor, ""], Float[Tensor, "B layers D"]]]
 # a function that can be called again and again, made of one that is run once to be recorded
@@ -44,22 +45,17 @@ class EagerStep:
     def __init__(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, limit: float, device: torch.device
     ) -> None:
-        self._optimizer, self._loss = optimizer, loss
-        self._limit, self._device = limit, device
-        # walking the modules anew at each step would cost a fortieth of a small one
-        self._weights = list(model.parameters())
+        self._optimizer, self._loss, self._device = optimizer, loss, device
+        self._update = Update(model, optimizer, limit)
 
     def take(self, batch: Int[Tensor, " B"], rate: float, step: int) -> Computed:
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
         loss, states = self._loss(to_device(batch, self._device))
         value = loss.item()
         _check_loss(value, step)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        grad_norm = nn.utils.clip_grad_norm_(self._weights, self._limit).item()
+        grad_norm = self._update.take(rate)
         _check_norm(grad_norm, value, step)
-        self._optimizer.step()
         return Computed(value, grad_norm, states)
 
 

@@ -1,7 +1,6 @@
 """Checks and dispatch of transformer_block: C++ for float32 on a CPU; where it cannot, the caller has plain torch."""
 
 import ctypes
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +93,12 @@ def _backward(
     return gradients
 
 
-@cache
 def _native() -> ctypes.CDLL:
     native = library(SOURCE)
     if native is None:
         raise DataError("transformer_block needs compiled code, and there is none here; the log says why")
+    if native.transformer_block.argtypes:
+        return native
     sizes = [ctypes.c_int64] * 6
     pointer = ctypes.c_void_p
     native.transformer_block_keeps.argtypes, native.transformer_block_keeps.restype = sizes, ctypes.c_int64
@@ -107,6 +107,7 @@ def _native() -> ctypes.CDLL:
     return native
 
 
+# torch keeps compiled graphs between processes by the names of ops: one whose results change shape needs another name
 @custom_op("fclm::transformer_block", mutates_args=(), device_types="cpu")
 def _block(
     x: Tensor,

@@ -67,9 +67,9 @@ def plain_torch(monkeypatch):
     monkeypatch.setenv(native.OFF, "0")
     # a map's start is found in another way there
     monkeypatch.setattr(_fused_tsne, "_principal_components", _fused_tsne._leading_without_waiting)
-    native.library.cache_clear()
+    native.forget()
     yield
-    native.library.cache_clear()
+    native.forget()
 
 
 @pytest.fixture

@@ -165,8 +165,7 @@ def test_threads_are_those_asked_for_or_the_environments(threads, monkeypatch):
 
 
 def test_without_a_compiler_torch_takes_over_and_says_so(monkeypatch, caplog):
-    native.library.cache_clear()
-    native._compiler.cache_clear()
+    native.forget()
     monkeypatch.setenv(native.OFF, "0")
     try:
         found = near(20, 5)
@@ -177,8 +176,7 @@ def test_without_a_compiler_torch_takes_over_and_says_so(monkeypatch, caplog):
         assert native.status() == (False, "FCLM_NATIVE=0 turns it off")
     finally:
         monkeypatch.undo()
-        native.library.cache_clear()
-        native._compiler.cache_clear()
+        native.forget()
 
 
 @needs_compiler

@@ -1,0 +1,55 @@
+"""Dispatch of adamw_step: C++ for float32 on a CPU; None elsewhere, where the caller has torch's optimiser."""
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fastcluster_lm.errors import ShapeError
+from fastcluster_lm.kernels.adamw_step.moments import Moments
+from fastcluster_lm.kernels.native import library, place
+
+SOURCE = Path(__file__).with_name("cpu.cpp")
+
+
+class AdamWStep:
+    """Moves weights in place, again and again; the places of weights and moments are looked up once."""
+
+    def __init__(self, native: ctypes.CDLL, moments: Moments) -> None:
+        count, pointers = len(moments.weights), ctypes.c_void_p * len(moments.weights)
+        self._native, self._moments, self._pointers = native, moments, pointers
+        self._sizes = (ctypes.c_int64 * count)(*(weight.numel() for weight in moments.weights))
+        self._decays = (ctypes.c_double * count)(*moments.decays)
+        kept = (moments.weights, moments.means, moments.square_means, moments.steps)
+        self._places = [pointers(*(place(tensor, torch.float32) for tensor in tensors)) for tensors in kept]
+        native.adamw_step.restype = ctypes.c_double
+        places, numbers = [ctypes.c_void_p] * 6, [ctypes.c_double] * 5
+        native.adamw_step.argtypes = [*places, ctypes.c_int64, ctypes.c_void_p, *numbers, ctypes.c_int32]
+
+    def take(self, gradients: Sequence[Tensor], rate: float, limit: float) -> float:
+        """Clip the whole gradient's norm and move all weights by one step; give the norm before the clip.
+
+        Units:  a norm that is not finite moves nothing; gradients stay as they are; no bit depends on the threads,
+                of which there are as many as torch's
+        Errors: ShapeError for another number of gradients, ValueError for one that is no contiguous float32 on a CPU
+        """
+        if len(gradients) != len(self._sizes):
+            raise ShapeError(f"there are {len(gradients)} gradients and {len(self._sizes)} weights; expected as many")
+        places = self._pointers(*[place(gradient, torch.float32) for gradient in gradients])
+        weights, *kept = self._places
+        betas = (self._moments.beta1, self._moments.beta2, self._moments.eps)
+        return self._native.adamw_step(
+            weights, places, *kept, self._sizes, len(gradients), self._decays, rate, *betas, limit,
+            torch.get_num_threads(),
+        )  # fmt: skip
+
+
+def adamw_step_native(moments: Moments) -> AdamWStep | None:
+    """Prepare steps of these weights; None where compiled code cannot take them."""
+    tensors = (*moments.weights, *moments.means, *moments.square_means, *moments.steps)
+    if not all(part.is_cpu and part.dtype == torch.float32 and part.is_contiguous() for part in tensors):
+        return None
+    native = library(SOURCE)
+    return None if native is None else AdamWStep(native, moments)
