@@ -7,32 +7,43 @@
 
 namespace {
 
-// distances of one query to all points, whose coordinates lie one after the other: columns (width, padded)
-void distances_to_all(const float* query, const float* columns, int64_t n, int64_t padded, int64_t width, float* out) {
-  constexpr int64_t AT_ONCE = 4;
-  for (int64_t start = 0; start < padded; start += AT_ONCE * WIDTH) {
-    const int64_t parts = std::min(AT_ONCE, (padded - start) / WIDTH);
-    vec sum[AT_ONCE] = {};
-    if (parts == AT_ONCE) {
-      for (int64_t t = 0; t < width; ++t) {
-        const vec q = all(query[t]);
-        const float* c = columns + t * padded + start;
-#pragma GCC unroll 4
-        for (int64_t part = 0; part < AT_ONCE; ++part) {
-          const vec apart = q - load(c + part * WIDTH);
-          sum[part] += apart * apart;
-        }
-      }
-    } else {
-      for (int64_t t = 0; t < width; ++t)
-        for (int64_t part = 0; part < parts; ++part) {
-          const vec apart = all(query[t]) - load(columns + t * padded + start + part * WIDTH);
-          sum[part] += apart * apart;
-        }
+constexpr int64_t QUERIES = 4;  // rows whose distances are computed together: as many sums as hide an addition's latency
+
+// adds to sums the squares of the differences in one coordinate, of some queries and vectors of points
+template <int64_t VECTORS>
+__attribute__((always_inline)) inline void add_squares(const float* const* queries, int64_t t, const float* columns,
+                                                       vec (&sums)[QUERIES][VECTORS]) {
+  vec at[VECTORS];
+#pragma GCC unroll 8
+  for (int64_t v = 0; v < VECTORS; ++v) at[v] = load(columns + v * WIDTH);
+#pragma GCC unroll 8
+  for (int64_t q = 0; q < QUERIES; ++q) {
+    const vec own = all(queries[q][t]);
+#pragma GCC unroll 8
+    for (int64_t v = 0; v < VECTORS; ++v) {
+      const vec apart = own - at[v];
+      sums[q][v] += apart * apart;
     }
-    for (int64_t part = 0; part < parts; ++part) store(out + start + part * WIDTH, square_root(sum[part]));
   }
-  for (int64_t j = n; j < padded; ++j) out[j] = INF;
+}
+
+template <int64_t VECTORS>
+void distances_to_vectors(const float* const* queries, const float* columns, int64_t padded, int64_t width,
+                          int64_t start, std::vector<float>* out) {
+  vec sums[QUERIES][VECTORS] = {};
+  for (int64_t t = 0; t < width; ++t) add_squares(queries, t, columns + t * padded + start, sums);
+  for (int64_t q = 0; q < QUERIES; ++q)
+    for (int64_t v = 0; v < VECTORS; ++v) store(out[q].data() + start + v * WIDTH, square_root(sums[q][v]));
+}
+
+// distances of some queries to all points, whose coordinates lie one after the other: columns (width, padded)
+void distances_to_all(const float* const* queries, const float* columns, int64_t n, int64_t padded, int64_t width,
+                      std::vector<float>* out) {
+  int64_t start = 0;
+  for (; start + 2 * WIDTH <= padded; start += 2 * WIDTH)
+    distances_to_vectors<2>(queries, columns, padded, width, start, out);
+  if (start < padded) distances_to_vectors<1>(queries, columns, padded, width, start, out);
+  for (int64_t q = 0; q < QUERIES; ++q) std::fill(out[q].begin() + n, out[q].begin() + padded, INF);
 }
 
 }  // namespace
@@ -47,15 +58,22 @@ extern "C" void neighbors_direct(const float* queries, const float* columns, con
                         distances, indices};
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<float> values(padded);
+    std::vector<float> values[QUERIES];
+    for (auto& of_query : values) of_query.resize(padded);
     std::vector<uint64_t> kept(2 * k + 2 * WIDTH);
     Buckets buckets;
     Sorter sorter;
-#pragma omp for schedule(dynamic, 16)
-    for (int64_t task = 0; task < layers * n_queries; ++task) {
-      const int64_t layer = task / n_queries, row = task % n_queries;
-      distances_to_all(queries + task * width, columns + layer * width * padded, n_bank, padded, width, values.data());
-      problem.from_values(layer, row, values, kept, buckets, sorter);
+    const int64_t groups = (n_queries + QUERIES - 1) / QUERIES;
+#pragma omp for schedule(dynamic, 4)
+    for (int64_t task = 0; task < layers * groups; ++task) {
+      const int64_t layer = task / groups, first = task % groups * QUERIES;
+      const int64_t rows = std::min(QUERIES, n_queries - first);
+      const float* group[QUERIES];
+      // the last one stands in for those beyond it
+      for (int64_t q = 0; q < QUERIES; ++q)
+        group[q] = queries + (layer * n_queries + first + std::min(q, rows - 1)) * width;
+      distances_to_all(group, columns + layer * width * padded, n_bank, padded, width, values);
+      for (int64_t q = 0; q < rows; ++q) problem.from_values(layer, first + q, values[q], kept, buckets, sorter);
     }
   }
 }

@@ -5,6 +5,9 @@
 
 namespace {
 
+// of so few points the k nearest are found by buckets, of more by a list or a bound; measured with 5 to 90 neighbours
+constexpr int64_t BUCKETED = 300, BUCKETED_EACH = 60, MOST_BUCKETED = 4000;
+
 struct Problem {
   const float *queries, *bank, *columns;
   const int64_t *query_ids, *bank_ids;
@@ -30,7 +33,7 @@ struct Problem {
 
   void from_values(int64_t layer, int64_t row, std::vector<float>& values, std::vector<uint64_t>& kept, Buckets& buckets,
                    Sorter& sorter) const {
-    if (k > FEW && n_bank <= 8 * k) {
+    if (n_bank <= std::min<int64_t>(MOST_BUCKETED, BUCKETED + BUCKETED_EACH * k)) {
       buckets.smallest(values, n_bank, k, identities(layer, row), kept);
       put(layer, row, kept);
       return;
