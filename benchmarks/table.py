@@ -17,8 +17,11 @@ def table(lines: list[Line]) -> str:
     for line in lines:
         if "found" not in line:
             continue
-        shape = ", ".join(str(line[key]) for key in ("n", "d", "classes") if key in line)
-        shape = shape if "n" in line else f"{line.get('preset', '')}, every {line['every']}" if "every" in line else ""
+        shape = ", ".join(str(line[key]) for key in ("n", "d", "classes") if key in line) if "n" in line else ""
+        if "every" in line:
+            shape = f"{line.get('preset', '')}, every {line['every']}"
+        elif line["bench"] == "maps":
+            shape = f"{line['steps']} steps"
         sign = "≥" if line["target_is"] == "at least" else "≤"
         outcome = "pass" if line["pass"] else "**short**"
         what = f"{line['bench']}: {line['kind']}"
