@@ -1,13 +1,12 @@
 """Blocks as one op and the update in training: the same steps as torch's, and a choice that is written down."""
 
-import copy
 import math
 from dataclasses import replace
 
 import pytest
 import torch
 
-from fastcluster_lm.config import ModelConfig, TrainingConfig, config_from_dict
+from fastcluster_lm.config import ModelConfig, config_from_dict
 from fastcluster_lm.device import choose_device
 from fastcluster_lm.engine import Rooms
 from fastcluster_lm.errors import UsageError
@@ -17,14 +16,9 @@ from fastcluster_lm.tasks import taskset_of
 from fastcluster_lm.training import Trainer
 from fastcluster_lm.training import update as update_room
 from tests.laws.conftest import SMALL
+from tests.training.conftest import CONFIG, trained
 
-CONFIG = TrainingConfig(steps=30, batch_size=16, warmup_steps=3, learning_rate=1e-2)
 needs_compiler = pytest.mark.skipif(not native.status()[0], reason=native.status()[1])
-
-
-def trained(model, splits, config, steps=5):
-    trainer = Trainer(copy.deepcopy(model), *splits, config, choose_device("cpu"), seed=0)
-    return trainer, [trainer.advance() for _ in range(steps)]
 
 
 @needs_compiler
@@ -89,10 +83,7 @@ def test_the_choice_is_written_down():
 
 @needs_compiler
 @pytest.mark.parametrize("loss", ["output", "all"])
-def test_the_compiled_graph_with_fused_blocks_has_no_break(model, splits, loss, monkeypatch):
-    torch._dynamo.reset()
-    compile_ = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda function, **options: compile_(function, backend="eager", **options))
+def test_the_compiled_graph_with_fused_blocks_has_no_break(model, splits, loss, traced_only):
     config = replace(CONFIG, loss=loss, block="fused", compile="on")
     _, found = trained(model, splits, config, steps=2)
     _, expected = trained(model, splits, replace(config, compile="off"), steps=2)

@@ -1,24 +1,17 @@
 """The fused output head in training: the same gradients, no logits, and a choice that is written down."""
 
-import copy
 from dataclasses import replace
 
 import pytest
 import torch
 
-from fastcluster_lm.config import TrainingConfig, config_from_dict
+from fastcluster_lm.config import config_from_dict
 from fastcluster_lm.device import choose_device, head_policy
 from fastcluster_lm.engine import Rooms
 from fastcluster_lm.tasks import taskset_of
 from fastcluster_lm.training import Trainer
 from tests.laws.conftest import SMALL
-
-CONFIG = TrainingConfig(steps=30, batch_size=16, warmup_steps=3, learning_rate=1e-2)
-
-
-def trained(model, splits, config, steps=5):
-    trainer = Trainer(copy.deepcopy(model), *splits, config, choose_device("cpu"), seed=0)
-    return trainer, [trainer.advance() for _ in range(steps)]
+from tests.training.conftest import CONFIG, trained
 
 
 @pytest.mark.parametrize("loss", ["output", "all"])
@@ -67,10 +60,7 @@ def test_the_choice_is_written_down():
 
 
 @pytest.mark.parametrize("loss", ["output", "all"])
-def test_the_compiled_graph_of_the_hidden_states_has_no_break(model, splits, loss, monkeypatch):
-    torch._dynamo.reset()
-    compile_ = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda function, **options: compile_(function, backend="eager", **options))
+def test_the_compiled_graph_of_the_hidden_states_has_no_break(model, splits, loss, traced_only):
     config = replace(CONFIG, loss=loss, head="fused", compile="on")
     _, found = trained(model, splits, config, steps=2)
     _, expected = trained(model, splits, replace(config, compile="off"), steps=2)
