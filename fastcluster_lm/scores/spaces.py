@@ -199,30 +199,40 @@ def _vote(
 
 
 def _count_votes(column: str, indices: Tensor, members: Sequence[Sequence[tuple[int, Part]]]) -> Iterator[Votes]:
-    """Score the same neighbours (L, J, nq, k) under every kind of labels, and under their nulls."""
+    """Score the same neighbours (L, J, nq, k) under every kind of labels, and under their nulls, in one call for all."""
     device = indices.device
     flat = [(j, i, part) for j, same in enumerate(members) for i, part in same]
-    for (labels, _), chosen in buckets(flat, lambda item: (item[2].labels, item[2].nulls is not None)):
-        if column == "knn_share_across" and labels == "distribution":
-            continue
-        at = [j for j, _, _ in chosen]
+    kinds = [
+        chosen
+        for (labels, _), chosen in buckets(flat, lambda item: (item[2].labels, item[2].nulls is not None))
+        if column != "knn_share_across" or labels != "distribution"
+    ]
+    for at, together in buckets(kinds, lambda chosen: tuple(j for j, _, _ in chosen)):
         some = indices if len(at) == indices.shape[1] else indices[:, to_device(np.array(at), device)]
-        own = to_device(np.stack([part.true for _, _, part in chosen])[None], device)  # (1, J, nq)
-        banked = to_device(np.stack([part.bank_true for _, _, part in chosen])[None], device)
-        columns = {column: knn_share(some, own, banked)}
+        parts = [[part for _, _, part in chosen] for chosen in together]
+        ids = [[i for _, i, _ in chosen] for chosen in together]
+        own = np.stack([[part.true for part in same] for same in parts])  # (kinds, J, nq)
+        banked = np.stack([[part.bank_true for part in same] for same in parts])
         if column == "knn_share":
-            columns["knn_accuracy"] = knn_accuracy(some, own, banked)
-        if chosen[0][2].nulls is not None:
-            nulls = np.stack([part.nulls for _, _, part in chosen if part.nulls is not None], 1)  # (S, J, nq)
-            bank_nulls = np.stack([part.bank_nulls for _, _, part in chosen if part.bank_nulls is not None], 1)
-            step = max(1, _CHUNK // some.numel())
-            shares = [
+            won = knn_accuracy(some, to_device(own, device), to_device(banked, device))
+            yield from (Votes("knn_accuracy", won[n : n + 1], of) for n, of in enumerate(ids))
+        drawn = [n for n, same in enumerate(parts) if same[0].nulls is not None]
+        nulls = [np.stack([part.nulls for part in parts[n] if part.nulls is not None], 1) for n in drawn]  # (S, J, nq)
+        bank_nulls = [np.stack([part.bank_nulls for part in parts[n] if part.bank_nulls is not None], 1) for n in drawn]
+        step = max(1, _CHUNK // some.numel())
+        shares = torch.cat(
+            [
                 knn_share(some, to_device(a, device), to_device(b, device))
-                for a, b in zip(*(_slices(codes, step) for codes in (nulls, bank_nulls)), strict=True)
+                for a, b in zip(
+                    _slices(np.concatenate([own, *nulls]), step),
+                    _slices(np.concatenate([banked, *bank_nulls]), step),
+                    strict=True,
+                )
             ]
-            columns[f"null_{column}"] = torch.cat(shares)
-        for name, scores in columns.items():
-            yield Votes(name, scores, [i for _, i, _ in chosen])
+        )
+        of_kinds, *of_nulls = shares.split([len(own), *map(len, nulls)])
+        yield from (Votes(column, of_kinds[n : n + 1], of) for n, of in enumerate(ids))
+        yield from (Votes(f"null_{column}", found, ids[n]) for n, found in zip(drawn, of_nulls, strict=True))
 
 
 def _gather(X: Tensor, points: Sequence[NDArray[np.int64]]) -> Tensor:

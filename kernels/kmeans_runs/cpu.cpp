@@ -5,15 +5,27 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <vector>
 
 #include "codes.h"
 #include "products.h"
 #include "seeding.h"
+#include "tiles.h"
 #include "vectors.h"
 
 namespace {
 
+struct Problem {
+  const float* X;      // (n, width), centred and of size about 1
+  const float* x_sq;   // (n)
+  int64_t n, width, k;
+  const Codes* codes;  // of the points; nullptr where they do not pay
+  const Tiles* tiles;  // of the points; nullptr where bounds, which spare distances, pay
+};
+
+// coordinates from which bounds, that spare distances, pay; narrower points are compared with all centroids
+constexpr int64_t LEAST_BOUNDED = 256;
 // codes are given up where they leave more than half of the points in doubt, of so many at least
 constexpr int64_t LEAST_JUDGED = 4 * BLOCK;
 
@@ -114,6 +126,7 @@ class Run {
   // Give each point its nearest centroid; those whose bounds leave no doubt are not looked at.
   bool assign() {
     products_.set(centroids_, p_.k);
+    if (p_.tiles) return assign_tiles();
     if (by_codes_) coded_.set(centroids_, p_.k, p_.width);
     gaps();
     float c_most = 0;
@@ -138,6 +151,48 @@ class Run {
     std::fill(drift_.begin(), drift_.end(), 0.0f);
     most_drift_ = second_drift_ = 0;
     return changed;
+  }
+
+  // Give each point its nearest centroid by its distances from all of them.
+  bool assign_tiles() {
+    std::vector<const float*> rows(p_.k);
+    for (int64_t c = 0; c < p_.k; ++c) rows[c] = centroids_ + c * p_.width;
+    bool changed = false;
+    for (int64_t tile = 0; tile < p_.tiles->count; ++tile) {
+      vec least[TILE / WIDTH];
+      ivec labels[TILE / WIDTH] = {};
+      std::fill_n(least, TILE / WIDTH, all(INF));
+      p_.tiles->multiply(tile, rows.data(), p_.k, [&](int64_t c, const float* products) {
+        const vec own = all(products_.sq_norm[c]);
+        for (int64_t v = 0; v < TILE / WIDTH; ++v) {
+          const vec value = own - all(2.0f) * load(products + v * WIDTH);
+          const ivec less = value < least[v];
+          least[v] = less ? value : least[v];
+          labels[v] = less ? ivec{} + static_cast<int32_t>(c) : labels[v];
+        }
+      });
+      const int64_t first = tile * TILE;
+      for (int64_t at = 0; at < std::min(TILE, p_.n - first); ++at)
+        changed |= relabel(first + at, labels[at / WIDTH][at % WIDTH]);
+    }
+    return changed;
+  }
+
+  // Move a point to a cluster; false if it is there.
+  bool relabel(int64_t i, int32_t label) {
+    const int32_t old = labels_[i];
+    if (old == label) return false;
+    labels_[i] = label;
+    const float* x = p_.X + i * p_.width;
+    if (old >= 0) {
+      --sizes_[old];
+      double* from = sums_.data() + old * p_.width;
+      for (int64_t t = 0; t < p_.width; ++t) from[t] -= x[t];
+    }
+    ++sizes_[label];
+    double* to = sums_.data() + label * p_.width;
+    for (int64_t t = 0; t < p_.width; ++t) to[t] += x[t];
+    return true;
   }
 
   // Labels and bounds of a block's points as codes tell them; the points that they leave in doubt: their number, places
@@ -178,23 +233,7 @@ class Run {
       labels[doubtful[d]] = nearest.label;
     }
     bool changed = false;
-    for (int64_t p = 0; p < count; ++p) {
-      const int64_t i = index[p];
-      const int32_t label = labels[p];
-      const int32_t old = labels_[i];
-      if (old == label) continue;
-      changed = true;
-      labels_[i] = label;
-      const float* x = p_.X + i * p_.width;
-      if (old >= 0) {
-        --sizes_[old];
-        double* from = sums_.data() + old * p_.width;
-        for (int64_t t = 0; t < p_.width; ++t) from[t] -= x[t];
-      }
-      ++sizes_[label];
-      double* to = sums_.data() + label * p_.width;
-      for (int64_t t = 0; t < p_.width; ++t) to[t] += x[t];
-    }
+    for (int64_t p = 0; p < count; ++p) changed |= relabel(index[p], labels[p]);
     return changed;
   }
 
@@ -311,16 +350,15 @@ double inertia(const Problem& problem, const double* centroids, const int32_t* l
 }  // namespace
 
 // X (layers, n, width), x_sq (layers, n); sketch (layers, n, sketch_width) and its squares: the points, or fewer
-// coordinates that keep their distances well enough for the odds of seeding; order (n): 0 .. n - 1; tol (layers):
-// absolute, on the squared shift; draws (k, fresh, trials), init (layers, k, width) or nullptr: the first run's centroids;
+// coordinates that keep their distances well enough for the odds of seeding; tol (layers): absolute, on the
+// squared shift; draws (k, fresh, trials), init (layers, k, width) or nullptr: the first run's centroids;
 // code_room (layers * n) for the points' codes, or without codes where none are wanted
 // -> labels (layers, runs, n), centroids (layers, runs, k, width), sums, iterations (layers, runs)
 extern "C" void kmeans_runs(const float* X, const float* x_sq, const float* sketch, const float* sketch_sq,
-                            const int64_t* order, int64_t layers, int64_t n, int64_t width, int64_t sketch_width,
-                            int64_t k, int64_t fresh, int64_t trials, const double* draws, const float* init,
-                            int64_t max_iter, const float* tol, int8_t* codes, float* scales, float* squares,
-                            float* errors, int32_t* code_sums, int32_t* labels, double* centroids, double* sums,
-                            int64_t* iterations, int32_t threads) {
+                            int64_t layers, int64_t n, int64_t width, int64_t sketch_width, int64_t k, int64_t fresh,
+                            int64_t trials, const double* draws, const float* init, int64_t max_iter, const float* tol,
+                            int8_t* codes, float* scales, float* squares, float* errors, int32_t* code_sums,
+                            int32_t* labels, double* centroids, double* sums, int64_t* iterations, int32_t threads) {
   const int64_t warm = init ? 1 : 0, runs = fresh + warm, stride = whole_quads(width);
 #pragma omp parallel num_threads(threads)
   {
@@ -335,16 +373,24 @@ extern "C" void kmeans_runs(const float* X, const float* x_sq, const float* sket
       const int64_t layer = task / runs, run = task % runs, at = layer * n;
       Codes of_layer{};
       if (codes) of_layer = {codes + at * stride, scales + at, squares + at, errors + at, code_sums + at, n, stride};
-      const Problem problem{X + at * width, x_sq + at, order, n, width, k, codes ? &of_layer : nullptr};
+      const bool compared = width < LEAST_BOUNDED, seeded = run >= warm, sketched = sketch != X;
+      std::optional<Tiles> tiles;
+      if (compared || (seeded && !sketched)) tiles.emplace(X + at * width, n, width);
       std::vector<float> own(k * width);
-      if (run < warm) {
-        std::copy_n(init + layer * k * width, k * width, own.data());
-      } else {
-        const Problem sketched{sketch + at * sketch_width, sketch_sq + at, order, n, sketch_width, k, nullptr};
+      if (seeded) {
+        const float* seen = sketch + at * sketch_width;
+        std::optional<Tiles> of_sketch;
+        if (sketched) of_sketch.emplace(seen, n, sketch_width);
         std::vector<int64_t> chosen(k);
-        seed(sketched, draws + (run - warm) * trials, fresh * trials, trials, chosen.data());
-        for (int64_t c = 0; c < k; ++c) std::copy_n(problem.X + chosen[c] * width, width, own.data() + c * width);
+        Seeding(sketched ? *of_sketch : *tiles, seen, sketch_sq + at, trials)
+            .choose(k, draws + (run - warm) * trials, fresh * trials, chosen.data());
+        for (int64_t c = 0; c < k; ++c) std::copy_n(X + (at + chosen[c]) * width, width, own.data() + c * width);
+      } else {
+        std::copy_n(init + layer * k * width, k * width, own.data());
       }
+      if (!compared) tiles.reset();
+      const Problem problem{X + at * width, x_sq + at, n, width, k, codes ? &of_layer : nullptr,
+                            tiles ? &*tiles : nullptr};
       Run at_work(problem, own.data(), labels + task * n);
       iterations[task] = at_work.iterate(max_iter, tol[layer]);
       double* last = centroids + task * k * width;

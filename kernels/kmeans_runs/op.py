@@ -49,7 +49,7 @@ def kmeans_runs_native(
     fresh, trials = draws.shape[1:]
     runs = fresh + (init is not None)
     X, draws = X.contiguous(), draws.double().contiguous()
-    x_sq, order = row_squares(X), torch.arange(n)
+    x_sq = row_squares(X)
     limits = x_sq.sum(1) * (tol / (n * width))
     sketch, sketch_sq = X, x_sq
     if width > SKETCH_FROM and fresh:
@@ -66,7 +66,7 @@ def kmeans_runs_native(
     codes = _code_room(X, n_clusters * runs)
     encoded: list[ctypes.c_void_p | None] = [address(part, part.dtype) for part in codes]
     native.kmeans_runs(
-        *(address(part, torch.float32) for part in (X, x_sq, sketch, sketch_sq)), address(order, torch.int64),
+        *(address(part, torch.float32) for part in (X, x_sq, sketch, sketch_sq)),
         *(ctypes.c_int64(size) for size in (n_layers, n, width, sketch.shape[-1], n_clusters, fresh, trials)),
         address(draws, torch.float64), None if init is None else address(init, torch.float32), ctypes.c_int64(max_iter),
         address(limits, torch.float32), *(encoded or [None] * 5),

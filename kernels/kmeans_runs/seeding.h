@@ -4,76 +4,106 @@
 #include <limits>
 #include <vector>
 
-#include "codes.h"
 #include "products.h"
+#include "tiles.h"
 
 namespace {
 
 typedef float quad __attribute__((vector_size(16)));
 
-struct Problem {
-  const float* X;        // (n, width), centred and of size about 1
-  const float* x_sq;     // (n)
-  const int64_t* order;  // 0 .. n - 1
-  int64_t n, width, k;
-  const Codes* codes;    // of the points; nullptr where they do not pay
-};
+// All trials of a tile of points are compared at once.
+class Seeding {
+ public:
+  // X and x_sq are the points of the tiles and their squares.
+  Seeding(const Tiles& tiles, const float* X, const float* x_sq, int64_t trials)
+      : tiles_(tiles), X_(X), trials_(trials), x_sq_(tiles.count * TILE), closest_(tiles.count * TILE),
+        reached_(trials * tiles.count * TILE), mass_(tiles.count), masses_(trials * tiles.count) {
+    std::copy_n(x_sq, tiles.n, x_sq_.begin());
+    // those beyond the last point stay at distance 0 and are never drawn
+    std::fill_n(closest_.begin(), tiles.n, INF);
+  }
 
-// Choose k of the points to start from: each next one with odds by squared distance, the best of the trials.
-void seed(const Problem& problem, const double* draws, int64_t draw_stride, int64_t trials, int64_t* chosen) {
-  const int64_t n = problem.n, width = problem.width;
-  Products products(width, trials);
-  const int64_t lanes = products.padded;
-  std::vector<float> closest(n, INF), reached(n * lanes);
-  std::vector<double> mass(n), sums(lanes);
-  std::vector<int64_t> candidates(trials);
-  for (int64_t c = 0; c < problem.k; ++c) {
-    const double* draw = draws + c * draw_stride;
-    const int64_t tried = c == 0 ? 1 : trials;
-    if (c == 0) {
-      candidates[0] = static_cast<int64_t>(draw[0] * n);
-    } else {
-      double sum = 0;
-      for (int64_t i = 0; i < n; ++i) mass[i] = sum += closest[i];
-      // the first point whose cumulated distance exceeds the draw: a point at distance 0 is never it
-      for (int64_t t = 0; t < trials; ++t)
-        candidates[t] = std::min<int64_t>(
-            std::upper_bound(mass.begin(), mass.end(), draw[t] * sum) - mass.begin(), n - 1);
+  // Choose k of the points to start from: each next one with odds by squared distance, the best of the trials.
+  void choose(int64_t k, const double* draws, int64_t draw_stride, int64_t* chosen) {
+    const int64_t padded = tiles_.count * TILE;
+    std::vector<int64_t> candidates(trials_);
+    for (int64_t c = 0; c < k; ++c) {
+      const double* draw = draws + c * draw_stride;
+      const int64_t tried = c == 0 ? 1 : trials_;
+      if (c == 0)
+        candidates[0] = static_cast<int64_t>(draw[0] * tiles_.n);
+      else
+        draw_candidates(draw, candidates.data());
+      reach(candidates.data(), tried);
+      double best = std::numeric_limits<double>::infinity();
+      int64_t winner = 0;
+      for (int64_t t = 0; t < tried; ++t) {
+        double sum = 0;
+        for (int64_t tile = 0; tile < tiles_.count; ++tile) sum += masses_[t * tiles_.count + tile];
+        if (sum < best) {
+          best = sum;
+          winner = t;
+        }
+      }
+      std::copy_n(reached_.begin() + winner * padded, padded, closest_.begin());
+      std::copy_n(masses_.begin() + winner * tiles_.count, tiles_.count, mass_.begin());
+      chosen[c] = candidates[winner];
     }
-    for (int64_t t = 0; t < tried; ++t)
-      products.put(t, problem.X + candidates[t] * width, problem.x_sq[candidates[t]]);
-    double best = std::numeric_limits<double>::infinity();
-    int64_t winner = 0;
-    std::fill(sums.begin(), sums.end(), 0.0);
-    for (int64_t start = 0; start < n; start += BLOCK) {
-      const int64_t count = std::min(BLOCK, n - start);
-      products.multiply_all(problem.X, problem.order + start, count);
-      for (int64_t t = 0; t < tried; t += WIDTH) {
-        // a lane for each trial
-        const vec candidate_sq = load(products.sq_norm.data() + t);
-        doubles sum[2] = {};
-        for (int64_t p = 0; p < count; ++p) {
-          const int64_t i = start + p;
-          vec near = (all(problem.x_sq[i]) + candidate_sq) - all(2.0f) * load(products.block.data() + p * lanes + t);
+  }
+
+ private:
+  // Points by odds: the first at which the cumulated distance exceeds the draw; one at distance 0 only where all are.
+  void draw_candidates(const double* draw, int64_t* candidates) const {
+    double sum = 0;
+    int64_t farthest_tile = 0;
+    for (int64_t tile = 0; tile < tiles_.count; ++tile) {
+      sum += mass_[tile];
+      if (mass_[tile] > 0) farthest_tile = tile;
+    }
+    for (int64_t t = 0; t < trials_; ++t) {
+      double rest = draw[t] * sum;
+      // where rounding leaves nothing to exceed the draw, the last point at a distance
+      int64_t tile = 0, at = tiles_.n - 1;
+      while (tile < farthest_tile && !(mass_[tile] > rest)) rest -= mass_[tile++];
+      for (int64_t i = tile * TILE; i < std::min(tiles_.n, (tile + 1) * TILE); ++i) {
+        if (!(closest_[i] > 0)) continue;
+        at = i;
+        rest -= closest_[i];
+        if (rest < 0) break;
+      }
+      candidates[t] = at;
+    }
+  }
+
+  // Squared distances of all points from their nearest chosen one if a candidate were chosen too, and sums over tiles
+  void reach(const int64_t* candidates, int64_t tried) {
+    std::vector<const float*> rows(tried);
+    for (int64_t t = 0; t < tried; ++t) rows[t] = X_ + candidates[t] * tiles_.width;
+    for (int64_t tile = 0; tile < tiles_.count; ++tile)
+      tiles_.multiply(tile, rows.data(), tried, [&](int64_t t, const float* products) {
+        const vec own = all(x_sq_[candidates[t]]);
+        doubles mass = {};
+        for (int64_t v = 0; v < TILE; v += WIDTH) {
+          const int64_t i = tile * TILE + v;
+          const vec before = load(closest_.data() + i);
+          vec near = (load(x_sq_.data() + i) + own) - all(2.0f) * load(products + v);
           near = near < vec{} ? vec{} : near;
-          near = near < all(closest[i]) ? near : all(closest[i]);
-          store(reached.data() + i * lanes + t, near);
+          near = near < before ? near : before;
+          store(reached_.data() + t * tiles_.count * TILE + i, near);
           quad half[2];
           std::memcpy(half, &near, sizeof half);
-          sum[0] += __builtin_convertvector(half[0], doubles);
-          sum[1] += __builtin_convertvector(half[1], doubles);
+          mass += __builtin_convertvector(half[0], doubles) + __builtin_convertvector(half[1], doubles);
         }
-        for (int64_t lane = 0; lane < WIDTH; ++lane) sums[t + lane] += sum[lane / 4][lane % 4];
-      }
-    }
-    for (int64_t t = 0; t < tried; ++t)
-      if (sums[t] < best) {
-        best = sums[t];
-        winner = t;
-      }
-    for (int64_t i = 0; i < n; ++i) closest[i] = reached[i * lanes + winner];
-    chosen[c] = candidates[winner];
+        masses_[t * tiles_.count + tile] = (mass[0] + mass[1]) + (mass[2] + mass[3]);
+      });
   }
-}
+
+  const Tiles& tiles_;
+  const float* X_;
+  int64_t trials_;
+  std::vector<float> x_sq_, closest_;
+  std::vector<float> reached_;         // (trials, count * TILE)
+  std::vector<double> mass_, masses_;  // of the tiles: (count), (trials, count)
+};
 
 }  // namespace

@@ -1,7 +1,6 @@
 // Agreement of labelings with clusterings of the same points: tables counted and scored where they are counted.
 //
-// Source: Hubert and Arabie 1985 (ARI); Vinh, Epps and Bailey 2010, eq. 24a (AMI); Amigo et al. 2009 (BCubed);
-//         Crouse 2016 (matching by shortest augmenting paths)
+// Source: Hubert and Arabie 1985 (ARI); Vinh, Epps and Bailey 2010, eq. 24a (AMI); Amigo et al. 2009 (BCubed)
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -9,13 +8,11 @@
 #include <utility>
 #include <vector>
 
-#include "vectors.h"
+#include "matching.h"
 
 namespace {
 
-constexpr int64_t SCORES = 5, LANES = 4;
-
-typedef int64_t longs __attribute__((vector_size(32)));
+constexpr int64_t SCORES = 5;
 
 // E[x/n log(n x / (a b))] for x hypergeometric: the overlap of random sets of a and b points among n
 double expected_cell(int64_t a, int64_t b, int64_t n) {
@@ -112,85 +109,12 @@ struct Cell {
 struct Scratch {
   Expected expected;
   XLogX xlogx;
-  std::vector<int64_t> table, rows, columns, row_place, column_place;
+  Matching matching;
+  std::vector<int32_t> table;
+  std::vector<int64_t> rows, columns, row_place, column_place;
   std::vector<Cell> cells;
-  std::vector<double> gain, row_price, column_price, reach, blocked;
-  std::vector<int64_t> column_of, owner, from;
   std::vector<std::pair<int64_t, int64_t>> row_sizes, column_sizes;
 };
-
-// The largest sum of gains (rows, stride) of a one-to-one matching, rows <= columns <= stride, stride a multiple of
-// LANES. Prices make every reduced cost row_price - gain - column_price at least 0, and 0 for matched pairs
-double best_matching(int64_t rows, int64_t columns, int64_t stride, Scratch& s) {
-  const double infinite = std::numeric_limits<double>::infinity();
-  s.row_price.resize(rows);
-  s.column_price.assign(stride, 0);
-  s.column_of.assign(rows, -1);
-  s.owner.assign(stride, -1);
-  s.from.resize(stride);
-  s.reach.resize(stride);
-  s.blocked.resize(stride);
-  for (int64_t r = 0; r < rows; ++r) {
-    const double* gain = s.gain.data() + r * stride;
-    const int64_t best = std::max_element(gain, gain + columns) - gain;
-    s.row_price[r] = gain[best];
-    if (s.owner[best] < 0) {
-      s.owner[best] = r;
-      s.column_of[r] = best;
-    }
-  }
-  for (int64_t first = 0; first < rows; ++first) {
-    if (s.column_of[first] >= 0) continue;
-    std::fill(s.reach.begin(), s.reach.end(), infinite);
-    // infinite where a column has been reached for good, and where there is none
-    std::fill(s.blocked.begin(), s.blocked.begin() + columns, 0.0);
-    std::fill(s.blocked.begin() + columns, s.blocked.end(), infinite);
-    double length = 0;
-    int64_t row = first, column = -1;
-    while (true) {
-      const double* gain = s.gain.data() + row * stride;
-      const double so_far = length + s.row_price[row];
-      doubles least = {infinite, infinite, infinite, infinite};
-      for (int64_t c = 0; c < stride; c += LANES) {
-        const doubles here = so_far - load(gain + c) - load(s.column_price.data() + c);
-        const doubles blocked = load(s.blocked.data() + c), before = load(s.reach.data() + c);
-        const longs shorter = (here < before) & (blocked == 0);
-        const doubles reach = shorter ? here : before;
-        store(s.reach.data() + c, reach);
-        longs from;
-        std::memcpy(&from, s.from.data() + c, sizeof from);
-        from = shorter ? longs{row, row, row, row} : from;
-        std::memcpy(s.from.data() + c, &from, sizeof from);
-        const doubles open = reach + blocked;
-        least = open < least ? open : least;
-      }
-      length = std::min(std::min(least[0], least[1]), std::min(least[2], least[3]));
-      // among equals a free column ends the search
-      for (int64_t c = 0; c < columns; ++c)
-        if (s.reach[c] + s.blocked[c] == length) {
-          column = c;
-          if (s.owner[c] < 0) break;
-        }
-      s.blocked[column] = infinite;
-      if (s.owner[column] < 0) break;
-      row = s.owner[column];
-    }
-    s.row_price[first] -= length;
-    for (int64_t c = 0; c < columns; ++c)
-      if (s.blocked[c] != 0 && s.owner[c] >= 0) {
-        s.row_price[s.owner[c]] -= length - s.reach[c];
-        s.column_price[c] -= length - s.reach[c];
-      }
-    while (column >= 0) {
-      const int64_t r = s.from[column];
-      s.owner[column] = r;
-      std::swap(s.column_of[r], column);
-    }
-  }
-  double sum = 0;
-  for (int64_t r = 0; r < rows; ++r) sum += s.gain[r * stride + s.column_of[r]];
-  return sum;
-}
 
 // Each size among some margins, and how many have it
 void count_sizes(std::vector<int64_t> margins, std::vector<std::pair<int64_t, int64_t>>& sizes) {
@@ -210,20 +134,16 @@ void number(const std::vector<int64_t>& margins, std::vector<int64_t>& places) {
   for (size_t i = 0; i < margins.size(); ++i) places[i] = margins[i] ? next++ : -1;
 }
 
-// ari, ami, f1, f1_pairwise, f1_bcubed of one table (R, C)
-void score(const int64_t* table, int64_t R, int64_t C, Scratch& s, double* out) {
+// ari, ami, f1, f1_pairwise, f1_bcubed of one table (R, C), whose cells that hold points are in the scratch
+void score(int64_t R, int64_t C, Scratch& s, double* out) {
   s.rows.assign(R, 0);
   s.columns.assign(C, 0);
-  s.cells.clear();
   int64_t n = 0, squares = 0, row_squares = 0, column_squares = 0, n_rows = 0, n_columns = 0;
-  for (int64_t r = 0; r < R; ++r)
-    for (int64_t c = 0; c < C; ++c)
-      if (const int64_t x = table[r * C + c]) {
-        s.cells.push_back({r, c, x});
-        s.rows[r] += x;
-        s.columns[c] += x;
-        squares += x * x;
-      }
+  for (const Cell& cell : s.cells) {
+    s.rows[cell.row] += cell.count;
+    s.columns[cell.column] += cell.count;
+    squares += cell.count * cell.count;
+  }
   for (const int64_t m : s.rows) n += m, row_squares += m * m, n_rows += m > 0;
   for (const int64_t m : s.columns) column_squares += m * m, n_columns += m > 0;
   // ordered pairs of distinct points: in one cell, of one label, of one cluster; exact
@@ -251,20 +171,18 @@ void score(const int64_t* table, int64_t R, int64_t C, Scratch& s, double* out) 
 
   // labels and clusters without points have no F1 to give; the shorter side is matched to the longer
   const bool tall = n_rows > n_columns;
-  const int64_t fewer = std::min(n_rows, n_columns), more = std::max(n_rows, n_columns);
-  const int64_t stride = (more + LANES - 1) / LANES * LANES;
   number(s.rows, s.row_place);
   number(s.columns, s.column_place);
   double precision = 0, recall = 0;
-  s.gain.assign(fewer * stride, 0);
+  s.matching.begin(std::min(n_rows, n_columns), std::max(n_rows, n_columns));
   for (const Cell& cell : s.cells) {
     const double x = cell.count, row = s.rows[cell.row], column = s.columns[cell.column];
     const int64_t r = s.row_place[cell.row], c = s.column_place[cell.column];
-    s.gain[tall ? c * stride + r : r * stride + c] = 2 * x / (row + column);
+    s.matching.add(tall ? c : r, tall ? r : c, 2 * x / (row + column));
     recall += x * x / row;
     precision += x * x / column;
   }
-  const double matched = best_matching(fewer, more, stride, s);
+  const double matched = s.matching.best();
   out[2] = n_rows ? matched / n_rows : 1;
   out[4] = n ? 2 * precision * recall / (precision + recall) / n : 1;
 }
@@ -278,7 +196,13 @@ extern "C" void score_tables(const int64_t* tables, int64_t count, int64_t R, in
   {
     Scratch scratch;
 #pragma omp for schedule(dynamic, 16)
-    for (int64_t i = 0; i < count; ++i) score(tables + i * R * C, R, C, scratch, scores + i * SCORES);
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t* table = tables + i * R * C;
+      scratch.cells.clear();
+      for (int64_t cell = 0; cell < R * C; ++cell)
+        if (table[cell]) scratch.cells.push_back({cell / C, cell % C, table[cell]});
+      score(R, C, scratch, scores + i * SCORES);
+    }
   }
 }
 
@@ -289,14 +213,17 @@ extern "C" void score_labelings(const int64_t* labelings, const int64_t* cluster
 #pragma omp parallel num_threads(threads)
   {
     Scratch scratch;
-    scratch.table.resize(R * C);
+    scratch.table.assign(R * C, 0);
 #pragma omp for schedule(dynamic, 16)
     for (int64_t i = 0; i < J * S * L; ++i) {
       const int64_t* rows = labelings + i / L * n;
       const int64_t* columns = clusterings + (i / (S * L) * L + i % L) * n;
-      std::fill(scratch.table.begin(), scratch.table.end(), 0);
-      for (int64_t point = 0; point < n; ++point) ++scratch.table[rows[point] * C + columns[point]];
-      score(scratch.table.data(), R, C, scratch, scores + i * SCORES);
+      scratch.cells.clear();
+      for (int64_t point = 0; point < n; ++point)
+        if (++scratch.table[rows[point] * C + columns[point]] == 1) scratch.cells.push_back({rows[point], columns[point], 0});
+      // most tables are mostly empty, and left as they were found: with no points
+      for (Cell& cell : scratch.cells) cell.count = std::exchange(scratch.table[cell.row * C + cell.column], 0);
+      score(R, C, scratch, scores + i * SCORES);
     }
   }
 }

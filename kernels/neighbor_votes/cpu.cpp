@@ -1,43 +1,93 @@
 // Votes of nearest neighbours under many labelings at once, over all layers and groups, and who may vote.
+#include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
-// indices (L, G, q, k) into each group's bank, labels (S, G, q) and (S, G, m) -> shares and winners (S, L, G): the
-// share of neighbours with the query's label, and of queries whose label has most votes, ties to the nearest; winners
-// may be nullptr
+namespace {
+
+typedef int64_t longs __attribute__((vector_size(32)));
+constexpr int64_t LANES = 4, VECTORS = 5, TOGETHER = LANES * VECTORS;  // labelings that are counted together
+
+// Labels (S, G, n) of one group and up to TOGETHER labelings from s on, point by point: (n, TOGETHER). Where there is no
+// labeling, `none` stands.
+void side_by_side(const int64_t* labels, int64_t S, int64_t G, int64_t n, int64_t g, int64_t s, int64_t none,
+                  std::vector<int64_t>& out) {
+  out.assign(n * TOGETHER, none);
+  for (int64_t lane = 0; lane < std::min(TOGETHER, S - s); ++lane) {
+    const int64_t* from = labels + ((s + lane) * G + g) * n;
+    for (int64_t i = 0; i < n; ++i) out[i * TOGETHER + lane] = from[i];
+  }
+}
+
+longs load(const int64_t* p) {
+  longs v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+// How many of the neighbours have the query's label, under each labeling: near (q, k), own (q, TOGETHER), bank (m, TOGETHER)
+void count_alike(const int64_t* near, int64_t q, int64_t k, const int64_t* own, const int64_t* bank, int64_t* hits) {
+  longs sums[VECTORS] = {};
+  for (int64_t i = 0; i < q; ++i)
+    for (int64_t j = 0; j < k; ++j) {
+      const int64_t* other = bank + near[i * k + j] * TOGETHER;
+#pragma GCC unroll 5
+      for (int64_t v = 0; v < VECTORS; ++v) sums[v] -= load(own + i * TOGETHER + v * LANES) == load(other + v * LANES);
+    }
+  std::memcpy(hits, sums, sizeof sums);
+}
+
+// The share of queries whose own label has most votes of their neighbours, ties to the nearest.
+double share_won(const int64_t* near, int64_t q, int64_t k, const int64_t* own, const int64_t* bank) {
+  std::vector<int64_t> found(k);
+  int64_t won = 0;
+  for (int64_t i = 0; i < q; ++i) {
+    for (int64_t j = 0; j < k; ++j) found[j] = bank[near[i * k + j]];
+    int64_t most = 0, winner = -1;
+    for (int64_t j = 0; j < k; ++j) {
+      const int64_t votes = std::count(found.begin(), found.end(), found[j]);
+      if (votes > most) {
+        most = votes;
+        winner = found[j];
+      }
+    }
+    won += winner == own[i];
+  }
+  return static_cast<double>(won) / q;
+}
+
+}  // namespace
+
+// indices (L, G, q, k) into each group's bank, labels (S, G, q) and (S, G, m) -> scores (S, L, G): the share of neighbours
+// with the query's label; or with `winners` the share of queries whose label has most votes, ties to the nearest
 extern "C" void neighbor_votes(const int64_t* indices, const int64_t* query_labels, const int64_t* bank_labels,
-                               int64_t L, int64_t G, int64_t q, int64_t k, int64_t S, int64_t m, double* shares,
-                               double* winners, int32_t threads) {
+                               int64_t L, int64_t G, int64_t q, int64_t k, int64_t S, int64_t m, int32_t winners,
+                               double* scores, int32_t threads) {
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<int64_t> found(k);
+    std::vector<int64_t> own, bank;
+    for (int64_t s = 0; s < S; s += winners ? 1 : TOGETHER) {
+      int64_t laid = -1;
 #pragma omp for schedule(static)
-    for (int64_t item = 0; item < L * G; ++item) {
-      const int64_t l = item / G, g = item % G;
-      const int64_t* near = indices + item * q * k;
-      for (int64_t s = 0; s < S; ++s) {
-        const int64_t* own = query_labels + (s * G + g) * q;
-        const int64_t* bank = bank_labels + (s * G + g) * m;
-        int64_t hits = 0, won = 0;
-        for (int64_t i = 0; i < q; ++i) {
-          for (int64_t j = 0; j < k; ++j) {
-            found[j] = bank[near[i * k + j]];
-            hits += found[j] == own[i];
-          }
-          if (!winners) continue;
-          int64_t most = 0, winner = -1;
-          for (int64_t j = 0; j < k; ++j) {
-            int64_t votes = 0;
-            for (int64_t other = 0; other < k; ++other) votes += found[other] == found[j];
-            if (votes > most) {
-              most = votes;
-              winner = found[j];
-            }
-          }
-          won += winner == own[i];
+      for (int64_t item = 0; item < G * L; ++item) {
+        const int64_t g = item / L, l = item % L;
+        const int64_t* near = indices + (l * G + g) * q * k;
+        if (winners) {
+          scores[(s * L + l) * G + g] =
+              share_won(near, q, k, query_labels + (s * G + g) * q, bank_labels + (s * G + g) * m);
+          continue;
         }
-        shares[(s * L + l) * G + g] = static_cast<double>(hits) / (q * k);
-        if (winners) winners[(s * L + l) * G + g] = static_cast<double>(won) / q;
+        if (laid != g) {
+          // no label of a query is that of a bank where there is no labeling
+          side_by_side(query_labels, S, G, q, g, s, 0, own);
+          side_by_side(bank_labels, S, G, m, g, s, 1, bank);
+          laid = g;
+        }
+        int64_t hits[TOGETHER];
+        count_alike(near, q, k, own.data(), bank.data(), hits);
+        for (int64_t lane = 0; lane < std::min(TOGETHER, S - s); ++lane)
+          scores[((s + lane) * L + l) * G + g] = static_cast<double>(hits[lane]) / (q * k);
       }
     }
   }

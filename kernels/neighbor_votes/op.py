@@ -35,15 +35,15 @@ def neighbor_votes_native(
     check_codes(indices, n_bank, "indices")
     indices, query_labels, bank_labels = (tensor.long().contiguous() for tensor in tensors)
     sizes = [ctypes.c_int64(size) for size in (*indices.shape, len(query_labels), n_bank)]
-    scores = torch.empty(2, len(query_labels), *indices.shape[:2], dtype=torch.float64)
+    scores = torch.empty(len(query_labels), *indices.shape[:2], dtype=torch.float64)
     native.neighbor_votes(
         *(address(tensor, torch.int64) for tensor in (indices, query_labels, bank_labels)),
         *sizes,
-        address(scores[0], torch.float64),
-        address(scores[1], torch.float64) if winners else None,
+        ctypes.c_int32(winners),
+        address(scores, torch.float64),
         ctypes.c_int32(thread_count()),
     )
-    return scores[int(winners)]
+    return scores
 
 
 def first_others(
