@@ -171,35 +171,39 @@ def _vote(
         members[part.place].append((i, part))
     places = {place: same[0][1] for place, same in members.items()}
     k = scoring.n_neighbors
-    for column, (query_ids, bank_ids) in ids.items():
-        free = column == "knn_share" and split.name != bank.name
-        for (group, _, n_bank), keys in buckets(
-            places, lambda key: (key[1], len(places[key].points), len(places[key].bank_points))
-        ):
+    for (group, _, n_bank), keys in buckets(
+        places, lambda key: (key[1], len(places[key].points), len(places[key].bank_points))
+    ):
+        # which of the sets are asked for what, under which identities
+        asked: list[tuple[tuple[int, ...], str, NeighborsParams]] = []
+        for column, (query_ids, bank_ids) in ids.items():
             if near is not None and group == "all":
                 whole = first_others(near.indices, torch.from_numpy(query_ids), torch.from_numpy(bank_ids), k)
                 if whole is not None:
                     yield from _count_votes(column, whole[:, None], [members[key] for key in keys])
                     continue
+            if column == "knn_share" and split.name != bank.name:
+                if n_bank >= k:
+                    asked.append((tuple(range(len(keys))), column, NeighborsParams(k)))
+                continue
             own = torch.from_numpy(np.stack([query_ids[places[key].points] for key in keys]))  # (J, nq)
             others = torch.from_numpy(np.stack([bank_ids[places[key].bank_points] for key in keys]))  # (J, nb)
-            fits = [n_bank >= k] * len(keys) if free else enough_neighbors(own, others, k).tolist()
-            rows = [j for j, fit in enumerate(fits) if fit]
-            if not rows:
-                continue
-            keys, own, others = [keys[j] for j in rows], own[rows], others[rows]
-            X = _gather(split.X, [places[key].points for key in keys]).flatten(0, 1)  # (L * J, nq, d)
-            Y = _gather(bank.X, [places[key].bank_points for key in keys]).flatten(0, 1)
-            n_layers = split.X.shape[0]
-            params = NeighborsParams(n_neighbors=k)
-            if not free:
-                params = NeighborsParams(k, own.repeat(n_layers, 1), others.repeat(n_layers, 1))
-            indices = engine.neighbors(X, Y, params).indices.reshape(n_layers, len(keys), -1, k)
-            yield from _count_votes(column, indices, [members[key] for key in keys])
+            rows = enough_neighbors(own, others, k).nonzero()[:, 0]
+            if len(rows):
+                in_layers = [ids_of[rows].repeat(split.X.shape[0], 1) for ids_of in (own, others)]
+                asked.append((tuple(rows.tolist()), column, NeighborsParams(k, *in_layers)))
+        for chosen, same in buckets(asked, lambda item: item[0]):
+            some = [keys[j] for j in chosen]
+            X = _gather(split.X, [places[key].points for key in some]).flatten(0, 1)  # (L * J, nq, d)
+            Y = _gather(bank.X, [places[key].bank_points for key in some]).flatten(0, 1)
+            found = engine.neighbors_under_each(X, Y, [params for _, _, params in same])
+            for (_, column, _), neighbors in zip(same, found, strict=True):
+                indices = neighbors.indices.reshape(split.X.shape[0], len(some), -1, k)
+                yield from _count_votes(column, indices, [members[key] for key in some])
 
 
 def _count_votes(column: str, indices: Tensor, members: Sequence[Sequence[tuple[int, Part]]]) -> Iterator[Votes]:
-    """Score the same neighbours (L, J, nq, k) under every kind of labels, and under their nulls, in one call for all."""
+    """Score the same neighbours (L, J, nq, k) under every kind of labels and their nulls, in one call for all."""
     device = indices.device
     flat = [(j, i, part) for j, same in enumerate(members) for i, part in same]
     kinds = [

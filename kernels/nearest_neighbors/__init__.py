@@ -1,6 +1,20 @@
 """The op nearest_neighbors: exact, nearest first; the frame in which float32 is safe is chosen elsewhere."""
 
 from fastcluster_lm.kernels.nearest_neighbors.fused import MOST_NEIGHBORS, nearest_neighbors_fused
-from fastcluster_lm.kernels.nearest_neighbors.op import count_below, nearest_neighbors_native, room_for
+from fastcluster_lm.kernels.nearest_neighbors.op import (
+    DIRECT_WIDTH,
+    count_below,
+    nearest_neighbors_native,
+    nearest_neighbors_under_each,
+    room_for,
+)
 
-__all__ = ["MOST_NEIGHBORS", "count_below", "nearest_neighbors_fused", "nearest_neighbors_native", "room_for"]
+__all__ = [
+    "DIRECT_WIDTH",
+    "MOST_NEIGHBORS",
+    "count_below",
+    "nearest_neighbors_fused",
+    "nearest_neighbors_native",
+    "nearest_neighbors_under_each",
+    "room_for",
+]

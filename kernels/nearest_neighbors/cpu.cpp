@@ -49,16 +49,23 @@ void distances_to_all(const float* const* queries, const float* columns, int64_t
 }  // namespace
 
 
-// All rows by direct differences. columns (layers, width, padded), the bank's coordinates one after the other
-extern "C" void neighbors_direct(const float* queries, const float* columns, const int64_t* query_ids,
-                                 const int64_t* bank_ids, int64_t id_layers, int64_t layers, int64_t n_queries,
-                                 int64_t n_bank, int64_t padded, int64_t width, int64_t k, float* distances,
-                                 int64_t* indices, int32_t threads) {
-  const Problem problem{queries, nullptr, columns, query_ids, bank_ids, layers, n_queries, n_bank, width, k, id_layers,
-                        distances, indices};
+// All rows by direct differences, under each of some sets of identities: query_ids (sets, id_layers, n_queries), bank_ids
+// likewise, or nullptr for one set that admits all. columns (layers, width, padded), the bank's coordinates one after the
+// other -> distances, indices (sets, layers, n_queries, k)
+extern "C" void neighbors_direct(const float* queries, const float* columns, const int32_t* query_ids,
+                                 const int32_t* bank_ids, int64_t sets, int64_t id_layers, int64_t layers,
+                                 int64_t n_queries, int64_t n_bank, int64_t padded, int64_t width, int64_t k,
+                                 float* distances, int64_t* indices, int32_t threads) {
+  std::vector<Problem> problems;
+  for (int64_t s = 0; s < sets; ++s) {
+    const int64_t places = s * layers * n_queries * k;
+    problems.push_back({queries, nullptr, columns, query_ids ? query_ids + s * id_layers * n_queries : nullptr,
+                        bank_ids ? bank_ids + s * id_layers * n_bank : nullptr, layers, n_queries, n_bank, width, k,
+                        id_layers, distances + places, indices + places});
+  }
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<float> values[QUERIES];
+    std::vector<float> values[QUERIES], spare(padded);
     for (auto& of_query : values) of_query.resize(padded);
     std::vector<uint64_t> kept(2 * k + 2 * WIDTH);
     Buckets buckets;
@@ -73,7 +80,14 @@ extern "C" void neighbors_direct(const float* queries, const float* columns, con
       for (int64_t q = 0; q < QUERIES; ++q)
         group[q] = queries + (layer * n_queries + first + std::min(q, rows - 1)) * width;
       distances_to_all(group, columns + layer * width * padded, n_bank, padded, width, values);
-      for (int64_t q = 0; q < rows; ++q) problem.from_values(layer, first + q, values[q], kept, buckets, sorter);
+      for (int64_t q = 0; q < rows; ++q) {
+        // choosing spoils the values, but the last set's may be spoilt
+        for (int64_t s = 0; s + 1 < sets; ++s) {
+          spare = values[q];
+          problems[s].from_values(layer, first + q, spare, kept, buckets, sorter);
+        }
+        problems[sets - 1].from_values(layer, first + q, values[q], kept, buckets, sorter);
+      }
     }
   }
 }
@@ -82,8 +96,8 @@ extern "C" void neighbors_direct(const float* queries, const float* columns, con
 // its slack. which (n_rows): the rows of the block; shift, slack, settled (n_queries). A row that leaves more than `most`
 // points to be looked at beyond its candidates is not settled.
 extern "C" void neighbors_bounded(const float* block, const int64_t* which, int64_t n_rows, const float* shift,
-                                  const float* slack, const float* queries, const float* bank, const int64_t* query_ids,
-                                  const int64_t* bank_ids, int64_t n_queries, int64_t n_bank, int64_t width, int64_t k,
+                                  const float* slack, const float* queries, const float* bank, const int32_t* query_ids,
+                                  const int32_t* bank_ids, int64_t n_queries, int64_t n_bank, int64_t width, int64_t k,
                                   int64_t candidates, int64_t most, uint8_t* settled, float* distances,
                                   int64_t* indices, int32_t threads) {
   const Problem problem{queries, bank, nullptr, query_ids, bank_ids, 1, n_queries, n_bank, width, k, 1, distances, indices};

@@ -1,6 +1,7 @@
 """Dispatch of nearest_neighbors and ranks: C++ for float32 on a CPU; elsewhere torch code, the caller's or this one."""
 
 import ctypes
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -44,33 +45,89 @@ def nearest_neighbors_native(
     bank = bank.contiguous()
     queries = bank if own_bank else queries.contiguous()
     n_layers, n_queries, width = queries.shape
-    n_bank = bank.shape[1]
     distances, indices = out or room_for(n_layers, n_queries, k)
-    own = others = None
-    if query_ids is not None and bank_ids is not None:
-        rows = 1 if query_ids.ndim == bank_ids.ndim == 1 else n_layers
-        # kept by name until the call is over
-        own = query_ids.expand(rows, n_queries).long().contiguous()
-        others = bank_ids.expand(rows, n_bank).long().contiguous()
+    ids = None if query_ids is None or bank_ids is None else _small_ids(query_ids, bank_ids)
     if width <= DIRECT_WIDTH:
-        padded = -(-n_bank // VECTOR) * VECTOR
-        columns = torch.zeros(n_layers, width, padded, dtype=torch.float32)
-        columns[..., :n_bank] = bank.mT
-        sizes = [ctypes.c_int64(size) for size in (n_layers, n_queries, n_bank, padded, width, k)]
-        ids = [None if x is None else address(x, torch.int64) for x in (own, others)]
-        native.neighbors_direct(
-            address(queries, torch.float32), address(columns, torch.float32), *ids,
-            ctypes.c_int64(1 if own is None else len(own)), *sizes,
-            address(distances, torch.float32), address(indices, torch.int64), ctypes.c_int32(thread_count()),
-        )  # fmt: skip
+        _search_directly(native, queries, bank, [ids], distances[None], indices[None])
         return distances, indices
+    own, others = (None, None) if ids is None else ids
     for at in range(n_layers):
-        own_ids, other_ids = (None if x is None else x[at % len(x)] for x in (own, others))
+        own_ids, other_ids = (None if x is None else x[at if len(x) > 1 else 0] for x in (own, others))
         points = bank[at]
         asked = points if own_bank else queries[at]
         layer = Layer(asked, points, offset[at, 0], own_ids, other_ids, distances[at], indices[at])
         search_layer(native, layer, memory_budget)
     return distances, indices
+
+
+def nearest_neighbors_under_each(
+    queries: Float[Tensor, "layers nq d"],
+    bank: Float[Tensor, "layers nb d"],
+    k: int,
+    ids: Sequence[tuple[Tensor, Tensor] | None],
+) -> tuple[Float[Tensor, "sets layers nq k"], Int[Tensor, "sets layers nq k"]] | None:
+    """Give each query its nearest bank points under each set of identities; distances are computed once for all.
+
+    ids: of the queries (layers, nq) or (nq,) and of the bank (layers, nb) or (nb,); None: every point is admissible
+    Shapes: queries (layers, nq, d), bank (layers, nb, d) -> distances f32, indices i64, both (sets, layers, nq, k);
+            None where compiled code cannot, and for wide points, whose rows are bounded under one set at a time
+    """
+    if queries.device.type != "cpu" or queries.dtype != torch.float32 or queries.shape[-1] > DIRECT_WIDTH:
+        return None
+    native = library(SOURCE)
+    if native is None:
+        return None
+    n_layers, n_queries, _ = queries.shape
+    shape = (len(ids), n_layers, n_queries, k)
+    distances, indices = room(*shape, dtype=torch.float32), room(*shape, dtype=torch.int64)
+    small = [None if pair is None else _small_ids(*pair) for pair in ids]
+    _search_directly(native, queries.contiguous(), bank.contiguous(), small, distances, indices)
+    return distances, indices
+
+
+def _search_directly(
+    native: ctypes.CDLL,
+    queries: Tensor,
+    bank: Tensor,
+    ids: Sequence[tuple[Tensor, Tensor] | None],
+    distances: Tensor,
+    indices: Tensor,
+) -> None:
+    """Compare narrow points with the whole bank; results (sets, layers, nq, k)."""
+    n_layers, n_queries, width = queries.shape
+    n_bank = bank.shape[1]
+    padded = -(-n_bank // VECTOR) * VECTOR
+    columns = torch.zeros(n_layers, width, padded, dtype=torch.float32)
+    columns[..., :n_bank] = bank.mT
+    places: list[ctypes.c_void_p | None] = [None, None]
+    rows = 1
+    if any(pair is not None for pair in ids):
+        # under no identities no query has that of a point
+        free = (torch.zeros(1, n_queries, dtype=torch.int32), torch.ones(1, n_bank, dtype=torch.int32))
+        pairs = [free if pair is None else pair for pair in ids]
+        rows = max(len(part) for pair in pairs for part in pair)
+        sides = [torch.stack([pair[side].expand(rows, -1) for pair in pairs]) for side in (0, 1)]
+        places = [address(side, torch.int32) for side in sides]
+    native.neighbors_direct(
+        address(queries, torch.float32), address(columns, torch.float32), *places,
+        *(ctypes.c_int64(size) for size in (len(ids), rows, n_layers, n_queries, n_bank, padded, width)),
+        ctypes.c_int64(distances.shape[-1]), address(distances, torch.float32), address(indices, torch.int64),
+        ctypes.c_int32(thread_count()),
+    )  # fmt: skip
+
+
+def _small_ids(query_ids: Tensor, bank_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Give identities as 32-bit numbers that are equal where they are, (layers, n) each, or (1, n) for all layers."""
+    both = [ids if ids.ndim == 2 else ids[None] for ids in (query_ids, bank_ids)]
+    kept = torch.iinfo(torch.int32)
+    extremes = [value for ids in both if ids.numel() for value in ids.aminmax()]
+    if any(not kept.min <= int(value) <= kept.max for value in extremes):
+        codes = torch.cat([ids.flatten() for ids in both]).unique(return_inverse=True)[1]
+        both = [
+            part.view(ids.shape) for part, ids in zip(codes.split([ids.numel() for ids in both]), both, strict=True)
+        ]
+    own, others = (ids.int().contiguous() for ids in both)
+    return own, others
 
 
 def room_for(n_layers: int, n_queries: int, k: int) -> tuple[Tensor, Tensor]:

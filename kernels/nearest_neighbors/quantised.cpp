@@ -134,8 +134,8 @@ extern "C" void neighbors_quantised(const int8_t* query_codes, const float* quer
                                     const float* query_errors, const int32_t* query_sums, const uint8_t* bank_codes,
                                     const float* bank_scales, const float* bank_squares, const float* bank_errors,
                                     int64_t stride, const int64_t* which, int64_t n_rows, const float* slack,
-                                    const float* queries, const float* bank, const int64_t* query_ids,
-                                    const int64_t* bank_ids, int64_t n_queries, int64_t n_bank, int64_t width, int64_t k,
+                                    const float* queries, const float* bank, const int32_t* query_ids,
+                                    const int32_t* bank_ids, int64_t n_queries, int64_t n_bank, int64_t width, int64_t k,
                                     int64_t candidates, int64_t most, uint8_t* settled, float* distances,
                                     int64_t* indices, int32_t threads) {
   const Problem problem{queries, bank, nullptr, query_ids, bank_ids, 1, n_queries, n_bank, width, k, 1, distances, indices};

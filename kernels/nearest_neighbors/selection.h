@@ -41,9 +41,22 @@ uint32_t bits_below(const float* values, float threshold) { return bits_of(load(
 uint32_t bits_at_most(const float* values, vec bounds) { return bits_of(load(values) <= bounds); }
 
 struct Identities {
-  const int64_t* bank;  // nullptr: all are admissible
-  int64_t query;
+  const int32_t* bank;  // nullptr: all are admissible
+  int32_t query;
   bool admits(int64_t j) const { return !bank || bank[j] != query; }
+
+  // Make the values of points that are not admissible infinite.
+  void forbid(float* values, int64_t n) const {
+    if (!bank) return;
+    int64_t j = 0;
+    for (; j + WIDTH <= n; j += WIDTH) {
+      ivec ids;
+      std::memcpy(&ids, bank + j, sizeof ids);
+      const ivec same = ids == ivec{} + query;
+      store(values + j, same ? all(INF) : load(values + j));
+    }
+    for (; j < n; ++j) values[j] = bank[j] == query ? INF : values[j];
+  }
 };
 
 constexpr int64_t FEW = 16;
@@ -116,6 +129,53 @@ int64_t smallest(const float* values, int64_t n, int64_t k, const Identities& id
   return count;
 }
 
+// A value that k of the values (whole vectors) are at most, and few more: the k-th smallest of the least values in
+// lanes of which there are k at least; infinite where fewer are finite.
+template <int64_t VECTORS>
+float bound_of_lanes(const float* values, int64_t padded, int64_t k) {
+  vec least[VECTORS];
+  std::fill_n(least, VECTORS, all(INF));
+  int64_t start = 0;
+  for (; start + VECTORS * WIDTH <= padded; start += VECTORS * WIDTH)
+#pragma GCC unroll 4
+    for (int64_t v = 0; v < VECTORS; ++v) {
+      const vec value = load(values + start + v * WIDTH);
+      least[v] = value < least[v] ? value : least[v];
+    }
+  for (int64_t v = 0; start + v * WIDTH < padded; ++v) {
+    const vec value = load(values + start + v * WIDTH);
+    least[v] = value < least[v] ? value : least[v];
+  }
+  // the largest of them that fewer than k others are below
+  float of_lanes[VECTORS * WIDTH];
+  std::memcpy(of_lanes, least, sizeof of_lanes);
+  vec largest = all(-INF);
+  for (int64_t v = 0; v < VECTORS; ++v) {
+    ivec below = {};
+    for (int64_t lane = 0; lane < VECTORS * WIDTH; ++lane) below -= all(of_lanes[lane]) < least[v];
+    const vec counted = below < ivec{} + static_cast<int32_t>(k) ? least[v] : all(-INF);
+    largest = counted > largest ? counted : largest;
+  }
+  float bound = largest[0];
+  for (int64_t lane = 1; lane < WIDTH; ++lane) bound = std::max(bound, largest[lane]);
+  return bound;
+}
+
+// All finite values (whole vectors) up to the k-th smallest, and few more, with their places: at most FEW are asked for.
+int64_t few_smallest(const float* values, int64_t padded, int64_t k, std::vector<uint64_t>& kept) {
+  const float bound = k <= 2 * WIDTH / 2 ? bound_of_lanes<2>(values, padded, k) : bound_of_lanes<4>(values, padded, k);
+  if (static_cast<int64_t>(kept.size()) < padded) kept.resize(padded);
+  int64_t count = 0;
+  for (int64_t start = 0; start < padded; start += WIDTH) {
+    uint32_t bits = bound < INF ? bits_at_most(values + start, all(bound)) : bits_below(values + start, INF);
+    for (; bits; bits &= bits - 1) {
+      const int64_t j = start + __builtin_ctz(bits);
+      kept[count++] = pack(values[j], j);
+    }
+  }
+  return count;
+}
+
 // Puts pairs in order.
 class Sorter {
  public:
@@ -158,8 +218,7 @@ class Sorter {
 class Buckets {
  public:
   int64_t smallest(std::vector<float>& values, int64_t n, int64_t k, const Identities& ids, std::vector<uint64_t>& kept) {
-    if (ids.bank)
-      for (int64_t j = 0; j < n; ++j) values[j] = ids.bank[j] != ids.query ? values[j] : INF;
+    ids.forbid(values.data(), n);
     vec lows = all(INF), highs = all(-INF);
     for (int64_t j = 0; j < n; j += WIDTH) {
       const vec value = load(values.data() + j), finite = value < all(INF) ? value : all(-INF);

@@ -10,7 +10,7 @@ constexpr int64_t BUCKETED = 300, BUCKETED_EACH = 60, MOST_BUCKETED = 4000;
 
 struct Problem {
   const float *queries, *bank, *columns;
-  const int64_t *query_ids, *bank_ids;
+  const int32_t *query_ids, *bank_ids;
   int64_t layers, n_queries, n_bank, width, k, id_layers;
   float* distances;
   int64_t* indices;
@@ -33,6 +33,13 @@ struct Problem {
 
   void from_values(int64_t layer, int64_t row, std::vector<float>& values, std::vector<uint64_t>& kept, Buckets& buckets,
                    Sorter& sorter) const {
+    if (k <= FEW) {
+      identities(layer, row).forbid(values.data(), n_bank);
+      const int64_t count = few_smallest(values.data(), static_cast<int64_t>(values.size()), k, kept);
+      sorter.sort_first(kept.data(), count, k);
+      put(layer, row, kept);
+      return;
+    }
     if (n_bank <= std::min<int64_t>(MOST_BUCKETED, BUCKETED + BUCKETED_EACH * k)) {
       buckets.smallest(values, n_bank, k, identities(layer, row), kept);
       put(layer, row, kept);

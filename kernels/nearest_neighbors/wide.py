@@ -33,7 +33,7 @@ TRIED, TOGETHER, WORTH = 16, 8, 0.3
 class Layer(NamedTuple):
     """One layer's points and its results.
 
-    Shapes: queries (nq, d), bank (nb, d); offset (d,): centres them; query_ids (nq,), bank_ids (nb,) or None;
+    Shapes: queries (nq, d), bank (nb, d); offset (d,): centres them; query_ids (nq,), bank_ids (nb,) i32, or None;
             distances, indices (nq, k)
     """
 
@@ -156,7 +156,7 @@ class _Search:
         return [
             address(layer.queries, torch.float32),
             address(layer.bank, torch.float32),
-            *(None if x is None else address(x, torch.int64) for x in (layer.query_ids, layer.bank_ids)),
+            *(None if x is None else address(x, torch.int32) for x in (layer.query_ids, layer.bank_ids)),
             *(ctypes.c_int64(size) for size in sizes),
             address(self.settled, torch.uint8),
             address(layer.distances, torch.float32),

@@ -1,10 +1,12 @@
 """The fused engine: our own three verbs in torch, batched over layers, on the device of the points."""
 
+from collections.abc import Sequence
+
 from jaxtyping import Float
 from torch import Tensor
 
 from fastcluster_lm.scores.engines._fused_kmeans import find_clusters
-from fastcluster_lm.scores.engines._fused_neighbors import find_neighbors
+from fastcluster_lm.scores.engines._fused_neighbors import find_neighbors, find_neighbors_under_each
 from fastcluster_lm.scores.engines._fused_tsne import draw_maps
 from fastcluster_lm.scores.engines.params import Clustering, KMeansParams, Map, Neighbors, NeighborsParams, TsneParams
 
@@ -26,6 +28,14 @@ class FusedEngine:
         self, queries: Float[Tensor, "layers nq d"], bank: Float[Tensor, "layers nb d"], params: NeighborsParams
     ) -> Neighbors:
         return find_neighbors(queries, bank, params, self.memory_budget)
+
+    def neighbors_under_each(
+        self,
+        queries: Float[Tensor, "layers nq d"],
+        bank: Float[Tensor, "layers nb d"],
+        params: Sequence[NeighborsParams],
+    ) -> list[Neighbors]:
+        return find_neighbors_under_each(queries, bank, params, self.memory_budget)
 
     def kmeans(self, X: Float[Tensor, "layers n d"], params: KMeansParams) -> Clustering:
         return find_clusters(X, params)

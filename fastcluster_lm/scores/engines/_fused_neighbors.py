@@ -1,15 +1,17 @@
 """Exact nearest neighbours over all layers at once, in tiles of queries; ties go to the lower index."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from fastcluster_lm.kernels.nearest_neighbors import (
+    DIRECT_WIDTH,
     MOST_NEIGHBORS,
     nearest_neighbors_fused,
     nearest_neighbors_native,
+    nearest_neighbors_under_each,
     room_for,
 )
 from fastcluster_lm.kernels.rounding import SPARE, matmul_rounding
@@ -56,6 +58,32 @@ def find_neighbors(
     return _find(queries, bank, params, memory_budget)
 
 
+@torch.no_grad()
+def find_neighbors_under_each(
+    queries: Float[Tensor, "layers nq d"],
+    bank: Float[Tensor, "layers nb d"],
+    params: Sequence[NeighborsParams],
+    memory_budget: int = MEMORY_BUDGET,
+) -> list[Neighbors]:
+    """Give what find_neighbors gives for each of the parameters; narrow points on a CPU are compared once for all.
+
+    Errors: as there
+    """
+    alike = len(params) > 1 and len({one.n_neighbors for one in params}) == 1
+    if alike and queries.device.type == "cpu" and queries.shape[-1] <= DIRECT_WIDTH:
+        for one in params:
+            check_neighbors(queries, bank, one)
+        own, others, _, scale = _framed(queries, bank)
+        ids = [
+            None if one.query_ids is None or one.bank_ids is None else (one.query_ids, one.bank_ids) for one in params
+        ]
+        found = nearest_neighbors_under_each(own, others, params[0].n_neighbors, ids)
+        if found is not None:
+            distances = found[0] if bool((scale == 1).all()) else found[0].mul_(scale)
+            return [Neighbors(*one) for one in zip(distances, found[1], strict=True)]
+    return [find_neighbors(queries, bank, one, memory_budget) for one in params]
+
+
 def _on_device(params: NeighborsParams, device: torch.device) -> NeighborsParams:
     if params.query_ids is None or params.bank_ids is None:
         return params
@@ -78,14 +106,7 @@ def _find(
     """Find the neighbours of layers that are taken together, in `out` where compiled code finds them."""
     n_layers, n_queries, width = queries.shape
     n_bank, k = bank.shape[1], params.n_neighbors
-    own = queries is bank
-    bank = _wide(bank)
-    queries = bank if own else _wide(queries)
-    offset, scale = spared_scaling(bank, None if own else queries)
-    if bank.device.type != "cpu" or bool((scale != 1).any()):
-        # the matmul needs centred points; the direct differences must not be centred, which would round them
-        bank = bank / scale
-        queries = bank if own else queries / scale
+    queries, bank, offset, scale = _framed(queries, bank)
     if queries.is_cuda and k <= MOST_NEIGHBORS:
         # no candidate is lost to rounding, so that no row is doubtful and nothing waits for the device
         distances, indices = nearest_neighbors_fused(queries, bank, k, params.query_ids, params.bank_ids)
@@ -116,6 +137,19 @@ def _find(
                 found = _search_candidates(queries[:, tile], bank, mask, k, *proposed, memory_budget)
             distances[:, tile], indices[:, tile] = (found[0] * scale).float(), found[1]
     return Neighbors(distances, indices)
+
+
+def _framed(queries: Tensor, bank: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Bring queries and bank to a size about 1, where they need it; give their mean and the size too."""
+    own = queries is bank
+    bank = _wide(bank)
+    queries = bank if own else _wide(queries)
+    offset, scale = spared_scaling(bank, None if own else queries)
+    if bank.device.type != "cpu" or bool((scale != 1).any()):
+        # the matmul needs centred points; the direct differences must not be centred, which would round them
+        bank = bank / scale
+        queries = bank if own else queries / scale
+    return queries, bank, offset, scale
 
 
 def _wide(X: Tensor) -> Tensor:

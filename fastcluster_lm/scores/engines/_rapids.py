@@ -5,6 +5,7 @@ What they propose is ranked, or measured, by our own exact arithmetic; tensors a
 
 import logging
 import math
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -82,6 +83,14 @@ class RapidsEngine:
             return search_layers(self.libraries.faiss, queries, bank, params, self.memory_budget)
 
     @torch.no_grad()
+    def neighbors_under_each(
+        self,
+        queries: Float[Tensor, "layers nq d"],
+        bank: Float[Tensor, "layers nb d"],
+        params: Sequence[NeighborsParams],
+    ) -> list[Neighbors]:
+        return [self.neighbors(queries, bank, one) for one in params]
+
     def kmeans(self, X: Float[Tensor, "layers n d"], params: KMeansParams) -> Clustering:
         """Run cuML's KMeans on each layer, and once more from init if given; the lower inertia wins.
 

@@ -1,6 +1,7 @@
 """The parameters and results of the three verbs, the same for every engine; nothing is computed here."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -149,6 +150,7 @@ class Engine(Protocol):
 
     warm_maps: whether a map can go on from init; where it cannot, every map starts cold
     notes: what its libraries do otherwise than the parameters ask, for the record of a run
+    neighbors_under_each: what neighbors gives for each of the parameters, of which the ids may differ
     """
 
     name: str
@@ -158,6 +160,13 @@ class Engine(Protocol):
     def neighbors(
         self, queries: Float[Tensor, "layers nq d"], bank: Float[Tensor, "layers nb d"], params: NeighborsParams
     ) -> Neighbors: ...
+
+    def neighbors_under_each(
+        self,
+        queries: Float[Tensor, "layers nq d"],
+        bank: Float[Tensor, "layers nb d"],
+        params: Sequence[NeighborsParams],
+    ) -> list[Neighbors]: ...
 
     def kmeans(self, X: Float[Tensor, "layers n d"], params: KMeansParams) -> Clustering: ...
 
