@@ -12,48 +12,87 @@ namespace {
 
 constexpr int64_t ROWS = 4;  // points held in registers while all later ones pass by
 
+// The totals of eight vectors, a lane each.
+vec totals(const vec (&a)[ROWS], const vec (&b)[ROWS]) {
+  const ivec even = {0, 8, 2, 10, 4, 12, 6, 14}, odd = {1, 9, 3, 11, 5, 13, 7, 15};
+  const ivec firsts = {0, 1, 8, 9, 4, 5, 12, 13}, seconds = {2, 3, 10, 11, 6, 7, 14, 15};
+  const ivec low = {0, 1, 2, 3, 8, 9, 10, 11}, high = {4, 5, 6, 7, 12, 13, 14, 15};
+  const auto both = [](vec one, vec other, ivec here, ivec there) {
+    return __builtin_shuffle(one, other, here) + __builtin_shuffle(one, other, there);
+  };
+  const vec first = both(both(a[0], a[1], even, odd), both(a[2], a[3], even, odd), firsts, seconds);
+  const vec second = both(both(b[0], b[1], even, odd), both(b[2], b[3], even, odd), firsts, seconds);
+  return both(first, second, low, high);
+}
+
 // Add the repulsion of every pair (i, j), i in the blocks first, first + stride, ..., j at or after its block, to both;
 // return the sum of the kernel over the ordered pairs of different points. x and y are padded to whole
-// vectors with points so far off that their kernel is 0.
-double repel(const float* x, const float* y, float* fx, float* fy, int64_t n, int64_t first, int64_t stride) {
+// vectors with points so far off that their kernel is 0. forces: lines of `padded` floats, of the repulsion along x and y
+// and, with the affinities (padded, padded) of all pairs, the attraction along both.
+template <bool ATTRACT>
+double add_forces(const float* x, const float* y, const float* affinities, float* forces, int64_t n, int64_t padded,
+                  int64_t first, int64_t stride) {
+  constexpr int64_t LINES = ATTRACT ? 4 : 2;
+  const ivec lanes = {0, 1, 2, 3, 4, 5, 6, 7};
   double sum = 0;
-  for (int64_t block = first * WIDTH; block < n; block += stride * WIDTH) {
-    for (int64_t i = block; i < std::min(block + WIDTH, n); i += ROWS) {
-      vec xi[ROWS], yi[ROWS], ax[ROWS] = {}, ay[ROWS] = {}, kernels = {};
-      const int64_t rows = std::min(ROWS, n - i);
-      // within the block every ordered pair is visited; half of each, for the sum is doubled below
-      for (int64_t r = 0; r < ROWS; ++r) {
-        xi[r] = all(x[i + r]);
-        yi[r] = all(y[i + r]);
-        if (r >= rows) continue;
-        const vec dx = xi[r] - load(x + block), dy = yi[r] - load(y + block);
-        vec w = inverse(all(1.0f) + dx * dx + dy * dy);
-        w[i + r - block] = 0;
-        kernels += w * 0.5f;
-        ax[r] = w * w * dx;
-        ay[r] = w * w * dy;
-      }
-      for (int64_t j = block + WIDTH; j < n; j += WIDTH) {
-        const vec xj = load(x + j), yj = load(y + j);
-        vec gx = load(fx + j), gy = load(fy + j);
+  for (int64_t i = first * WIDTH; i < n; i += i % WIDTH + ROWS < WIDTH ? ROWS : stride * WIDTH - WIDTH + ROWS) {
+    const int64_t block = i / WIDTH * WIDTH;
+    const vec xb = load(x + block), yb = load(y + block);
+    vec xi[ROWS], yi[ROWS], own[LINES][ROWS], kernels = {};
+    const float* from[ROWS];
+    // within the block every ordered pair is visited; half of each, for the sum is doubled below
 #pragma GCC unroll 4
-        for (int64_t r = 0; r < ROWS; ++r) {
-          const vec dx = xi[r] - xj, dy = yi[r] - yj;
-          const vec w = inverse(all(1.0f) + dx * dx + dy * dy);
-          kernels += w;
-          const vec w_sq = w * w;
-          ax[r] += w_sq * dx;
-          ay[r] += w_sq * dy;
-          gx -= w_sq * dx;
-          gy -= w_sq * dy;
-        }
-        store(fx + j, gx);
-        store(fy + j, gy);
+    for (int64_t r = 0; r < ROWS; ++r) {
+      xi[r] = all(x[i + r]);
+      yi[r] = all(y[i + r]);
+      const vec dx = xi[r] - xb, dy = yi[r] - yb;
+      vec w = inverse(all(1.0f) + dx * dx + dy * dy);
+      // points beyond the last one are as far from others, but not from each other
+      w = (lanes == ivec{} + static_cast<int32_t>(i + r - block)) | (ivec{} + static_cast<int32_t>(i + r) >= ivec{} + static_cast<int32_t>(n)) ? vec{} : w;
+      kernels += w;
+      own[0][r] = w * w * dx;
+      own[1][r] = w * w * dy;
+      if constexpr (ATTRACT) {
+        from[r] = affinities + (i + r) * padded;
+        const vec pull = w * load(from[r] + block);
+        own[2][r] = pull * dx;
+        own[3][r] = pull * dy;
       }
-      sum += total(kernels);
-      for (int64_t r = 0; r < rows; ++r) {
-        fx[i + r] += total(ax[r]);
-        fy[i + r] += total(ay[r]);
+    }
+    kernels *= 0.5f;
+    for (int64_t j = block + WIDTH; j < n; j += WIDTH) {
+      const vec xj = load(x + j), yj = load(y + j);
+      vec others[LINES], passed[ROWS];
+#pragma GCC unroll 4
+      for (int64_t line = 0; line < LINES; ++line) others[line] = load(forces + line * padded + j);
+#pragma GCC unroll 4
+      for (int64_t r = 0; r < ROWS; ++r) {
+        const vec dx = xi[r] - xj, dy = yi[r] - yj;
+        const vec w = inverse(all(1.0f) + dx * dx + dy * dy);
+        passed[r] = w;
+        const vec w_sq = w * w;
+        own[0][r] += w_sq * dx;
+        own[1][r] += w_sq * dy;
+        others[0] -= w_sq * dx;
+        others[1] -= w_sq * dy;
+        if constexpr (ATTRACT) {
+          const vec pull = w * load(from[r] + j);
+          own[2][r] += pull * dx;
+          own[3][r] += pull * dy;
+          others[2] -= pull * dx;
+          others[3] -= pull * dy;
+        }
+      }
+      kernels += (passed[0] + passed[1]) + (passed[2] + passed[3]);
+#pragma GCC unroll 4
+      for (int64_t line = 0; line < LINES; ++line) store(forces + line * padded + j, others[line]);
+    }
+    sum += total(kernels);
+    for (int64_t line = 0; line < LINES; line += 2) {
+      const vec of_rows = totals(own[line], own[line + 1]);
+      for (int64_t r = 0; r < ROWS; ++r) {
+        forces[line * padded + i + r] += of_rows[r];
+        forces[(line + 1) * padded + i + r] += of_rows[ROWS + r];
       }
     }
   }
@@ -88,9 +127,10 @@ void attract(const float* x, const float* y, int64_t i, const int32_t* columns, 
   *ay = ty;
 }
 
-float gained(float* gain, float update, float gradient, float momentum, float step) {
-  *gain = update * gradient <= 0 ? *gain + 0.2f : *gain * 0.8f + 0.01f;
-  return update * momentum - step * *gain * gradient;
+vec gained(float* gain, vec update, vec gradient, float momentum, float step) {
+  const vec before = load(gain), now = update * gradient <= vec{} ? before + all(0.2f) : before * all(0.8f) + all(0.01f);
+  store(gain, now);
+  return update * all(momentum) - all(step) * now * gradient;
 }
 
 }  // namespace
@@ -147,24 +187,42 @@ extern "C" void tsne_put_in_order(const int64_t* starts, const int32_t* columns,
   }
 }
 
-// Repulsion before it is divided by the normaliser, and the kernel's sum over pairs of different points.
-// points, forces (layers, 2, padded); scratch (layers, chunks, 2, padded); sums (layers, chunks)
-extern "C" void tsne_repulsion(const float* points, int64_t layers, int64_t n, int64_t padded, int64_t chunks,
-                               float* scratch, double* sums, const uint8_t* active, int32_t threads) {
+// The affinities of all pairs of each layer's points, 0 where there is no edge: dense (layers, padded, padded)
+extern "C" void tsne_dense(const int64_t* starts, const int32_t* columns, const float* values, int64_t layers, int64_t n,
+                           int64_t padded, float* dense, int32_t threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t line = 0; line < layers * padded; ++line) {
+    const int64_t i = line % padded, row = line / padded * n + i;
+    float* own = dense + line * padded;
+    std::fill_n(own, padded, 0.0f);
+    if (i >= n) continue;
+    for (int64_t e = starts[row]; e < starts[row + 1]; ++e) own[columns[e]] += values[e];
+  }
+}
+
+// Repulsion before it is divided by the normaliser, and the kernel's sum over pairs of different points; with the
+// affinities of all pairs, dense (layers, padded, padded), the attraction too.
+// points (layers, 2, padded); scratch (layers, chunks, lines, padded), 4 lines with the attraction and 2 without;
+// sums (layers, chunks)
+extern "C" void tsne_repulsion(const float* points, int64_t layers, int64_t n, int64_t padded, const float* dense,
+                               int64_t chunks, float* scratch, double* sums, const uint8_t* active, int32_t threads) {
+  const int64_t room = (dense ? 4 : 2) * padded;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
   for (int64_t task = 0; task < layers * chunks; ++task) {
     const int64_t layer = task / chunks, chunk = task % chunks;
     if (!active[layer]) continue;
-    const float* x = points + layer * 2 * padded;
-    float* f = scratch + task * 2 * padded;
-    std::memset(f, 0, sizeof(float) * 2 * padded);
-    sums[task] = repel(x, x + padded, f, f + padded, n, chunk, chunks);
+    const float *x = points + layer * 2 * padded, *y = x + padded;
+    float* f = scratch + task * room;
+    std::fill_n(f, room, 0.0f);
+    sums[task] = dense ? add_forces<true>(x, y, dense + layer * padded * padded, f, n, padded, chunk, chunks)
+                       : add_forces<false>(x, y, nullptr, f, n, padded, chunk, chunks);
   }
 }
 
-// One step of the descent once scratch and sums hold the repulsion; gradient_sq (layers): sum of its squares.
+// One step of the descent once scratch and sums hold the repulsion, and with 4 lines the attraction, which is else summed
+// along the edges; gradient_sq (layers, n): a point's.
 extern "C" void tsne_step(float* points, float* update, float* gains, int64_t layers, int64_t n, int64_t padded,
-                          int64_t chunks, const float* scratch, const double* sums, const int64_t* starts,
+                          int64_t chunks, int64_t lines, const float* scratch, const double* sums, const int64_t* starts,
                           const int32_t* columns, const float* values, float exaggeration, float momentum, float step,
                           float max_step_norm, double* gradient_sq, const uint8_t* active, int32_t threads) {
   constexpr int64_t PART = 256;
@@ -179,23 +237,29 @@ extern "C" void tsne_step(float* points, float* update, float* gains, int64_t la
       float *ux = update + layer * 2 * padded, *uy = ux + padded, *kx = gains + layer * 2 * padded, *ky = kx + padded;
       double z = 0;
       for (int64_t c = 0; c < chunks; ++c) z += sums[layer * chunks + c];
-      const float share = static_cast<float>(1.0 / z);
-      for (int64_t i = first; i < last; ++i) {
-        float rx = 0, ry = 0, ax, ay;
-        for (int64_t c = 0; c < chunks; ++c) {
-          const float* f = scratch + (layer * chunks + c) * 2 * padded;
-          rx += f[i];
-          ry += f[padded + i];
+      const vec share = all(static_cast<float>(1.0 / z));
+      for (int64_t i = first; i < last; i += WIDTH) {
+        const int64_t some = std::min(WIDTH, last - i), row = layer * n + i;
+        vec force[4] = {};
+        for (int64_t c = 0; c < chunks; ++c)
+          for (int64_t line = 0; line < lines; ++line)
+            force[line] += load(scratch + ((layer * chunks + c) * lines + line) * padded + i);
+        for (int64_t p = 0; lines < 4 && p < some; ++p) {
+          float ax, ay;
+          attract(x, y, i + p, columns + starts[row + p], values + starts[row + p], starts[row + p + 1] - starts[row + p],
+                  &ax, &ay);
+          force[2][p] = ax;
+          force[3][p] = ay;
         }
-        const int64_t row = layer * n + i;
-        attract(x, y, i, columns + starts[row], values + starts[row], starts[row + 1] - starts[row], &ax, &ay);
-        const float gx = exaggeration * ax - share * rx, gy = exaggeration * ay - share * ry;
+        const vec gx = all(exaggeration) * force[2] - share * force[0], gy = all(exaggeration) * force[3] - share * force[1];
         // the points stand still until every row has read them
-        const float vx = gained(kx + i, ux[i], gx, momentum, step), vy = gained(ky + i, uy[i], gy, momentum, step);
-        const float norm = std::sqrt(vx * vx + vy * vy), shrink = norm > max_step_norm ? max_step_norm / norm : 1.0f;
-        ux[i] = vx * shrink;
-        uy[i] = vy * shrink;
-        gradient_sq[row] = static_cast<double>(gx) * gx + static_cast<double>(gy) * gy;
+        const vec vx = gained(kx + i, load(ux + i), gx, momentum, step), vy = gained(ky + i, load(uy + i), gy, momentum, step);
+        const vec norm = square_root(vx * vx + vy * vy), most = all(max_step_norm);
+        const vec shrink = norm > most ? most / norm : all(1.0f);
+        store(ux + i, vx * shrink);
+        store(uy + i, vy * shrink);
+        for (int64_t p = 0; p < some; ++p)
+          gradient_sq[row + p] = static_cast<double>(gx[p]) * gx[p] + static_cast<double>(gy[p]) * gy[p];
       }
     }
 #pragma omp for schedule(static)

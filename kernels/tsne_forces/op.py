@@ -21,6 +21,8 @@ Repulsion = Literal["pairs", "tree", "grid"]
 # up to so many points all pairs are summed: by compiled code, where a tree follows, and elsewhere, where a grid does;
 # benchmarks/README.md has the figures
 PAIRS_POINTS, GRID_POINTS = 1_800, 30_000
+# up to so many points attraction is summed over all pairs, beyond along the edges
+DENSE_POINTS = 640
 # a group of points is far from a leaf of the tree if its radius is below so large a share of their distance: forces on
 # maps then err by less than 0.1 % (root mean square); the points move little between so many steps as share an order
 ANGLE, REORDER_EVERY = 0.5, 20
@@ -32,7 +34,7 @@ SCATTERED_POINTS = 2_500
 # floats of a vector in cpu.cpp, and where its padding stands: so far off that the square is finite and its kernel is 0
 VECTOR, FAR = 8, 1e18
 # rows are dealt to as many chunks whatever the number of threads, so that sums have one order
-CHUNKS, CHUNK_POINTS = 8, 64
+CHUNKS, CHUNK_POINTS = 8, 256
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,15 @@ class NativeDescent:
             address(edges.values, torch.float32),
         ]
         self.tree_order = torch.empty(n_layers, n, dtype=torch.int32)
+        # few points attract each other along so many of their pairs that all are visited, with the repulsion
+        self.dense: Tensor | None = None
+        if repulsion == "pairs" and n <= DENSE_POINTS:
+            self.dense = room(n_layers, padded, padded, dtype=torch.float32)
+            out = (address(self.dense, torch.float32), ctypes.c_int32(thread_count()))
+            native.tsne_dense(*self.flow, *self.sizes, *out)
+        self.lines = 2 if self.dense is None else 4
         self.chunks = max(1, min(CHUNKS, n // CHUNK_POINTS)) if repulsion == "pairs" else 1
-        self.scratch = torch.zeros(n_layers, self.chunks, 2, padded, dtype=torch.float32)
+        self.scratch = torch.zeros(n_layers, self.chunks, self.lines, padded, dtype=torch.float32)
         self.sums = torch.zeros(n_layers, self.chunks, dtype=torch.float64)
 
     def advance(self, iterations: int, rule: StepRule, active: Tensor) -> None:
@@ -121,11 +130,11 @@ class NativeDescent:
             ctypes.c_float(value) for value in (rule.exaggeration, rule.momentum, rule.step_size, rule.max_step_norm)
         ]
         forces = [address(self.scratch, torch.float32), address(self.sums, torch.float64)]
-        chunks = ctypes.c_int64(self.chunks)
+        shape = [ctypes.c_int64(self.chunks), ctypes.c_int64(self.lines)]
         last = [address(self.gradient_sq, torch.float64), address(flags, torch.uint8), ctypes.c_int32(thread_count())]
         for iteration in range(iterations):
             self._repel(flags, reorder=iteration % REORDER_EVERY == 0)
-            self.native.tsne_step(*moving, *self.sizes, chunks, *forces, *self.flow, *numbers, *last)
+            self.native.tsne_step(*moving, *self.sizes, *shape, *forces, *self.flow, *numbers, *last)
 
     def _repel(self, flags: Tensor, *, reorder: bool, angle: float | None = None) -> None:
         """Sum the repulsion and the normaliser of the active layers into scratch and sums."""
@@ -137,8 +146,9 @@ class NativeDescent:
         normaliser, moves = address(self.sums, torch.float64), address(flags, torch.uint8)
         threads = ctypes.c_int32(thread_count())
         if self.way == "pairs":
+            dense = None if self.dense is None else address(self.dense, torch.float32)
             chunks = ctypes.c_int64(self.chunks)
-            self.native.tsne_repulsion(points, *self.sizes, chunks, forces, normaliser, moves, threads)
+            self.native.tsne_repulsion(points, *self.sizes, dense, chunks, forces, normaliser, moves, threads)
             return
         tree = library(TREE)
         if tree is None:
@@ -157,7 +167,7 @@ class NativeDescent:
     def repulsion(self) -> Tensor:
         """Sum the repulsion, (layers, 2, n), not yet divided by the normaliser; sums holds that."""
         self._repel(torch.ones(len(self._points), dtype=torch.uint8), reorder=True)
-        return self._by_point(self.scratch.sum(1)[..., : self.n])
+        return self._by_point(self.scratch.sum(1)[:, :2, : self.n])
 
     def kl_divergence(self) -> Tensor:
         n_layers = len(self._points)
