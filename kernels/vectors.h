@@ -30,7 +30,8 @@ static inline doubles load(const double* p) {
 static inline void store(double* p, doubles v) { std::memcpy(p, &v, sizeof v); }
 
 // the squared distance of a point from a place in float64: four sums side by side, in an order that no compiler changes
-static inline double squared_distance(const float* x, const double* place, int64_t width) {
+template <class Number>
+static inline double squared_distance(const Number* x, const double* place, int64_t width) {
   double part[4] = {};
   int64_t t = 0;
   for (; t + 4 <= width; t += 4)

@@ -14,6 +14,9 @@ from fastcluster_lm.scores.geometry import intrinsic_dimension, neighbor_overlap
 
 # retained points whose mean place a new point starts from, and the least share of them that a warm map needs
 START_FROM, RETAINED = 3, 0.5
+# a layer that kept a smaller share of its neighbours goes on from a map this much smaller, in which clusters can pass
+# each other: on full-sized ones they are stuck (benchmarks/README.md has the figures)
+STEADY, DRAWN_TOGETHER = 0.9, 0.1
 # the column that decides on the next map and stands in no row
 PRESERVED = "preserved"
 
@@ -44,20 +47,25 @@ class WarmMap:
         used, order = self._params().affinity_neighbors(n), torch.arange(n)
         near = self.engine.neighbors(X, X, NeighborsParams(max(used, k), order, order))
         cold = key_frame or self._restart or not self.engine.warm_maps
+        own = near.indices[..., :k]
+        overlap = None
+        if self._neighbors is not None and torch.equal(ids, self._neighbor_ids):
+            overlap = neighbor_overlap(own, self._neighbors)
         init = None if cold else self._start(X, near, ids)
         warm = init is not None
+        if init is not None:
+            init = _drawn_together(init, overlap)
         params = self._params(self.config.warm_iter if warm else self.config.n_iter, init)
         known = Neighbors(near.distances[..., :used], near.indices[..., :used])
         points, kl = self.engine.tsne(X, replace(params, neighbors=known))
         on_map = self.engine.neighbors(points, points, NeighborsParams(k, order, order)).indices
-        own = near.indices[..., :k]
         columns = {
             "kl": kl,
             "trustworthiness": trustworthiness(X, on_map),
             "intrinsic_dimension": intrinsic_dimension(near.distances),
         }
-        if self._neighbors is not None and torch.equal(ids, self._neighbor_ids):
-            columns["neighbor_overlap"] = neighbor_overlap(own, self._neighbors)
+        if overlap is not None:
+            columns["neighbor_overlap"] = overlap
         columns[PRESERVED] = neighbor_overlap(own, on_map)
         self.points, self._ids = points, ids.clone()
         self._neighbors, self._neighbor_ids = own, ids.clone()
@@ -153,3 +161,13 @@ class WarmMap:
         start = points.clone()
         start[:, to_device(new, points.device)] = points[layer, closest].mean(2)
         return start
+
+
+def _drawn_together(points: Tensor, overlap: Tensor | None) -> Tensor:
+    """Make the maps of layers smaller whose points have moved, or may have: those that share too few neighbours.
+
+    Shapes: points (layers, n, 2), overlap (layers,) or None where nothing is known of it
+    """
+    if overlap is None:
+        return points * DRAWN_TOGETHER
+    return points * torch.where(overlap < STEADY, DRAWN_TOGETHER, 1.0).to(points.dtype)[:, None, None]

@@ -137,4 +137,9 @@ def _agree(parts: Sequence[Part], clusters: Mapping[Any, Tensor]) -> _Found:
 def _mean(values: Sequence[NDArray[np.float64] | None]) -> NDArray[np.float64] | None:
     """Average (S, L) scores over S, then over groups; None without groups or where one of them has no score."""
     known = [value for value in values if value is not None]
-    return np.stack(known).mean(1).mean(0) if known and len(known) == len(values) else None
+    if not known or len(known) < len(values):
+        return None
+    # numpy's means of one are slow
+    one = known[0] if len(known) == 1 else np.stack(known)
+    over_labelings = one.mean(-2) if one.shape[-2] > 1 else one[..., 0, :]
+    return over_labelings if one is known[0] else over_labelings.mean(0)

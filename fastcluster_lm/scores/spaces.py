@@ -195,7 +195,10 @@ def _vote(
         for chosen, same in buckets(asked, lambda item: item[0]):
             some = [keys[j] for j in chosen]
             X = _gather(split.X, [places[key].points for key in some]).flatten(0, 1)  # (L * J, nq, d)
-            Y = _gather(bank.X, [places[key].bank_points for key in some]).flatten(0, 1)
+            same_points = split.X is bank.X and all(
+                np.array_equal(places[key].points, places[key].bank_points) for key in some
+            )
+            Y = X if same_points else _gather(bank.X, [places[key].bank_points for key in some]).flatten(0, 1)
             found = engine.neighbors_under_each(X, Y, [params for _, _, params in same])
             for (_, column, _), neighbors in zip(same, found, strict=True):
                 indices = neighbors.indices.reshape(split.X.shape[0], len(some), -1, k)

@@ -41,3 +41,31 @@ def class_spread(
         ctypes.c_int32(thread_count()),
     )
     return means, variances
+
+
+def class_pairs_native(
+    X: Float[Tensor, "layers n d"], codes: Int[Tensor, " n"], n_classes: int, rounding: float
+) -> Float[Tensor, " layers"] | None:
+    """Average (var_a + var_b) / (2 |mean_a - mean_b|^2) over pairs of classes; None where compiled code cannot.
+
+    Shapes: X (layers, n, d), codes (n,) of 0..n_classes-1, each at least once, two classes or more -> (layers,) f64
+    Units:  means whose squared distance is at most rounding times the variance of all points count as one
+    Errors: ShapeError if the codes do not fit; DataError for one out of range
+    """
+    if codes.shape != X.shape[1:2]:
+        raise ShapeError(f"codes have shape {tuple(codes.shape)}; expected ({X.shape[1]},), one a point")
+    check_codes(codes, n_classes, "codes")
+    native = library(SOURCE) if X.device.type == codes.device.type == "cpu" and X.dtype == torch.float32 else None
+    if native is None:
+        return None
+    X, codes = X.contiguous(), codes.long().contiguous()
+    found = torch.empty(len(X), dtype=torch.float64)
+    native.class_pairs(
+        address(X, torch.float32),
+        address(codes, torch.int64),
+        *(ctypes.c_int64(size) for size in (*X.shape, n_classes)),
+        ctypes.c_double(rounding),
+        address(found, torch.float64),
+        ctypes.c_int32(thread_count()),
+    )
+    return found

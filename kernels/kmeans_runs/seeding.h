@@ -9,8 +9,6 @@
 
 namespace {
 
-typedef float quad __attribute__((vector_size(16)));
-
 // All trials of a tile of points are compared at once.
 class Seeding {
  public:
@@ -82,7 +80,7 @@ class Seeding {
     for (int64_t tile = 0; tile < tiles_.count; ++tile)
       tiles_.multiply(tile, rows.data(), tried, [&](int64_t t, const float* products) {
         const vec own = all(x_sq_[candidates[t]]);
-        doubles mass = {};
+        vec mass = {};
         for (int64_t v = 0; v < TILE; v += WIDTH) {
           const int64_t i = tile * TILE + v;
           const vec before = load(closest_.data() + i);
@@ -90,11 +88,9 @@ class Seeding {
           near = near < vec{} ? vec{} : near;
           near = near < before ? near : before;
           store(reached_.data() + t * tiles_.count * TILE + i, near);
-          quad half[2];
-          std::memcpy(half, &near, sizeof half);
-          mass += __builtin_convertvector(half[0], doubles) + __builtin_convertvector(half[1], doubles);
+          mass += near;
         }
-        masses_[t * tiles_.count + tile] = (mass[0] + mass[1]) + (mass[2] + mass[3]);
+        masses_[t * tiles_.count + tile] = total(mass);
       });
   }
 

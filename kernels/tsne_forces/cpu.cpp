@@ -273,6 +273,19 @@ extern "C" void tsne_step(float* points, float* update, float* gains, int64_t la
   }
 }
 
+// Some steps with forces over all pairs: tsne_repulsion and tsne_step in turns.
+extern "C" void tsne_steps(int64_t iterations, float* points, float* update, float* gains, int64_t layers, int64_t n,
+                           int64_t padded, int64_t chunks, int64_t lines, float* scratch, double* sums,
+                           const int64_t* starts, const int32_t* columns, const float* values, float exaggeration,
+                           float momentum, float step, float max_step_norm, double* gradient_sq, const uint8_t* active,
+                           int32_t threads, const float* dense) {
+  for (int64_t iteration = 0; iteration < iterations; ++iteration) {
+    tsne_repulsion(points, layers, n, padded, dense, chunks, scratch, sums, active, threads);
+    tsne_step(points, update, gains, layers, n, padded, chunks, lines, scratch, sums, starts, columns, values,
+              exaggeration, momentum, step, max_step_norm, gradient_sq, active, threads);
+  }
+}
+
 // KL divergence less the logarithm of the normaliser: sum of p log(p (1 + |yi - yj|^2)) over the edges of each row.
 extern "C" void tsne_cross_entropy(const float* points, int64_t layers, int64_t n, int64_t padded, const int64_t* starts,
                                    const int32_t* columns, const float* values, double* rows, int32_t threads) {

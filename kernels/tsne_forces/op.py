@@ -132,9 +132,13 @@ class NativeDescent:
         forces = [address(self.scratch, torch.float32), address(self.sums, torch.float64)]
         shape = [ctypes.c_int64(self.chunks), ctypes.c_int64(self.lines)]
         last = [address(self.gradient_sq, torch.float64), address(flags, torch.uint8), ctypes.c_int32(thread_count())]
+        step = (*moving, *self.sizes, *shape, *forces, *self.flow, *numbers, *last)
+        if self.way == "pairs":
+            self.native.tsne_steps(ctypes.c_int64(iterations), *step, self._dense_address())
+            return
         for iteration in range(iterations):
             self._repel(flags, reorder=iteration % REORDER_EVERY == 0)
-            self.native.tsne_step(*moving, *self.sizes, *shape, *forces, *self.flow, *numbers, *last)
+            self.native.tsne_step(*step)
 
     def _repel(self, flags: Tensor, *, reorder: bool, angle: float | None = None) -> None:
         """Sum the repulsion and the normaliser of the active layers into scratch and sums."""
@@ -146,8 +150,7 @@ class NativeDescent:
         normaliser, moves = address(self.sums, torch.float64), address(flags, torch.uint8)
         threads = ctypes.c_int32(thread_count())
         if self.way == "pairs":
-            dense = None if self.dense is None else address(self.dense, torch.float32)
-            chunks = ctypes.c_int64(self.chunks)
+            dense, chunks = self._dense_address(), ctypes.c_int64(self.chunks)
             self.native.tsne_repulsion(points, *self.sizes, dense, chunks, forces, normaliser, moves, threads)
             return
         tree = library(TREE)
@@ -157,6 +160,9 @@ class NativeDescent:
         if reorder:
             tree.tsne_tree_order(points, *self.sizes, order, moves, threads)
         tree.tsne_tree_repulsion(points, *self.sizes, order, share, forces, normaliser, moves, threads)
+
+    def _dense_address(self) -> ctypes.c_void_p | None:
+        return None if self.dense is None else address(self.dense, torch.float32)
 
     def gradient_norm(self) -> Tensor:
         return self.gradient_sq.mean(1).sqrt() * self.n
