@@ -28,21 +28,21 @@ __attribute__((always_inline)) inline void add_squares(const float* const* queri
 }
 
 template <int64_t VECTORS>
-void distances_to_vectors(const float* const* queries, const float* columns, int64_t padded, int64_t width,
+void squares_to_vectors(const float* const* queries, const float* columns, int64_t padded, int64_t width,
                           int64_t start, std::vector<float>* out) {
   vec sums[QUERIES][VECTORS] = {};
   for (int64_t t = 0; t < width; ++t) add_squares(queries, t, columns + t * padded + start, sums);
   for (int64_t q = 0; q < QUERIES; ++q)
-    for (int64_t v = 0; v < VECTORS; ++v) store(out[q].data() + start + v * WIDTH, square_root(sums[q][v]));
+    for (int64_t v = 0; v < VECTORS; ++v) store(out[q].data() + start + v * WIDTH, sums[q][v]);
 }
 
-// distances of some queries to all points, whose coordinates lie one after the other: columns (width, padded)
-void distances_to_all(const float* const* queries, const float* columns, int64_t n, int64_t padded, int64_t width,
+// squared distances of some queries to all points, whose coordinates lie one after the other: columns (width, padded)
+void squares_to_all(const float* const* queries, const float* columns, int64_t n, int64_t padded, int64_t width,
                       std::vector<float>* out) {
   int64_t start = 0;
   for (; start + 2 * WIDTH <= padded; start += 2 * WIDTH)
-    distances_to_vectors<2>(queries, columns, padded, width, start, out);
-  if (start < padded) distances_to_vectors<1>(queries, columns, padded, width, start, out);
+    squares_to_vectors<2>(queries, columns, padded, width, start, out);
+  if (start < padded) squares_to_vectors<1>(queries, columns, padded, width, start, out);
   for (int64_t q = 0; q < QUERIES; ++q) std::fill(out[q].begin() + n, out[q].begin() + padded, INF);
 }
 
@@ -65,9 +65,10 @@ extern "C" void neighbors_direct(const float* queries, const float* columns, con
   }
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<float> values[QUERIES], spare(padded);
+    std::vector<float> values[QUERIES];
     for (auto& of_query : values) of_query.resize(padded);
     std::vector<uint64_t> kept(2 * k + 2 * WIDTH);
+    Bounded bounded;
     Buckets buckets;
     Sorter sorter;
     const int64_t groups = (n_queries + QUERIES - 1) / QUERIES;
@@ -79,15 +80,10 @@ extern "C" void neighbors_direct(const float* queries, const float* columns, con
       // the last one stands in for those beyond it
       for (int64_t q = 0; q < QUERIES; ++q)
         group[q] = queries + (layer * n_queries + first + std::min(q, rows - 1)) * width;
-      distances_to_all(group, columns + layer * width * padded, n_bank, padded, width, values);
-      for (int64_t q = 0; q < rows; ++q) {
-        // choosing spoils the values, but the last set's may be spoilt
-        for (int64_t s = 0; s + 1 < sets; ++s) {
-          spare = values[q];
-          problems[s].from_values(layer, first + q, spare, kept, buckets, sorter);
-        }
-        problems[sets - 1].from_values(layer, first + q, values[q], kept, buckets, sorter);
-      }
+      squares_to_all(group, columns + layer * width * padded, n_bank, padded, width, values);
+      for (int64_t q = 0; q < rows; ++q)
+        for (const Problem& problem : problems)
+          problem.from_values(layer, first + q, values[q], true, kept, bounded, buckets, sorter);
     }
   }
 }

@@ -129,52 +129,99 @@ int64_t smallest(const float* values, int64_t n, int64_t k, const Identities& id
   return count;
 }
 
-// A value that k of the values (whole vectors) are at most, and few more: the k-th smallest of the least values in
-// lanes of which there are k at least; infinite where fewer are finite.
-template <int64_t VECTORS>
-float bound_of_lanes(const float* values, int64_t padded, int64_t k) {
-  vec least[VECTORS];
-  std::fill_n(least, VECTORS, all(INF));
-  int64_t start = 0;
-  for (; start + VECTORS * WIDTH <= padded; start += VECTORS * WIDTH)
-#pragma GCC unroll 4
-    for (int64_t v = 0; v < VECTORS; ++v) {
-      const vec value = load(values + start + v * WIDTH);
-      least[v] = value < least[v] ? value : least[v];
+// Chooses by a bound that few more than k of the values are at most.
+class Bounded {
+ public:
+  // All finite admissible values (whole vectors, infinite beyond n) up to the k-th smallest, and few more, with their
+  // places; says how many. Of squares it gives the roots, and all whose root may be that of the k-th.
+  int64_t smallest(const float* values, int64_t n, int64_t padded, int64_t k, const Identities& ids,
+                   bool squared, std::vector<uint64_t>& kept) {
+    float bound = k <= WIDTH ? bound_of_lanes<2>(values, n, padded, k, ids)
+                  : k <= FEW ? bound_of_lanes<4>(values, n, padded, k, ids)
+                             : bound_of_many(values, n, padded, k, ids);
+    if (squared) bound *= 1 + SAME_ROOT;
+    if (static_cast<int64_t>(kept.size()) < padded) kept.resize(padded);
+    int64_t count = 0;
+    for (int64_t start = 0; start < padded; start += WIDTH) {
+      const float* own = admitted_.data() + start;
+      for (uint32_t bits = bound < INF ? bits_at_most(own, all(bound)) : bits_below(own, INF); bits; bits &= bits - 1) {
+        const int64_t lane = __builtin_ctz(bits);
+        kept[count++] = pack(squared ? std::sqrt(own[lane]) : own[lane], start + lane);
+      }
     }
-  for (int64_t v = 0; start + v * WIDTH < padded; ++v) {
-    const vec value = load(values + start + v * WIDTH);
-    least[v] = value < least[v] ? value : least[v];
+    return count;
   }
-  // the largest of them that fewer than k others are below
-  float of_lanes[VECTORS * WIDTH];
-  std::memcpy(of_lanes, least, sizeof of_lanes);
-  vec largest = all(-INF);
-  for (int64_t v = 0; v < VECTORS; ++v) {
-    ivec below = {};
-    for (int64_t lane = 0; lane < VECTORS * WIDTH; ++lane) below -= all(of_lanes[lane]) < least[v];
-    const vec counted = below < ivec{} + static_cast<int32_t>(k) ? least[v] : all(-INF);
-    largest = counted > largest ? counted : largest;
-  }
-  float bound = largest[0];
-  for (int64_t lane = 1; lane < WIDTH; ++lane) bound = std::max(bound, largest[lane]);
-  return bound;
-}
 
-// All finite values (whole vectors) up to the k-th smallest, and few more, with their places: at most FEW are asked for.
-int64_t few_smallest(const float* values, int64_t padded, int64_t k, std::vector<uint64_t>& kept) {
-  const float bound = k <= 2 * WIDTH / 2 ? bound_of_lanes<2>(values, padded, k) : bound_of_lanes<4>(values, padded, k);
-  if (static_cast<int64_t>(kept.size()) < padded) kept.resize(padded);
-  int64_t count = 0;
-  for (int64_t start = 0; start < padded; start += WIDTH) {
-    uint32_t bits = bound < INF ? bits_at_most(values + start, all(bound)) : bits_below(values + start, INF);
-    for (; bits; bits &= bits - 1) {
-      const int64_t j = start + __builtin_ctz(bits);
-      kept[count++] = pack(values[j], j);
+ private:
+  // squares with one root in float32 differ by less: 2^-22 of them, and the rounding of this product
+  static constexpr float SAME_ROOT = 5e-7f;
+
+  // Pass over the values and take the least in each of some lanes; those that are not admissible become infinite.
+  template <typename Take>
+  void admit(const float* values, int64_t n, int64_t padded, const Identities& ids, Take take) {
+    admitted_.resize(padded);
+    if (!ids.bank) {
+      for (int64_t start = 0; start < padded; start += WIDTH) {
+        const vec value = load(values + start);
+        store(admitted_.data() + start, value);
+        take(start / WIDTH, value);
+      }
+      return;
+    }
+    const ivec query = ivec{} + ids.query;
+    for (int64_t start = 0; start < padded; start += WIDTH) {
+      ivec own;
+      if (start + WIDTH <= n)
+        std::memcpy(&own, ids.bank + start, sizeof own);
+      else
+        for (int64_t lane = 0; lane < WIDTH; ++lane) own[lane] = start + lane < n ? ids.bank[start + lane] : ids.query;
+      const vec value = own == query ? all(INF) : load(values + start);
+      store(admitted_.data() + start, value);
+      take(start / WIDTH, value);
     }
   }
-  return count;
-}
+
+  // The k-th smallest of the least values in lanes, of which there are k at least: k values are at most that.
+  template <int64_t VECTORS>
+  float bound_of_lanes(const float* values, int64_t n, int64_t padded, int64_t k, const Identities& ids) {
+    vec least[VECTORS];
+    std::fill_n(least, VECTORS, all(INF));
+    admit(values, n, padded, ids, [&](int64_t at, vec value) {
+      vec& own = least[at % VECTORS];
+      own = value < own ? value : own;
+    });
+    // the largest of them that fewer than k others are below
+    float of_lanes[VECTORS * WIDTH];
+    std::memcpy(of_lanes, least, sizeof of_lanes);
+    vec largest = all(-INF);
+    for (int64_t v = 0; v < VECTORS; ++v) {
+      ivec below = {};
+      for (int64_t lane = 0; lane < VECTORS * WIDTH; ++lane) below -= all(of_lanes[lane]) < least[v];
+      const vec counted = below < ivec{} + static_cast<int32_t>(k) ? least[v] : all(-INF);
+      largest = counted > largest ? counted : largest;
+    }
+    float bound = largest[0];
+    for (int64_t lane = 1; lane < WIDTH; ++lane) bound = std::max(bound, largest[lane]);
+    return bound;
+  }
+
+  // The same with about twice as many lanes as neighbours.
+  float bound_of_many(const float* values, int64_t n, int64_t padded, int64_t k, const Identities& ids) {
+    const int64_t vectors = std::min(padded, 2 * k) / WIDTH + 1;
+    least_.assign(vectors * WIDTH, INF);
+    int64_t next = 0;
+    admit(values, n, padded, ids, [&](int64_t, vec value) {
+      float* own = least_.data() + next * WIDTH;
+      const vec before = load(own);
+      store(own, value < before ? value : before);
+      next = next + 1 < vectors ? next + 1 : 0;
+    });
+    std::nth_element(least_.begin(), least_.begin() + (k - 1), least_.end());
+    return least_[k - 1];
+  }
+
+  std::vector<float> admitted_, least_;
+};
 
 // Puts pairs in order.
 class Sorter {
@@ -214,10 +261,15 @@ class Sorter {
 };
 
 // The k smallest admissible values in order, for k a large part of n: bucketed by value, then sorted within buckets.
-// values (whole vectors, padded with infinity) lose those that are not admissible; returns how many were found.
 class Buckets {
  public:
-  int64_t smallest(std::vector<float>& values, int64_t n, int64_t k, const Identities& ids, std::vector<uint64_t>& kept) {
+  // values: whole vectors, padded with infinity; of squares it gives the roots. Returns how many were found.
+  int64_t smallest(const std::vector<float>& all_values, int64_t n, int64_t k, const Identities& ids, bool squared,
+                   std::vector<uint64_t>& kept) {
+    std::vector<float>& values = admitted_;
+    values = all_values;
+    if (squared)
+      for (size_t j = 0; j < values.size(); j += WIDTH) store(values.data() + j, square_root(load(values.data() + j)));
     ids.forbid(values.data(), n);
     vec lows = all(INF), highs = all(-INF);
     for (int64_t j = 0; j < n; j += WIDTH) {
@@ -277,6 +329,7 @@ class Buckets {
   static constexpr int32_t COUNT = 256;
   int32_t starts_[COUNT + 1];
   std::vector<int32_t> places_;
+  std::vector<float> admitted_;
 };
 
 }  // namespace

@@ -5,8 +5,9 @@
 
 namespace {
 
-// of so few points the k nearest are found by buckets, of more by a list or a bound; measured with 5 to 90 neighbours
-constexpr int64_t BUCKETED = 300, BUCKETED_EACH = 60, MOST_BUCKETED = 4000;
+// points for each neighbour sought up to which the k nearest are found by buckets, where they are more than FEW; of more
+// points by a bound: measured with 5 to 300 neighbours of 27 to 10,000 points
+constexpr int64_t BUCKETED_EACH = 24;
 
 struct Problem {
   const float *queries, *bank, *columns;
@@ -31,26 +32,17 @@ struct Problem {
     }
   }
 
-  void from_values(int64_t layer, int64_t row, std::vector<float>& values, std::vector<uint64_t>& kept, Buckets& buckets,
-                   Sorter& sorter) const {
-    if (k <= FEW) {
-      identities(layer, row).forbid(values.data(), n_bank);
-      const int64_t count = few_smallest(values.data(), static_cast<int64_t>(values.size()), k, kept);
+  // values: distances, or their squares
+  void from_values(int64_t layer, int64_t row, const std::vector<float>& values, bool squared, std::vector<uint64_t>& kept,
+                   Bounded& bounded, Buckets& buckets, Sorter& sorter) const {
+    const Identities ids = identities(layer, row);
+    if (k > FEW && n_bank <= BUCKETED_EACH * k) {
+      buckets.smallest(values, n_bank, k, ids, squared, kept);
+    } else {
+      const int64_t padded = static_cast<int64_t>(values.size());
+      const int64_t count = bounded.smallest(values.data(), n_bank, padded, k, ids, squared, kept);
       sorter.sort_first(kept.data(), count, k);
-      put(layer, row, kept);
-      return;
     }
-    if (n_bank <= std::min<int64_t>(MOST_BUCKETED, BUCKETED + BUCKETED_EACH * k)) {
-      buckets.smallest(values, n_bank, k, identities(layer, row), kept);
-      put(layer, row, kept);
-      return;
-    }
-    const int64_t count = smallest(values.data(), n_bank, k, identities(layer, row), kept);
-    for (int64_t r = 0; r < count; ++r) {
-      const int64_t j = static_cast<uint32_t>(kept[r]);
-      kept[r] = pack(values[j], j);
-    }
-    sorter.sort_first(kept.data(), count, k);
     put(layer, row, kept);
   }
 };
@@ -72,6 +64,7 @@ struct Desk {
   std::vector<uint64_t> kept[TOGETHER];     // pairs of a row, the k nearest in order once it was ranked
   std::vector<int64_t> lists[TOGETHER], shared;
   std::vector<uint8_t> seen;
+  Bounded bounded;
   Buckets buckets;
   Sorter sorter;
 
@@ -211,7 +204,7 @@ class Group {
     desk_.whole.assign(padded_, INF);
     distances_to_some<1>(queries_ + g, p_.bank, p_.width, p_.n_bank, [](int64_t j) { return j; },
                          [&](int, int64_t j, float distance) { desk_.whole[j] = distance; });
-    p_.from_values(0, rows_[g], desk_.whole, desk_.kept[g], desk_.buckets, desk_.sorter);
+    p_.from_values(0, rows_[g], desk_.whole, false, desk_.kept[g], desk_.bounded, desk_.buckets, desk_.sorter);
     std::fill(values_ + g * padded_, values_ + (g + 1) * padded_, INF);
   }
 
