@@ -7,10 +7,39 @@
 
 #include "vectors.h"
 
+namespace {
+
+constexpr int64_t ALIKE = 32;  // rows that are settled one after the other, each from where the one before ended
+
+// Write the values that are not 0, some of WIDTH at most, and their places from `first` on; says how many. More may be
+// written, up to WIDTH.
+int64_t keep_nonzero(const float* from, int64_t some, int32_t first, int32_t* places, float* values) {
+#if defined(__AVX512VL__)
+  if (some == WIDTH) {
+    const __m256 own = _mm256_loadu_ps(from);
+    const __mmask8 kept = _mm256_cmp_ps_mask(own, _mm256_setzero_ps(), _CMP_NEQ_UQ);
+    const __m256i lanes = _mm256_add_epi32(_mm256_set1_epi32(first), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    _mm256_storeu_ps(values, _mm256_maskz_compress_ps(kept, own));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(places), _mm256_maskz_compress_epi32(kept, lanes));
+    return __builtin_popcount(kept);
+  }
+#endif
+  int64_t held = 0;
+  for (int64_t lane = 0; lane < some; ++lane) {
+    places[held] = first + static_cast<int32_t>(lane);
+    values[held] = from[lane];
+    held += from[lane] != 0;
+  }
+  return held;
+}
+
+}  // namespace
+
 // The Gaussian weights of each row of sorted distances whose perplexity is the one asked for, by bisection.
-// distances, weights (rows, k)
-extern "C" void tsne_weights(const float* distances, int64_t rows, int64_t k, float perplexity, float* weights,
-                             int32_t threads) {
+// distances, weights (layers, n, k)
+extern "C" void tsne_weights(const float* distances, int64_t layers, int64_t n, int64_t k, float perplexity,
+                             float* weights, int32_t threads) {
+  const int64_t runs = (n + ALIKE - 1) / ALIKE;
   const int64_t padded = (k + WIDTH - 1) / WIDTH * WIDTH;
   const float target = std::log(perplexity);
 #pragma omp parallel num_threads(threads)
@@ -18,36 +47,42 @@ extern "C" void tsne_weights(const float* distances, int64_t rows, int64_t k, fl
     std::vector<float> sq_dist(padded), inside(padded, 0.0f), weight(padded);
     std::fill(inside.begin(), inside.begin() + k, 1.0f);
 #pragma omp for schedule(static)
-    for (int64_t row = 0; row < rows; ++row) {
-      const float* d = distances + row * k;
-      float typical = 0;
-      for (int64_t j = 0; j < k; ++j) typical += sq_dist[j] = (d[j] - d[0]) * (d[j] + d[0]);
-      typical /= k;
-      if (typical > 0)
-        for (int64_t j = 0; j < k; ++j) sq_dist[j] /= typical;
-      float low = -20, high = 60, middle = 0, mass = 1;
-      // 32 halvings of log2(precision) leave 2e-8, below float32's own rounding; Newton's steps need far fewer, and are
-      // taken where they stay between the bounds
-      for (int step = 0; step < 32; ++step) {
-        const float precision = std::exp2(middle);
-        vec sum = {}, moment = {}, second = {};
-        for (int64_t j = 0; j < padded; j += WIDTH) {
-          const vec s = load(sq_dist.data() + j), w = load(inside.data() + j) * exp_of_negative(s * -precision);
-          store(weight.data() + j, w);
-          sum += w;
-          moment += w * s;
-          second += w * s * s;
+    for (int64_t run = 0; run < layers * runs; ++run) {
+      // points lie about as densely as the one before; a layer's runs are the same whatever lies beside it
+      const int64_t layer = run / runs, from = run % runs * ALIKE;
+      float guess = 0;
+      for (int64_t row = layer * n + from; row < layer * n + std::min(n, from + ALIKE); ++row) {
+        const float* d = distances + row * k;
+        float typical = 0;
+        for (int64_t j = 0; j < k; ++j) typical += sq_dist[j] = (d[j] - d[0]) * (d[j] + d[0]);
+        typical /= k;
+        if (typical > 0)
+          for (int64_t j = 0; j < k; ++j) sq_dist[j] /= typical;
+        float low = -20, high = 60, middle = guess, mass = 1;
+        // 32 halvings of log2(precision) leave 2e-8, below float32's own rounding; Newton's steps need far fewer, and
+        // are taken where they stay between the bounds
+        for (int step = 0; step < 32; ++step) {
+          const float precision = std::exp2(middle);
+          vec sum = {}, moment = {}, second = {};
+          for (int64_t j = 0; j < padded; j += WIDTH) {
+            const vec s = load(sq_dist.data() + j), w = load(inside.data() + j) * exp_of_negative(s * -precision);
+            store(weight.data() + j, w);
+            sum += w;
+            moment += w * s;
+            second += w * s * s;
+          }
+          mass = total(sum);
+          const float mean = total(moment) / mass, excess = std::log(mass) + precision * mean - target;
+          if (std::fabs(excess) < 1e-6f) break;
+          if (excess > 0) low = middle; else high = middle;
+          // the entropy falls by precision^2 var(sq_dist) as log(precision) grows by 1
+          const float slope = precision * precision * (total(second) / mass - mean * mean);
+          const float newton = middle + excess / slope * 1.44269504f;
+          middle = newton > low && newton < high ? newton : (low + high) / 2;
         }
-        mass = total(sum);
-        const float mean = total(moment) / mass, excess = std::log(mass) + precision * mean - target;
-        if (std::fabs(excess) < 1e-6f) break;
-        if (excess > 0) low = middle; else high = middle;
-        // the entropy falls by precision^2 var(sq_dist) as log(precision) grows by 1
-        const float slope = precision * precision * (total(second) / mass - mean * mean);
-        const float newton = middle + excess / slope * 1.44269504f;
-        middle = newton > low && newton < high ? newton : (low + high) / 2;
+        guess = middle;
+        for (int64_t j = 0; j < k; ++j) weights[row * k + j] = weight[j] / mass;
       }
-      for (int64_t j = 0; j < k; ++j) weights[row * k + j] = weight[j] / mass;
     }
   }
 }
@@ -136,23 +171,26 @@ extern "C" int64_t tsne_edges_dense(const int64_t* indices, const float* weights
         matrix[indices[e] * n + i] += weights[e] * share;
       }
     for (int64_t i = 0; i < n; ++i) {
-      int64_t length = 0;
-      for (int64_t j = 0; j < n; ++j) length += matrix[i * n + j] != 0;
-      starts[layer * n + i + 1] = length;
+      ivec length = {};
+      int64_t j = 0, rest = 0;
+      for (; j + WIDTH <= n; j += WIDTH) length -= load(matrix + i * n + j) != vec{};
+      for (; j < n; ++j) rest += matrix[i * n + j] != 0;
+      for (int64_t lane = 0; lane < WIDTH; ++lane) rest += length[lane];
+      starts[layer * n + i + 1] = rest;
     }
   }
   for (int64_t row = 0; row < layers * n; ++row) starts[row + 1] += starts[row];
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t row = 0; row < layers * n; ++row) {
-    // a place of the block is written until a value stays there: no branch to mispredict
-    int32_t column[64];
-    float value[64];
+    // a vector is written where its first value that stays goes, and the next one over what was written beyond the last
+    // of them: no branch to mispredict, and room for what is written beyond the row's last edge
+    int32_t column[64 + WIDTH];
+    float value[64 + WIDTH];
     int64_t at = starts[row], held = 0;
-    for (int64_t j = 0; j < n; ++j) {
-      column[held] = static_cast<int32_t>(j);
-      value[held] = all_layers[row * n + j];
-      held += value[held] != 0;
-      if (held == 63 || j == n - 1) {
+    for (int64_t j = 0; j < n; j += WIDTH) {
+      held += keep_nonzero(all_layers + row * n + j, std::min(WIDTH, n - j), static_cast<int32_t>(j), column + held,
+                           value + held);
+      if (held > 64 - WIDTH || j + WIDTH >= n) {
         std::copy_n(column, held, columns + at);
         std::copy_n(value, held, values + at);
         at += held;

@@ -42,9 +42,8 @@ def tsne_affinities(
     threads = ctypes.c_int32(thread_count())
     sizes = [ctypes.c_int64(size) for size in (n_layers, n, k)]
     weights = room(*distances.shape, dtype=torch.float32)
-    rows = ctypes.c_int64(n_layers * n)
     out = address(weights, torch.float32)
-    native.tsne_weights(address(distances, torch.float32), rows, sizes[2], ctypes.c_float(perplexity), out, threads)
+    native.tsne_weights(address(distances, torch.float32), *sizes, ctypes.c_float(perplexity), out, threads)
     if n <= DENSE_POINTS and n <= DENSE_SHARE * k:
         starts = torch.empty(n_layers * n + 1, dtype=torch.int64)
         columns = room(2 * n_layers * n * k, dtype=torch.int32)
