@@ -45,6 +45,37 @@ static inline double squared_distance(const Number* x, const double* place, int6
 
 static inline float total(vec v) { return ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7])); }
 
+// Write the lanes of a vector whose bit is set, one after the other, and their places from `first` on; says how many. More
+// may be written, up to WIDTH.
+static inline int64_t keep_lanes(vec own, uint32_t bits, int32_t first, float* values, int32_t* places) {
+#if defined(__AVX512VL__)
+  const __m256i lanes = _mm256_add_epi32(_mm256_set1_epi32(first), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  _mm256_storeu_ps(values, _mm256_maskz_compress_ps(static_cast<__mmask8>(bits), (__m256)own));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(places), _mm256_maskz_compress_epi32(static_cast<__mmask8>(bits), lanes));
+  return __builtin_popcount(bits);
+#else
+  // a place is written until a lane stays there: no branch to mispredict
+  int64_t held = 0;
+  for (int64_t lane = 0; lane < WIDTH; ++lane) {
+    values[held] = own[lane];
+    places[held] = first + static_cast<int32_t>(lane);
+    held += bits >> lane & 1;
+  }
+  return held;
+#endif
+}
+
+// one bit for each lane that is true
+static inline uint32_t bits_of(ivec lanes) {
+#if defined(__AVX__)
+  return static_cast<uint32_t>(_mm256_movemask_ps((__m256)lanes));
+#else
+  uint32_t bits = 0;
+  for (int64_t lane = 0; lane < WIDTH; ++lane) bits |= (lanes[lane] & 1u) << lane;
+  return bits;
+#endif
+}
+
 // 1 / d: on x86 the estimate of 12 bits and one step of Newton's method, which leaves 2e-7 of relative error
 static inline vec inverse(vec d) {
 #if defined(__AVX__)

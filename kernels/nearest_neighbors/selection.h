@@ -25,17 +25,6 @@ uint32_t ordered(float value) {
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
-// one bit for each lane that is true
-uint32_t bits_of(ivec lanes) {
-#if defined(__AVX__)
-  return static_cast<uint32_t>(_mm256_movemask_ps((__m256)lanes));
-#else
-  uint32_t bits = 0;
-  for (int64_t lane = 0; lane < WIDTH; ++lane) bits |= (lanes[lane] & 1u) << lane;
-  return bits;
-#endif
-}
-
 uint32_t bits_below(const float* values, float threshold) { return bits_of(load(values) < all(threshold)); }
 
 uint32_t bits_at_most(const float* values, vec bounds) { return bits_of(load(values) <= bounds); }
@@ -140,11 +129,12 @@ class Bounded {
                   : k <= FEW ? bound_of_lanes<4>(values, n, padded, k, ids)
                              : bound_of_many(values, n, padded, k, ids);
     if (squared) bound *= 1 + SAME_ROOT;
-    if (static_cast<int64_t>(kept.size()) < padded) kept.resize(padded);
+    if (k > FEW) return keep_many(padded, bound, squared, kept);
     int64_t count = 0;
+    if (static_cast<int64_t>(kept.size()) < padded) kept.resize(padded);
     for (int64_t start = 0; start < padded; start += WIDTH) {
       const float* own = admitted_.data() + start;
-      for (uint32_t bits = bound < INF ? bits_at_most(own, all(bound)) : bits_below(own, INF); bits; bits &= bits - 1) {
+      for (uint32_t bits = bits_up_to(own, bound); bits; bits &= bits - 1) {
         const int64_t lane = __builtin_ctz(bits);
         kept[count++] = pack(squared ? std::sqrt(own[lane]) : own[lane], start + lane);
       }
@@ -155,6 +145,27 @@ class Bounded {
  private:
   // squares with one root in float32 differ by less: 2^-22 of them, and the rounding of this product
   static constexpr float SAME_ROOT = 5e-7f;
+
+  static uint32_t bits_up_to(const float* values, float bound) {
+    return bound < INF ? bits_at_most(values, all(bound)) : bits_below(values, INF);
+  }
+
+  int64_t keep_many(int64_t padded, float bound, bool squared, std::vector<uint64_t>& kept) {
+    values_.resize(padded + WIDTH);
+    places_.resize(padded + WIDTH);
+    int64_t count = 0;
+    for (int64_t start = 0; start < padded; start += WIDTH) {
+      const float* own = admitted_.data() + start;
+      const uint32_t bits = bits_up_to(own, bound);
+      if (bits)
+        count += keep_lanes(load(own), bits, static_cast<int32_t>(start), values_.data() + count, places_.data() + count);
+    }
+    if (squared)
+      for (int64_t r = 0; r < count; r += WIDTH) store(values_.data() + r, square_root(load(values_.data() + r)));
+    if (static_cast<int64_t>(kept.size()) < count) kept.resize(count);
+    for (int64_t r = 0; r < count; ++r) kept[r] = pack(values_[r], places_[r]);
+    return count;
+  }
 
   // Pass over the values and take the least in each of some lanes; those that are not admissible become infinite.
   template <typename Take>
@@ -205,22 +216,47 @@ class Bounded {
     return bound;
   }
 
-  // The same with about twice as many lanes as neighbours.
+  // A value that k of the values are at most and few more, found by counting: between bounds of which fewer are below the
+  // lower one, from the last row's on, since rows of one layer lie alike.
   float bound_of_many(const float* values, int64_t n, int64_t padded, int64_t k, const Identities& ids) {
-    const int64_t vectors = std::min(padded, 2 * k) / WIDTH + 1;
-    least_.assign(vectors * WIDTH, INF);
-    int64_t next = 0;
+    vec lows = all(INF), highs = all(-INF);
     admit(values, n, padded, ids, [&](int64_t, vec value) {
-      float* own = least_.data() + next * WIDTH;
-      const vec before = load(own);
-      store(own, value < before ? value : before);
-      next = next + 1 < vectors ? next + 1 : 0;
+      lows = value < lows ? value : lows;
+      const vec finite = value < all(INF) ? value : all(-INF);
+      highs = finite > highs ? finite : highs;
     });
-    std::nth_element(least_.begin(), least_.begin() + (k - 1), least_.end());
-    return least_[k - 1];
+    float low = lows[0], high = highs[0];
+    for (int64_t lane = 1; lane < WIDTH; ++lane) {
+      low = std::min(low, lows[lane]);
+      high = std::max(high, highs[lane]);
+    }
+    // all finite values are at most `high`; k of them are, or all there are
+    const float least = low, most = high;
+    float step = 0.1f;
+    float tried = guess_ > low && guess_ < high ? guess_ : low + (high - low) / 2;
+    for (int tries = 0; tries < MOST_TRIES && tried > low && tried < high; ++tries) {
+      ivec counts = {};
+      for (int64_t start = 0; start < padded; start += WIDTH) counts -= load(admitted_.data() + start) <= all(tried);
+      int64_t count = 0;
+      for (int64_t lane = 0; lane < WIDTH; ++lane) count += counts[lane];
+      if (count >= k)
+        high = tried;
+      else
+        low = tried;
+      if (count >= k && count <= k + k / 2) break;
+      // the step grows until there is a bound on either side
+      const float near = count >= k ? tried * (1 - step) : tried * (1 + step);
+      const bool between = low > least && high < most;
+      tried = between || !(near > low && near < high) ? low + (high - low) / 2 : near;
+      step *= 2;
+    }
+    return guess_ = high;
   }
 
-  std::vector<float> admitted_, least_;
+  static constexpr int MOST_TRIES = 24;
+  float guess_ = 0;
+  std::vector<float> admitted_, values_;
+  std::vector<int32_t> places_;
 };
 
 // Puts pairs in order.

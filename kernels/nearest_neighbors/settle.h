@@ -5,9 +5,9 @@
 
 namespace {
 
-// points for each neighbour sought up to which the k nearest are found by buckets, where they are more than FEW; of more
-// points by a bound: measured with 5 to 300 neighbours of 27 to 10,000 points
-constexpr int64_t BUCKETED_EACH = 24;
+// so many neighbours among so many points for each are found by buckets, others by a bound: measured with 5 to 300
+// neighbours of 27 to 10,000 points
+constexpr int64_t LEAST_BUCKETED = 128, BUCKETED_EACH = 24;
 
 struct Problem {
   const float *queries, *bank, *columns;
@@ -36,7 +36,7 @@ struct Problem {
   void from_values(int64_t layer, int64_t row, const std::vector<float>& values, bool squared, std::vector<uint64_t>& kept,
                    Bounded& bounded, Buckets& buckets, Sorter& sorter) const {
     const Identities ids = identities(layer, row);
-    if (k > FEW && n_bank <= BUCKETED_EACH * k) {
+    if (k > LEAST_BUCKETED && n_bank <= BUCKETED_EACH * k) {
       buckets.smallest(values, n_bank, k, ids, squared, kept);
     } else {
       const int64_t padded = static_cast<int64_t>(values.size());

@@ -11,28 +11,6 @@ namespace {
 
 constexpr int64_t ALIKE = 32;  // rows that are settled one after the other, each from where the one before ended
 
-// Write the values that are not 0, some of WIDTH at most, and their places from `first` on; says how many. More may be
-// written, up to WIDTH.
-int64_t keep_nonzero(const float* from, int64_t some, int32_t first, int32_t* places, float* values) {
-#if defined(__AVX512VL__)
-  if (some == WIDTH) {
-    const __m256 own = _mm256_loadu_ps(from);
-    const __mmask8 kept = _mm256_cmp_ps_mask(own, _mm256_setzero_ps(), _CMP_NEQ_UQ);
-    const __m256i lanes = _mm256_add_epi32(_mm256_set1_epi32(first), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-    _mm256_storeu_ps(values, _mm256_maskz_compress_ps(kept, own));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(places), _mm256_maskz_compress_epi32(kept, lanes));
-    return __builtin_popcount(kept);
-  }
-#endif
-  int64_t held = 0;
-  for (int64_t lane = 0; lane < some; ++lane) {
-    places[held] = first + static_cast<int32_t>(lane);
-    values[held] = from[lane];
-    held += from[lane] != 0;
-  }
-  return held;
-}
-
 }  // namespace
 
 // The Gaussian weights of each row of sorted distances whose perplexity is the one asked for, by bisection.
@@ -188,8 +166,13 @@ extern "C" int64_t tsne_edges_dense(const int64_t* indices, const float* weights
     float value[64 + WIDTH];
     int64_t at = starts[row], held = 0;
     for (int64_t j = 0; j < n; j += WIDTH) {
-      held += keep_nonzero(all_layers + row * n + j, std::min(WIDTH, n - j), static_cast<int32_t>(j), column + held,
-                           value + held);
+      const float* from = all_layers + row * n + j;
+      vec own = {};
+      if (j + WIDTH <= n)
+        own = load(from);
+      else
+        std::copy_n(from, n - j, reinterpret_cast<float*>(&own));
+      held += keep_lanes(own, bits_of(own != vec{}), static_cast<int32_t>(j), value + held, column + held);
       if (held > 64 - WIDTH || j + WIDTH >= n) {
         std::copy_n(column, held, columns + at);
         std::copy_n(value, held, values + at);
