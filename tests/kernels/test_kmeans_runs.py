@@ -75,3 +75,32 @@ def test_codes_of_several_layers_are_each_layers_own(threads: int, monkeypatch: 
     for layer, kind in enumerate(kinds):
         for whole, alone in zip(together, runs(points(kind), 3, warm=False), strict=True):
             assert torch.equal(whole[layer], alone[0])
+
+
+@pytest.mark.parametrize("n, width, k", [(7, 1, 3), (33, 2, 9), (64, 5, 12), (200, 31, 20)])
+@pytest.mark.parametrize("fresh, warm", [(2, False), (1, True)])
+def test_points_compared_with_all_centroids_end_where_bounds_do(n, width, k, fresh, warm, monkeypatch) -> None:
+    # coordinates beyond the first ones are 0, and change nothing but the way: wide points have bounds
+    X = torch.randn(3, n, width, generator=torch.Generator().manual_seed(n))
+    wide = torch.cat([X, torch.zeros(3, n, 256 - width)], -1)
+    draws = torch.rand(k, fresh, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    monkeypatch.setattr(op, "LEAST_WIDTH", 300)
+    starts = [points[:, :k].contiguous() if warm else None for points in (X, wide)]
+    narrow = kmeans_runs_native(X, k, draws, starts[0], 100, 0.0)
+    bounded = kmeans_runs_native(wide, k, draws, starts[1], 100, 0.0)
+    assert torch.equal(narrow.labels, bounded.labels) and torch.equal(narrow.n_iter, bounded.n_iter)
+    torch.testing.assert_close(narrow.inertia, bounded.inertia, rtol=1e-9, atol=1e-9)
+    assert not bounded.centroids[..., width:].any()
+    # settled: every point is with its nearest centroid
+    apart = torch.cdist(X[:, None].double(), narrow.centroids)
+    assert torch.equal(apart.argmin(-1), narrow.labels.long())
+
+
+def test_points_at_distance_nought_are_not_drawn_while_others_are_left() -> None:
+    # five places, most points at one of them, all squares whole numbers: five clusters find all, whatever is drawn
+    places = torch.eye(5)[None] * 3
+    X = torch.cat([places, places[:, :1].expand(1, 90, -1)], 1)
+    for seed in range(20):
+        draws = torch.rand(5, 1, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        draws[seed % 5] = torch.tensor(1 - 2**-53, dtype=torch.float64)
+        assert kmeans_runs_native(X, 5, draws, None, 0, 0.0).inertia.item() < 1e-9

@@ -66,3 +66,27 @@ def test_values_below_thresholds_are_counted(n):
         [[sum(v < t for v in row) for t in limits] for row, limits in zip(rows, levels, strict=True)]
         for rows, levels in zip(values.tolist(), thresholds.tolist(), strict=True)
     ]
+
+
+@pytest.mark.parametrize("n_labelings", [1, 19, 20, 21, 43])
+@pytest.mark.parametrize("winners", [False, True])
+def test_votes_under_many_labelings_are_those_under_each(n_labelings, winners, way):
+    # labels of every sign, so that none is taken for a place without a labeling
+    generator = torch.Generator().manual_seed(n_labelings)
+    indices = torch.randint(30, (3, 2, 11, 4), generator=generator)
+    own = torch.randint(-1, 3, (n_labelings, 2, 11), generator=generator)
+    bank = torch.randint(-1, 3, (n_labelings, 2, 30), generator=generator)
+    found = neighbor_votes_native(indices, own, bank, winners=winners)
+    if found is None:
+        assert way == "in torch" or not native.status()[0]
+        return
+    for s in range(n_labelings):
+        for layer in range(3):
+            for group in range(2):
+                labels = bank[s, group][indices[layer, group]].tolist()
+                if winners:
+                    won = [max(row, key=lambda label: (row.count(label), -row.index(label))) for row in labels]
+                    expected = sum(a == b for a, b in zip(won, own[s, group].tolist(), strict=True)) / 11
+                else:
+                    expected = sum(row.count(b) for row, b in zip(labels, own[s, group].tolist(), strict=True)) / 44
+                assert found[s, layer, group] == pytest.approx(expected)

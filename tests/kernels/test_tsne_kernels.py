@@ -386,3 +386,23 @@ def test_a_process_after_one_that_compiled_starts_quickly(tmp_path):
         written.append({path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()})
     assert len(written[0]) == 5 and written[0] == written[1]
     assert taken[1] < min(3.0, taken[0])
+
+
+@needs_compiler
+@pytest.mark.parametrize("n", [2, 5, 8, 61, 300, 640])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_attraction_over_all_pairs_is_that_along_the_edges(n, threads, monkeypatch):
+    monkeypatch.setattr(native, "_threads", threads)
+    found = near(n, min(20, n - 1))
+    edges = tsne_affinities(found.distances, found.indices, max(1.0, min(6.0, n / 4)))
+    start = torch.randn(len(found.distances), 2, n, generator=torch.Generator().manual_seed(n)) * 3
+    active = torch.ones(len(start), dtype=torch.bool)
+    steps = []
+    for most in (n, n - 1):
+        monkeypatch.setattr(op, "DENSE_POINTS", most)
+        descent = start_descent(start, edges, repulsion="pairs")
+        assert (descent.dense is None) == (most < n)
+        descent.advance(3, StepRule(2.0, 0.5, n / 4, 5.0), active)
+        steps.append((descent.points(), descent.gradient_norm(), descent.repulsion()))
+    for dense, sparse in zip(*steps, strict=True):
+        torch.testing.assert_close(dense, sparse, rtol=2e-4, atol=2e-4 * float(sparse.abs().max()))

@@ -124,6 +124,32 @@ def test_a_map_that_loses_its_neighbours_starts_cold_at_the_next_probe():
     assert not keeper._restart
 
 
+def test_maps_of_layers_that_changed_start_drawn_together(monkeypatch):
+    engine, starts = choose_engine("fused", "cpu"), []
+    draw_maps = engine.tsne
+
+    def tsne(X, params):
+        starts.append(params.init)
+        return draw_maps(X, params)
+
+    monkeypatch.setattr(engine, "tsne", tsne)
+    keeper = WarmMap(replace(config_from_dict(SMALL).scores, key_frame_margin=1.0), engine, 0)
+    draw = torch.Generator().manual_seed(0)
+    X, ids = torch.randn(2, 60, 4, generator=draw), torch.arange(60)
+    drawn(keeper, X, ids, key_frame=True)
+    # the second layer's neighbours are others, the first one's are what they were
+    moved = torch.stack([X[0], torch.randn(60, 4, generator=draw)])
+    last = keeper.points
+    drawn(keeper, moved, ids, key_frame=False)
+    assert starts[0] is None
+    assert torch.equal(starts[1][0], last[0])
+    torch.testing.assert_close(starts[1][1], last[1] * 0.1)
+    # of other instances nothing is known
+    last = keeper.points
+    drawn(keeper, moved, torch.cat([ids[:50], ids[50:] + 100]), key_frame=False)
+    torch.testing.assert_close(starts[2][:, :50], last[:, :50] * 0.1)
+
+
 @pytest.mark.parametrize("source", ["fresh", "batch"])
 def test_training_is_left_alone_by_step_probes_of_either_source(tmp_path, source):
     off = replace(every_step(source), probe=replace(every_step(source).probe, every=0))

@@ -17,7 +17,8 @@ from fastcluster_lm.scores.neighbors import nearest_neighbors
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Take each test through the compiled kernel, where there is one, and through torch, as a GPU goes."""
     if request.param == "in torch":
-        monkeypatch.setattr(fused, "nearest_neighbors_native", lambda *arguments: None)
+        for name in ("nearest_neighbors_native", "nearest_neighbors_under_each"):
+            monkeypatch.setattr(fused, name, lambda *arguments: None)
 
 
 def true_distances(queries: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
@@ -271,9 +272,11 @@ def test_large_inputs_taken_a_layer_at_a_time_give_the_same(shared: bool, monkey
         torch.testing.assert_close(whole.distances, layered.distances, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("n, k", [(17, 16), (60, 17), (60, 59), (130, 40), (300, 90)])
+@pytest.mark.parametrize(
+    "n, k", [(9, 8), (27, 5), (17, 16), (60, 17), (60, 59), (130, 9), (130, 40), (300, 16), (300, 90), (300, 140)]
+)
 @pytest.mark.parametrize("kind", ["spread", "clumps", "one far away", "all equal"])
-def test_many_neighbours_of_few_points_are_in_order(n: int, k: int, kind: str) -> None:
+def test_neighbours_of_few_points_are_in_order(n: int, k: int, kind: str) -> None:
     generator = torch.Generator().manual_seed(n)
     X = torch.randn(2, n, 3, generator=generator)
     if kind == "clumps":
@@ -293,3 +296,43 @@ def test_many_neighbours_of_few_points_are_in_order(n: int, k: int, kind: str) -
         barred = choose_engine("fused", "cpu").neighbors(X, X, NeighborsParams(k, ids % 2, ids % 2)).indices
         assert ((barred % 2) != (ids % 2)[None, :, None]).all()
         assert_nearest(X, X, barred, (ids[:, None] % 2 == ids % 2)[None].expand(2, -1, -1))
+
+
+@pytest.mark.parametrize("n_bank", [9, 40, 300])
+def test_points_of_one_distance_are_ties_though_their_squares_differ(n_bank: int) -> None:
+    # squares a unit in the last place apart, most of whose roots are equal in pairs; the lower index has the larger one
+    steps = torch.arange(n_bank, dtype=torch.float64).flip(0) % 23
+    bank = torch.stack([torch.full((n_bank,), 1.5, dtype=torch.float64), steps.sqrt() * 2.0**-11], 1).float()[None]
+    query = torch.zeros(1, 1, 2)
+    whole = nearest_neighbors(query, bank, n_bank)
+    assert_ties_to_lower(whole.indices, whole.distances)
+    for k in range(1, n_bank):
+        found = nearest_neighbors(query, bank, k)
+        assert torch.equal(found.indices, whole.indices[..., :k])
+
+
+@pytest.mark.parametrize("width", [3, 70])
+@pytest.mark.parametrize("unit", [1.0, 1e-12])
+@pytest.mark.parametrize("shared", [False, True])
+def test_neighbours_under_each_are_those_under_one_after_the_other(width: int, unit: float, shared: bool) -> None:
+    draw = torch.Generator().manual_seed(width)
+    bank = torch.randn(3, 50, width, generator=draw) * unit
+    queries = bank if shared else torch.randn(3, 21, width, generator=draw) * unit
+    n = queries.shape[1]
+    layers = (torch.randint(9, (3, n), generator=draw), torch.randint(9, (3, 50), generator=draw))
+    # identities that 32 bits do not hold, equal to each other in the lower 32
+    huge = tuple(ids[0] * 2**33 for ids in layers)
+    params = [NeighborsParams(4), NeighborsParams(4, *layers), NeighborsParams(4, *huge), NeighborsParams(4, *layers)]
+    for engine in ("fused", "reference"):
+        chosen = choose_engine(engine, "cpu")
+        # no more sets than there are, one alone, and numbers of neighbours that differ
+        for asked in (params, params[:1], [NeighborsParams(3, *layers), NeighborsParams(20)]):
+            found = chosen.neighbors_under_each(queries, bank, asked)
+            assert len(found) == len(asked)
+            for one, alone in zip(found, asked, strict=True):
+                expected = chosen.neighbors(queries, bank, alone)
+                assert torch.equal(one.indices, expected.indices)
+                assert torch.equal(one.distances, expected.distances)
+    with pytest.raises(DataError, match="admissible points of 50"):
+        chosen = choose_engine("fused", "cpu")
+        chosen.neighbors_under_each(queries, bank, [NeighborsParams(50), NeighborsParams(50, *layers)])
