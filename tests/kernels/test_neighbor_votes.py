@@ -73,16 +73,16 @@ def test_values_below_thresholds_are_counted(n):
 def test_votes_under_many_labelings_are_those_under_each(n_labelings, winners, way):
     # labels of every sign, so that none is taken for a place without a labeling
     generator = torch.Generator().manual_seed(n_labelings)
-    indices = torch.randint(30, (3, 2, 11, 4), generator=generator)
-    own = torch.randint(-1, 3, (n_labelings, 2, 11), generator=generator)
-    bank = torch.randint(-1, 3, (n_labelings, 2, 30), generator=generator)
+    indices = torch.randint(30, (3, 3, 11, 4), generator=generator)
+    own = torch.randint(-1, 3, (n_labelings, 3, 11), generator=generator)
+    bank = torch.randint(-1, 3, (n_labelings, 3, 30), generator=generator)
     found = neighbor_votes_native(indices, own, bank, winners=winners)
     if found is None:
         assert way == "in torch" or not native.status()[0]
         return
     for s in range(n_labelings):
         for layer in range(3):
-            for group in range(2):
+            for group in range(3):
                 labels = bank[s, group][indices[layer, group]].tolist()
                 if winners:
                     won = [max(row, key=lambda label: (row.count(label), -row.index(label))) for row in labels]
