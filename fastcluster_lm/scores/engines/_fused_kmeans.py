@@ -87,6 +87,8 @@ def _native_runs(
         if native is None:
             return None
         found.append(native)
+    if len(found) == 1:
+        return found[0]
     return Runs(*(torch.cat(column) for column in zip(*found, strict=True)))
 
 
