@@ -34,7 +34,7 @@ SCATTERED_POINTS = 2_500
 # floats of a vector in cpu.cpp, and where its padding stands: so far off that the square is finite and its kernel is 0
 VECTOR, FAR = 8, 1e18
 # rows are dealt to as many chunks whatever the number of threads, so that sums have one order
-CHUNKS, CHUNK_POINTS = 8, 256
+CHUNKS, CHUNK_POINTS = 8, 128
 
 
 @dataclass(frozen=True)
