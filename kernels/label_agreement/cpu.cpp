@@ -220,7 +220,8 @@ extern "C" void score_labelings(const int64_t* labelings, const int64_t* cluster
       const int64_t* columns = clusterings + (i / (S * L) * L + i % L) * n;
       scratch.cells.clear();
       for (int64_t point = 0; point < n; ++point)
-        if (++scratch.table[rows[point] * C + columns[point]] == 1) scratch.cells.push_back({rows[point], columns[point], 0});
+        if (++scratch.table[rows[point] * C + columns[point]] == 1)
+          scratch.cells.push_back({rows[point], columns[point], 0});
       // most tables are mostly empty, and left as they were found: with no points
       for (Cell& cell : scratch.cells) cell.count = std::exchange(scratch.table[cell.row * C + cell.column], 0);
       score(R, C, scratch, scores + i * SCORES);

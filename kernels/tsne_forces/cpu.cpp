@@ -48,7 +48,9 @@ double add_forces(const float* x, const float* y, const float* affinities, float
       const vec dx = xi[r] - xb, dy = yi[r] - yb;
       vec w = inverse(all(1.0f) + dx * dx + dy * dy);
       // points beyond the last one are as far from others, but not from each other
-      w = (lanes == ivec{} + static_cast<int32_t>(i + r - block)) | (ivec{} + static_cast<int32_t>(i + r) >= ivec{} + static_cast<int32_t>(n)) ? vec{} : w;
+      const ivec itself = lanes == ivec{} + static_cast<int32_t>(i + r - block);
+      w = itself ? vec{} : w;
+      if (i + r >= n) w = vec{};
       kernels += w;
       own[0][r] = w * w * dx;
       own[1][r] = w * w * dy;
@@ -251,9 +253,11 @@ extern "C" void tsne_step(float* points, float* update, float* gains, int64_t la
           force[2][p] = ax;
           force[3][p] = ay;
         }
-        const vec gx = all(exaggeration) * force[2] - share * force[0], gy = all(exaggeration) * force[3] - share * force[1];
+        const vec gx = all(exaggeration) * force[2] - share * force[0];
+        const vec gy = all(exaggeration) * force[3] - share * force[1];
         // the points stand still until every row has read them
-        const vec vx = gained(kx + i, load(ux + i), gx, momentum, step), vy = gained(ky + i, load(uy + i), gy, momentum, step);
+        const vec vx = gained(kx + i, load(ux + i), gx, momentum, step);
+        const vec vy = gained(ky + i, load(uy + i), gy, momentum, step);
         const vec norm = square_root(vx * vx + vy * vy), most = all(max_step_norm);
         const vec shrink = norm > most ? most / norm : all(1.0f);
         store(ux + i, vx * shrink);
