@@ -23,10 +23,7 @@ def class_spread(
             variances (layers, classes), both f64
     Errors: ShapeError if the codes do not fit; DataError for one out of range
     """
-    if codes.shape != X.shape[1:2]:
-        raise ShapeError(f"codes have shape {tuple(codes.shape)}; expected ({X.shape[1]},), one a point")
-    check_codes(codes, n_classes, "codes")
-    native = library(SOURCE) if X.device.type == codes.device.type == "cpu" and X.dtype == torch.float32 else None
+    native = _compiled(X, codes, n_classes)
     if native is None:
         return spread_of(X, codes, n_classes)
     X, codes = X.contiguous(), codes.long().contiguous()
@@ -52,10 +49,7 @@ def class_pairs_native(
     Units:  means whose squared distance is at most rounding times the variance of all points count as one
     Errors: ShapeError if the codes do not fit; DataError for one out of range
     """
-    if codes.shape != X.shape[1:2]:
-        raise ShapeError(f"codes have shape {tuple(codes.shape)}; expected ({X.shape[1]},), one a point")
-    check_codes(codes, n_classes, "codes")
-    native = library(SOURCE) if X.device.type == codes.device.type == "cpu" and X.dtype == torch.float32 else None
+    native = _compiled(X, codes, n_classes)
     if native is None:
         return None
     X, codes = X.contiguous(), codes.long().contiguous()
@@ -69,3 +63,11 @@ def class_pairs_native(
         ctypes.c_int32(thread_count()),
     )
     return found
+
+
+def _compiled(X: Tensor, codes: Tensor, n_classes: int) -> ctypes.CDLL | None:
+    """Refuse codes that do not fit; give the compiled code, or None where it cannot take these points."""
+    if codes.shape != X.shape[1:2]:
+        raise ShapeError(f"codes have shape {tuple(codes.shape)}; expected ({X.shape[1]},), one a point")
+    check_codes(codes, n_classes, "codes")
+    return library(SOURCE) if X.device.type == codes.device.type == "cpu" and X.dtype == torch.float32 else None

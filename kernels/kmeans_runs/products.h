@@ -19,22 +19,22 @@ void multiply(const float* const* rows, const float* columns, int64_t stride, in
   vec sum[POINTS][LANES];
 #pragma GCC unroll 8
   for (int64_t p = 0; p < POINTS; ++p)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int64_t l = 0; l < LANES; ++l) sum[p][l] = load(out + p * width + l * WIDTH);
   for (int64_t t = 0; t < depth; ++t) {
     vec c[LANES];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int64_t l = 0; l < LANES; ++l) c[l] = load(columns + t * stride + l * WIDTH);
 #pragma GCC unroll 8
     for (int64_t p = 0; p < POINTS; ++p) {
       const vec x = all(rows[p][t]);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int64_t l = 0; l < LANES; ++l) sum[p][l] += x * c[l];
     }
   }
 #pragma GCC unroll 8
   for (int64_t p = 0; p < POINTS; ++p)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int64_t l = 0; l < LANES; ++l) store(out + p * width + l * WIDTH, sum[p][l]);
 }
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "vectors.h"
+#include "products.h"
 
 namespace {
 
@@ -48,25 +48,9 @@ struct Tiles {
 
   template <int64_t ROWS, int64_t VECTORS>
   void multiply_by(int64_t tile, const float* const* rows, float* out) const {
-    for (int64_t at = 0; at < TILE; at += VECTORS * WIDTH) {
-      vec sum[ROWS][VECTORS] = {};
-      const float* columns = points.data() + tile * width * TILE + at;
-      for (int64_t t = 0; t < width; ++t, columns += TILE) {
-        vec x[VECTORS];
-#pragma GCC unroll 4
-        for (int64_t v = 0; v < VECTORS; ++v) x[v] = load(columns + v * WIDTH);
-#pragma GCC unroll 6
-        for (int64_t r = 0; r < ROWS; ++r) {
-          const vec own = all(rows[r][t]);
-#pragma GCC unroll 4
-          for (int64_t v = 0; v < VECTORS; ++v) sum[r][v] += own * x[v];
-        }
-      }
-#pragma GCC unroll 6
-      for (int64_t r = 0; r < ROWS; ++r)
-#pragma GCC unroll 4
-        for (int64_t v = 0; v < VECTORS; ++v) store(out + r * TILE + at + v * WIDTH, sum[r][v]);
-    }
+    std::fill_n(out, ROWS * TILE, 0.0f);
+    for (int64_t at = 0; at < TILE; at += VECTORS * WIDTH)
+      ::multiply<ROWS, VECTORS>(rows, points.data() + tile * width * TILE + at, TILE, width, out + at, TILE);
   }
 };
 

@@ -221,3 +221,10 @@ def test_unfit_arguments_are_refused() -> None:
         kmeans(X, 3)
     with pytest.raises(ShapeError, match=r"expected \(n, d\) or \(layers, n, d\)"):
         kmeans(torch.zeros(4), 1)
+
+
+@pytest.mark.parametrize("engine", ["fused", "reference"])
+def test_clusters_of_points_in_a_graph_have_no_part_in_it(engine: str) -> None:
+    X = torch.randn(1, 30, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    found = choose_engine(engine, "cpu").kmeans(X, KMeansParams(3, n_init=1))
+    assert not found.centroids.requires_grad and not found.inertia.requires_grad

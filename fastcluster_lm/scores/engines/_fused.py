@@ -8,10 +8,18 @@ from torch import Tensor
 from fastcluster_lm.scores.engines._fused_kmeans import find_clusters
 from fastcluster_lm.scores.engines._fused_neighbors import find_neighbors, find_neighbors_under_each
 from fastcluster_lm.scores.engines._fused_tsne import draw_maps
-from fastcluster_lm.scores.engines.params import Clustering, KMeansParams, Map, Neighbors, NeighborsParams, TsneParams
+from fastcluster_lm.scores.engines.params import (
+    Clustering,
+    Engine,
+    KMeansParams,
+    Map,
+    Neighbors,
+    NeighborsParams,
+    TsneParams,
+)
 
 
-class FusedEngine:
+class FusedEngine(Engine):
     """Exact neighbours, batched KMeans, t-SNE; honours every parameter.
 
     memory_mib: most MiB of one block of distances between queries and bank

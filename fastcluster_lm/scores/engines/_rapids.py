@@ -5,7 +5,6 @@ What they propose is ranked, or measured, by our own exact arithmetic; tensors a
 
 import logging
 import math
-from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -26,7 +25,15 @@ from fastcluster_lm.scores.engines.checks import (
     check_neighbors,
     check_tsne,
 )
-from fastcluster_lm.scores.engines.params import Clustering, KMeansParams, Map, Neighbors, NeighborsParams, TsneParams
+from fastcluster_lm.scores.engines.params import (
+    Clustering,
+    Engine,
+    KMeansParams,
+    Map,
+    Neighbors,
+    NeighborsParams,
+    TsneParams,
+)
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +59,7 @@ NOTES = {
 }
 
 
-class RapidsEngine:
+class RapidsEngine(Engine):
     """cuML and FAISS behind our parameters; a value that they cannot honour is refused, or named in notes.
 
     memory_mib: MiB of FAISS's scratch memory, and most MiB of one block of candidates
@@ -83,14 +90,6 @@ class RapidsEngine:
             return search_layers(self.libraries.faiss, queries, bank, params, self.memory_budget)
 
     @torch.no_grad()
-    def neighbors_under_each(
-        self,
-        queries: Float[Tensor, "layers nq d"],
-        bank: Float[Tensor, "layers nb d"],
-        params: Sequence[NeighborsParams],
-    ) -> list[Neighbors]:
-        return [self.neighbors(queries, bank, one) for one in params]
-
     def kmeans(self, X: Float[Tensor, "layers n d"], params: KMeansParams) -> Clustering:
         """Run cuML's KMeans on each layer, and once more from init if given; the lower inertia wins.
 

@@ -1,7 +1,6 @@
 """The reference engine: faiss-cpu, scikit-learn and openTSNE, one layer at a time on the CPU; right before quick."""
 
 import warnings
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from fastcluster_lm.scores.engines.checks import check_kmeans, check_neighbors, 
 from fastcluster_lm.scores.engines.params import (
     CHECK_EVERY,
     Clustering,
+    Engine,
     KMeansParams,
     Map,
     Neighbors,
@@ -23,7 +23,7 @@ from fastcluster_lm.scores.engines.params import (
 )
 
 
-class ReferenceEngine:
+class ReferenceEngine(Engine):
     """The libraries behind our parameters; a field that they cannot honour is refused."""
 
     name = "reference"
@@ -68,14 +68,6 @@ class ReferenceEngine:
         return Neighbors(torch.stack(distances), torch.stack(indices))
 
     @torch.no_grad()
-    def neighbors_under_each(
-        self,
-        queries: Float[Tensor, "layers nq d"],
-        bank: Float[Tensor, "layers nb d"],
-        params: Sequence[NeighborsParams],
-    ) -> list[Neighbors]:
-        return [self.neighbors(queries, bank, one) for one in params]
-
     def kmeans(self, X: Float[Tensor, "layers n d"], params: KMeansParams) -> Clustering:
         """Run scikit-learn's KMeans on each layer, and once more from init if given; the lower inertia wins.
 

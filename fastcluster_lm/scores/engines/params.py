@@ -1,4 +1,4 @@
-"""The parameters and results of the three verbs, the same for every engine; nothing is computed here."""
+"""The three verbs of every engine, their parameters and results; nothing is computed here."""
 
 import math
 from collections.abc import Sequence
@@ -150,7 +150,7 @@ class Engine(Protocol):
 
     warm_maps: whether a map can go on from init; where it cannot, every map starts cold
     notes: what its libraries do otherwise than the parameters ask, for the record of a run
-    neighbors_under_each: what neighbors gives for each of the parameters, of which the ids may differ
+    neighbors_under_each: what neighbors gives under each of the parameters, whose ids may differ
     """
 
     name: str
@@ -166,7 +166,8 @@ class Engine(Protocol):
         queries: Float[Tensor, "layers nq d"],
         bank: Float[Tensor, "layers nb d"],
         params: Sequence[NeighborsParams],
-    ) -> list[Neighbors]: ...
+    ) -> list[Neighbors]:
+        return [self.neighbors(queries, bank, one) for one in params]
 
     def kmeans(self, X: Float[Tensor, "layers n d"], params: KMeansParams) -> Clustering: ...
 
