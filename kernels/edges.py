@@ -1,10 +1,13 @@
-"""The sparse affinities that the t-SNE kernels hand to each other."""
+"""The affinities that the t-SNE kernels hand to each other: edges, or whole matrices of few points."""
 
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+# up to so many points a layer, matrices of all pairs are quicker than edges where compiled code walks them
+PAIRED_POINTS = 640
 
 
 class Edges(NamedTuple):
@@ -23,3 +26,16 @@ class Edges(NamedTuple):
         lengths = self.starts.diff()
         rows = torch.arange(len(lengths), device=lengths.device)
         return rows.repeat_interleave(lengths, output_size=len(self.columns))
+
+
+class Pairs(NamedTuple):
+    """The same affinities of all pairs of points, 0 where there is no edge: for few points, on a CPU.
+
+    Shapes: values (layers, padded, padded) f32 of n points, padded to whole vectors with zeros
+    """
+
+    values: Float[Tensor, "layers padded padded"]
+    n: int
+
+
+Affinities = Edges | Pairs

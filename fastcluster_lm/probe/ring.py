@@ -1,5 +1,6 @@
 """The newest training instances' states, kept from the training forward itself; it scores nothing."""
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -32,29 +33,31 @@ class StateRing:
         Shapes: batch (B,) numbers of instances, on the host; states (B, layers, d) of weights as they were after
                 `step` steps
         """
-        n_slots = len(self.instances)
+        # views of the host's tensors
+        instances, seen_at, slot_of = self.instances.numpy(), self.seen_at.numpy(), self._slot_of.numpy()
+        asked, n_slots = batch.numpy(), len(instances)
         # of an instance that comes twice the last one counts, and of too many the last ones
-        last = torch.full_like(self._slot_of, -1).scatter_reduce(0, batch, torch.arange(len(batch)), "amax")
-        rows = last[batch.unique()].sort().values[-n_slots:]
-        batch, states = batch[rows], states[to_device(rows, states.device)]
-        slots = self._slot_of[batch]
+        from_end = np.unique(asked[::-1], return_index=True)[1]
+        rows = np.sort(len(asked) - 1 - from_end)[-n_slots:]
+        if len(rows) < len(asked):
+            asked, states = asked[rows], states[to_device(rows, states.device)]
+        slots = slot_of[asked]
         known = slots >= 0
-        age = self.seen_at.clone()
+        age = seen_at.copy()
         age[slots[known]] = step
         fresh = int((~known).sum())
         taken = age.argsort(stable=True)[:fresh]
-        self._slot_of[self.instances[taken][self.instances[taken] >= 0]] = -1
-        slots = slots.clone()
+        slot_of[instances[taken][instances[taken] >= 0]] = -1
         slots[~known] = taken
-        self._slot_of[batch] = slots
-        self.instances[slots] = batch
-        self.seen_at[slots] = step
+        slot_of[asked] = slots
+        instances[slots] = asked
+        seen_at[slots] = step
         self.states[:, to_device(slots, states.device)] = states.transpose(0, 1)
         self._filled = min(n_slots, self._filled + fresh)
 
     def mean_age(self, step: int) -> float:
         """Average over slots the steps that the weights have taken since."""
-        return float((step - self.seen_at).double().mean())
+        return float((step - self.seen_at.numpy()).mean())
 
     def state(self) -> dict[str, Tensor]:
         """Give all that it holds."""

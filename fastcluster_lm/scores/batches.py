@@ -1,7 +1,9 @@
 """Turns a caller's arrays into one batch (layers, n, d) and results back into the caller's kind; it scores nothing."""
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -67,7 +69,7 @@ def check_finite(
     """
     put_off = deferring(X)
     # a sum reads the points once and writes nothing; it is finite unless a value is not, or all of them are huge
-    if not put_off and bool((X.sum((1, 2)) if sq_norms is None else sq_norms.sum(1)).isfinite().all()):
+    if not put_off and math.isfinite(float((X if sq_norms is None else sq_norms).sum())):
         return
     values = sq_norms[..., None] if put_off and sq_norms is not None else X
 
@@ -109,26 +111,44 @@ def _power_of_two(sizes: Tensor) -> Tensor:
     return torch.where(largest > 0, powers, torch.ones_like(largest))
 
 
-def spared_scaling(
-    X: Float[Tensor, "layers n d"], others: Float[Tensor, "layers m d"] | None = None
-) -> tuple[Float[Tensor, "layers 1 d"], Float[Tensor, "layers 1 1"]]:
+class Frame(NamedTuple):
+    """Where float32 is safe for a layer's points: (X - offset) / scale; plain: scale is known to be 1 everywhere.
+
+    Shapes: offset (layers, 1, d), scale (layers, 1, 1)
+    """
+
+    offset: Float[Tensor, "layers 1 d"]
+    scale: Float[Tensor, "layers 1 1"]
+    plain: bool
+
+    def bring(self, X: Float[Tensor, "layers n d"], out: Tensor | None = None) -> Float[Tensor, "layers n d"]:
+        """Bring points into the frame as float32, with one copy: into `out` where it is as large, to save its pages."""
+        if self.plain and (out is None or out.shape != X.shape or out.dtype != X.dtype):
+            return (X - self.offset).float()
+        return scaled(X, self.offset, self.scale, out)
+
+    def of_layers(self, layers: slice) -> "Frame":
+        """Give the frame of some layers."""
+        return Frame(self.offset[layers], self.scale[layers], self.plain)
+
+
+def spared_scaling(X: Float[Tensor, "layers n d"], others: Float[Tensor, "layers m d"] | None = None) -> Frame:
     """Find a frame as `scaling` does, for other points too; on a CPU of scale 1 where float32 needs no other.
 
     That saves passes over the points: their norms bound the largest deviation, and a few points the least it can be
     """
-    if X.device.type == "cpu" and X.shape[1]:
+    if X.device.type == "cpu" and X.numel():
         offset = X.mean(1, keepdim=True)
-        far = X.new_tensor(MODEST / 4)
-        reach = [torch.linalg.vector_norm(part, dim=(1, 2)) for part in (X, others) if part is not None]
+        reach = max(float(torch.linalg.vector_norm(part)) for part in (X, others) if part is not None)
         chosen = X[:, :: max(1, X.shape[1] // FEW_POINTS)]
-        apart = (chosen - offset).abs().amax((1, 2))
-        if bool(((torch.stack(reach) < far).all(0) & (apart > 1 / MODEST)).all()):
-            return offset, torch.ones_like(offset[..., :1])
+        apart = float(torch.linalg.vector_norm(chosen - offset, torch.inf, (1, 2)).amin())
+        if reach < MODEST / 4 and apart > 1 / MODEST:
+            return Frame(offset, offset.new_ones(len(X), 1, 1), True)
     offset, scale = scaling(X)
     if others is not None:
         scale = torch.maximum(scale, power_of_two(others - offset))
     # points that hardly differ may lie so far off that dividing them by their differences would overflow
-    return offset, torch.maximum(scale, power_of_two(offset) * 2.0**-60)
+    return Frame(offset, torch.maximum(scale, power_of_two(offset) * 2.0**-60), False)
 
 
 def scaled(

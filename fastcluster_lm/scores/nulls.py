@@ -1,6 +1,7 @@
 """Reassign whole blocks of points to labels at random, as the null of a score; it scores nothing."""
 
 import zlib
+from functools import cache
 
 import numpy as np
 from jaxtyping import Int
@@ -47,6 +48,7 @@ def reassign_blocks(
     return drawn * n_extras + extra_codes
 
 
+@cache
 def derive_seed(seed: int, *names: str | int) -> int:
     """Make a seed of its own for a named draw, so that no draw depends on which others happen."""
     key = zlib.crc32("/".join(str(name) for name in names).encode())

@@ -130,7 +130,8 @@ def _cluster(
     for (group, n, k, is_warm), keys in buckets(
         jobs, lambda key: (jobs[key].group, len(jobs[key].points), key[1], warm[key])
     ):
-        X = torch.cat([_gather(queries[jobs[key].split].X, [jobs[key].points]) for key in keys], 1)  # (L, J, n, d)
+        sets = [_gather(queries[jobs[key].split].X, [jobs[key].points]) for key in keys]
+        X = sets[0] if len(sets) == 1 else torch.cat(sets, 1)  # (L, J, n, d)
         n_layers, n_jobs, _, width = X.shape
         init = None
         if is_warm:
@@ -190,7 +191,9 @@ def _vote(
             others = torch.from_numpy(np.stack([bank_ids[places[key].bank_points] for key in keys]))  # (J, nb)
             rows = enough_neighbors(own, others, k).nonzero()[:, 0]
             if len(rows):
-                in_layers = [ids_of[rows].repeat(split.X.shape[0], 1) for ids_of in (own, others)]
+                # the layers of a single set share its identities; those of several stand layer by layer
+                one = rows.numel() == 1
+                in_layers = [x[rows[0]] if one else x[rows].repeat(split.X.shape[0], 1) for x in (own, others)]
                 asked.append((tuple(rows.tolist()), column, NeighborsParams(k, *in_layers)))
         for chosen, same in buckets(asked, lambda item: item[0]):
             some = [keys[j] for j in chosen]

@@ -36,14 +36,23 @@ void squares_to_vectors(const float* const* queries, const float* columns, int64
     for (int64_t v = 0; v < VECTORS; ++v) store(out[q].data() + start + v * WIDTH, sums[q][v]);
 }
 
-// squared distances of some queries to all points, whose coordinates lie one after the other: columns (width, padded)
+// squared distances of TOGETHER queries to all points, whose coordinates lie one after the other: columns (width, padded).
+// Queries take turns at a few vectors of points, which stay in the nearest cache meanwhile
+template <int64_t VECTORS>
+int64_t squares_from(int64_t start, const float* const* queries, const float* columns, int64_t padded, int64_t width,
+                     std::vector<float>* out) {
+  for (; start + VECTORS * WIDTH <= padded; start += VECTORS * WIDTH)
+    for (int64_t q = 0; q < TOGETHER; q += QUERIES)
+      squares_to_vectors<VECTORS>(queries + q, columns, padded, width, start, out + q);
+  return start;
+}
+
 void squares_to_all(const float* const* queries, const float* columns, int64_t n, int64_t padded, int64_t width,
-                      std::vector<float>* out) {
-  int64_t start = 0;
-  for (; start + 2 * WIDTH <= padded; start += 2 * WIDTH)
-    squares_to_vectors<2>(queries, columns, padded, width, start, out);
-  if (start < padded) squares_to_vectors<1>(queries, columns, padded, width, start, out);
-  for (int64_t q = 0; q < QUERIES; ++q) std::fill(out[q].begin() + n, out[q].begin() + padded, INF);
+                    std::vector<float>* out) {
+  int64_t start = squares_from<4>(0, queries, columns, padded, width, out);
+  start = squares_from<2>(start, queries, columns, padded, width, out);
+  squares_from<1>(start, queries, columns, padded, width, out);
+  for (int64_t q = 0; q < TOGETHER; ++q) std::fill(out[q].begin() + n, out[q].begin() + padded, INF);
 }
 
 }  // namespace
@@ -65,20 +74,20 @@ extern "C" void neighbors_direct(const float* queries, const float* columns, con
   }
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<float> values[QUERIES];
+    std::vector<float> values[TOGETHER];
     for (auto& of_query : values) of_query.resize(padded);
     std::vector<uint64_t> kept(2 * k + 2 * WIDTH);
     Bounded bounded;
     Buckets buckets;
     Sorter sorter;
-    const int64_t groups = (n_queries + QUERIES - 1) / QUERIES;
-#pragma omp for schedule(dynamic, 4)
+    const int64_t groups = (n_queries + TOGETHER - 1) / TOGETHER;
+#pragma omp for schedule(dynamic, 2)
     for (int64_t task = 0; task < layers * groups; ++task) {
-      const int64_t layer = task / groups, first = task % groups * QUERIES;
-      const int64_t rows = std::min(QUERIES, n_queries - first);
-      const float* group[QUERIES];
+      const int64_t layer = task / groups, first = task % groups * TOGETHER;
+      const int64_t rows = std::min(TOGETHER, n_queries - first);
+      const float* group[TOGETHER];
       // the last one stands in for those beyond it
-      for (int64_t q = 0; q < QUERIES; ++q)
+      for (int64_t q = 0; q < TOGETHER; ++q)
         group[q] = queries + (layer * n_queries + first + std::min(q, rows - 1)) * width;
       squares_to_all(group, columns + layer * width * padded, n_bank, padded, width, values);
       for (int64_t q = 0; q < rows; ++q)

@@ -5,18 +5,11 @@
 #include <limits>
 #include <vector>
 
-#include "vectors.h"
+#include "ordering.h"
 
 namespace {
 
 constexpr float INF = std::numeric_limits<float>::infinity();
-
-// a distance and an index in one number that sorts as the pair does; distances are never negative
-uint64_t pack(float distance, int64_t index) {
-  uint32_t bits;
-  std::memcpy(&bits, &distance, sizeof bits);
-  return static_cast<uint64_t>(bits) << 32 | static_cast<uint32_t>(index);
-}
 
 // a float as an unsigned number of the same order, negative ones too
 uint32_t ordered(float value) {
@@ -121,26 +114,19 @@ int64_t smallest(const float* values, int64_t n, int64_t k, const Identities& id
 // Chooses by a bound that few more than k of the values are at most.
 class Bounded {
  public:
-  // All finite admissible values (whole vectors, infinite beyond n) up to the k-th smallest, and few more, with their
-  // places; says how many. Of squares it gives the roots, and all whose root may be that of the k-th.
-  int64_t smallest(const float* values, int64_t n, int64_t padded, int64_t k, const Identities& ids,
-                   bool squared, std::vector<uint64_t>& kept) {
+  // All finite admissible values (whole vectors, infinite beyond n) up to the k-th smallest, and few more; says how many.
+  // Of squares it gives the roots, and all whose root may be that of the k-th.
+  int64_t smallest(const float* values, int64_t n, int64_t padded, int64_t k, const Identities& ids, bool squared) {
     float bound = k <= WIDTH ? bound_of_lanes<2>(values, n, padded, k, ids)
                   : k <= FEW ? bound_of_lanes<4>(values, n, padded, k, ids)
                              : bound_of_many(values, n, padded, k, ids);
     if (squared) bound *= 1 + SAME_ROOT;
-    if (k > FEW) return keep_many(padded, bound, squared, kept);
-    int64_t count = 0;
-    if (static_cast<int64_t>(kept.size()) < padded) kept.resize(padded);
-    for (int64_t start = 0; start < padded; start += WIDTH) {
-      const float* own = admitted_.data() + start;
-      for (uint32_t bits = bits_up_to(own, bound); bits; bits &= bits - 1) {
-        const int64_t lane = __builtin_ctz(bits);
-        kept[count++] = pack(squared ? std::sqrt(own[lane]) : own[lane], start + lane);
-      }
-    }
-    return count;
+    return keep(padded, bound, squared);
   }
+
+  // What was kept, in ascending order of the place.
+  const float* values() const { return values_.data(); }
+  const int32_t* places() const { return places_.data(); }
 
  private:
   // squares with one root in float32 differ by less: 2^-22 of them, and the rounding of this product
@@ -150,20 +136,17 @@ class Bounded {
     return bound < INF ? bits_at_most(values, all(bound)) : bits_below(values, INF);
   }
 
-  int64_t keep_many(int64_t padded, float bound, bool squared, std::vector<uint64_t>& kept) {
-    values_.resize(padded + WIDTH);
+  int64_t keep(int64_t padded, float bound, bool squared) {
+    values_.resize(padded + 4 * WIDTH);
     places_.resize(padded + WIDTH);
     int64_t count = 0;
     for (int64_t start = 0; start < padded; start += WIDTH) {
       const float* own = admitted_.data() + start;
-      const uint32_t bits = bits_up_to(own, bound);
-      if (bits)
-        count += keep_lanes(load(own), bits, static_cast<int32_t>(start), values_.data() + count, places_.data() + count);
+      const int32_t first = static_cast<int32_t>(start);
+      count += keep_lanes(load(own), bits_up_to(own, bound), first, values_.data() + count, places_.data() + count);
     }
     if (squared)
       for (int64_t r = 0; r < count; r += WIDTH) store(values_.data() + r, square_root(load(values_.data() + r)));
-    if (static_cast<int64_t>(kept.size()) < count) kept.resize(count);
-    for (int64_t r = 0; r < count; ++r) kept[r] = pack(values_[r], places_[r]);
     return count;
   }
 
@@ -257,43 +240,6 @@ class Bounded {
   float guess_ = 0;
   std::vector<float> admitted_, values_;
   std::vector<int32_t> places_;
-};
-
-// Puts pairs in order.
-class Sorter {
- public:
-  // The first k of them, or all; those beyond stay as they were.
-  void sort_first(uint64_t* pairs, int64_t count, int64_t k) {
-    k = std::min(k, count);
-    if (count > MOST || !by_places(pairs, count, k)) std::partial_sort(pairs, pairs + k, pairs + count);
-  }
-
- private:
-  // A distance's place is how many are below it, which has no branches; false where equal ones share a place.
-  bool by_places(uint64_t* pairs, int64_t count, int64_t k) {
-    const int64_t padded = (count + WIDTH - 1) / WIDTH * WIDTH;
-    for (int64_t r = 0; r < padded; ++r) {
-      const uint32_t bits = static_cast<uint32_t>(pairs[std::min(r, count - 1)] >> 32);
-      std::memcpy(distances_ + r, &bits, sizeof bits);
-    }
-    std::fill(sorted_, sorted_ + count, UINT64_MAX);
-    for (int64_t r = 0; r < count; r += WIDTH) {
-      const vec own = load(distances_ + r);
-      ivec below = {};
-      for (int64_t j = 0; j < count; ++j) below -= all(distances_[j]) < own;
-      for (int64_t lane = 0; lane < std::min(WIDTH, count - r); ++lane) {
-        uint64_t& place = sorted_[below[lane]];
-        if (place != UINT64_MAX) return false;
-        place = pairs[r + lane];
-      }
-    }
-    std::copy(sorted_, sorted_ + k, pairs);
-    return true;
-  }
-
-  static constexpr int64_t MOST = 256;
-  float distances_[MOST];
-  uint64_t sorted_[MOST];
 };
 
 // The k smallest admissible values in order, for k a large part of n: bucketed by value, then sorted within buckets.

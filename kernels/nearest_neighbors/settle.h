@@ -25,11 +25,7 @@ struct Problem {
   // the nearest of a row's pairs, already in order
   void put(int64_t layer, int64_t row, const std::vector<uint64_t>& pairs) const {
     const int64_t at = (layer * n_queries + row) * k;
-    for (int64_t r = 0; r < k; ++r) {
-      const uint32_t bits = static_cast<uint32_t>(pairs[r] >> 32);
-      std::memcpy(distances + at + r, &bits, sizeof bits);
-      indices[at + r] = static_cast<int64_t>(pairs[r] & 0xffffffffu);
-    }
+    for (int64_t r = 0; r < k; ++r) unpack(pairs[r], distances + at + r, indices + at + r);
   }
 
   // values: distances, or their squares
@@ -38,12 +34,12 @@ struct Problem {
     const Identities ids = identities(layer, row);
     if (k > LEAST_BUCKETED && n_bank <= BUCKETED_EACH * k) {
       buckets.smallest(values, n_bank, k, ids, squared, kept);
-    } else {
-      const int64_t padded = static_cast<int64_t>(values.size());
-      const int64_t count = bounded.smallest(values.data(), n_bank, padded, k, ids, squared, kept);
-      sorter.sort_first(kept.data(), count, k);
+      put(layer, row, kept);
+      return;
     }
-    put(layer, row, kept);
+    const int64_t padded = static_cast<int64_t>(values.size()), at = (layer * n_queries + row) * k;
+    const int64_t count = bounded.smallest(values.data(), n_bank, padded, k, ids, squared);
+    sorter.put_first(bounded.values(), bounded.places(), count, k, distances + at, indices + at);
   }
 };
 

@@ -1,5 +1,5 @@
-"""The op tsne_affinities: Gaussian weights of a given perplexity, and their symmetrised edges."""
+"""The op tsne_affinities: Gaussian weights of a given perplexity, symmetrised, as edges or whole matrices."""
 
-from fastcluster_lm.kernels.tsne_affinities.op import tsne_affinities
+from fastcluster_lm.kernels.tsne_affinities.op import pair_affinities, tsne_affinities
 
-__all__ = ["tsne_affinities"]
+__all__ = ["pair_affinities", "tsne_affinities"]

@@ -9,59 +9,113 @@
 
 namespace {
 
-constexpr int64_t ALIKE = 32;  // rows that are settled one after the other, each from where the one before ended
+constexpr int64_t ALIKE = 32;  // rows of which each vector begins where the one before ended
+
+// Finds the Gaussian weights of as many rows of sorted distances as a vector has lanes, side by side.
+class Rows {
+ public:
+  Rows(int64_t k, float perplexity) : k_(k), target_(all(std::log(perplexity))), sq_dist_(k * WIDTH), weight_(k * WIDTH) {}
+
+  // rows: each row's distances (k) -> weights, a row after the other, of the first `count` rows; guess: log2(precision)
+  // to begin with, and what was found
+  void find(const float* const* rows, int64_t count, vec* guess, float* weights) {
+    for (int64_t lane = 0; lane < WIDTH; ++lane) {
+      const float* d = rows[lane];
+      for (int64_t j = 0; j < k_; ++j) sq_dist_[j * WIDTH + lane] = (d[j] - d[0]) * (d[j] + d[0]);
+    }
+    vec typical = {};
+    for (int64_t j = 0; j < k_; ++j) typical += load(sq_dist_.data() + j * WIDTH);
+    const vec unit = typical > vec{} ? all(static_cast<float>(k_)) / typical : all(1.0f);
+    for (int64_t j = 0; j < k_; ++j) store(sq_dist_.data() + j * WIDTH, load(sq_dist_.data() + j * WIDTH) * unit);
+    const vec share = all(1.0f) / settle(guess);
+    for (int64_t j = 0; j < k_; ++j) store(weight_.data() + j * WIDTH, load(weight_.data() + j * WIDTH) * share);
+    for (int64_t lane = 0; lane < count; ++lane)
+      for (int64_t j = 0; j < k_; ++j) weights[lane * k_ + j] = weight_[j * WIDTH + lane];
+  }
+
+ private:
+  // 32 halvings of log2(precision) leave 2e-8, below float32's own rounding; Newton's steps need far fewer, and are taken
+  // where they stay between the bounds. A row that is settled stays as it is. Returns the sums of the weights
+  vec settle(vec* guess) {
+    vec low = all(-20), high = all(60), middle = *guess, mass = {};
+    ivec done = {};
+    for (int step = 0; step < 32; ++step) {
+      const vec away = exp_of_negative((middle < vec{} ? middle : -middle) * all(0.693147181f));
+      const vec precision = middle < vec{} ? away : all(1.0f) / away;
+      vec moment = {}, second = {};
+      mass = vec{};
+      for (int64_t j = 0; j < k_; ++j) {
+        const vec s = load(sq_dist_.data() + j * WIDTH), w = exp_of_negative(s * -precision), first = w * s;
+        store(weight_.data() + j * WIDTH, w);
+        mass += w;
+        moment += first;
+        second += first * s;
+      }
+      const vec mean = moment / mass, excess = log_of_positive(mass) + precision * mean - target_;
+      done |= (excess < all(1e-6f)) & (excess > all(-1e-6f));
+      if (bits_of(done) == 0xff) break;
+      low = excess > vec{} ? middle : low;
+      high = excess > vec{} ? high : middle;
+      // the entropy falls by precision^2 var(sq_dist) as log(precision) grows by 1
+      const vec slope = precision * precision * (second / mass - mean * mean);
+      const vec newton = middle + excess / slope * all(1.44269504f);
+      const vec next = (newton > low) & (newton < high) ? newton : (low + high) / all(2.0f);
+      middle = done ? middle : next;
+    }
+    *guess = middle;
+    return mass;
+  }
+
+  int64_t k_;
+  vec target_;
+  std::vector<float> sq_dist_, weight_;  // a vector of rows for each neighbour
+};
+
+// Add what each point gives those it chose, and gets back from them, to a matrix with rows of `stride` floats.
+void add_pairs(const int64_t* near, const float* weight, int64_t n, int64_t k, int64_t stride, float* matrix) {
+  const float share = static_cast<float>(0.5 / n);
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t e = i * k; e < (i + 1) * k; ++e) {
+      matrix[i * stride + near[e]] += weight[e] * share;
+      matrix[near[e] * stride + i] += weight[e] * share;
+    }
+}
 
 }  // namespace
 
-// The Gaussian weights of each row of sorted distances whose perplexity is the one asked for, by bisection.
-// distances, weights (layers, n, k)
+// The Gaussian weights of each row of sorted distances whose perplexity is the one asked for. distances, weights
+// (layers, n, k)
 extern "C" void tsne_weights(const float* distances, int64_t layers, int64_t n, int64_t k, float perplexity,
                              float* weights, int32_t threads) {
   const int64_t runs = (n + ALIKE - 1) / ALIKE;
-  const int64_t padded = (k + WIDTH - 1) / WIDTH * WIDTH;
-  const float target = std::log(perplexity);
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<float> sq_dist(padded), inside(padded, 0.0f), weight(padded);
-    std::fill(inside.begin(), inside.begin() + k, 1.0f);
+    Rows rows(k, perplexity);
 #pragma omp for schedule(static)
     for (int64_t run = 0; run < layers * runs; ++run) {
-      // points lie about as densely as the one before; a layer's runs are the same whatever lies beside it
-      const int64_t layer = run / runs, from = run % runs * ALIKE;
-      float guess = 0;
-      for (int64_t row = layer * n + from; row < layer * n + std::min(n, from + ALIKE); ++row) {
-        const float* d = distances + row * k;
-        float typical = 0;
-        for (int64_t j = 0; j < k; ++j) typical += sq_dist[j] = (d[j] - d[0]) * (d[j] + d[0]);
-        typical /= k;
-        if (typical > 0)
-          for (int64_t j = 0; j < k; ++j) sq_dist[j] /= typical;
-        float low = -20, high = 60, middle = guess, mass = 1;
-        // 32 halvings of log2(precision) leave 2e-8, below float32's own rounding; Newton's steps need far fewer, and
-        // are taken where they stay between the bounds
-        for (int step = 0; step < 32; ++step) {
-          const float precision = std::exp2(middle);
-          vec sum = {}, moment = {}, second = {};
-          for (int64_t j = 0; j < padded; j += WIDTH) {
-            const vec s = load(sq_dist.data() + j), w = load(inside.data() + j) * exp_of_negative(s * -precision);
-            store(weight.data() + j, w);
-            sum += w;
-            moment += w * s;
-            second += w * s * s;
-          }
-          mass = total(sum);
-          const float mean = total(moment) / mass, excess = std::log(mass) + precision * mean - target;
-          if (std::fabs(excess) < 1e-6f) break;
-          if (excess > 0) low = middle; else high = middle;
-          // the entropy falls by precision^2 var(sq_dist) as log(precision) grows by 1
-          const float slope = precision * precision * (total(second) / mass - mean * mean);
-          const float newton = middle + excess / slope * 1.44269504f;
-          middle = newton > low && newton < high ? newton : (low + high) / 2;
-        }
-        guess = middle;
-        for (int64_t j = 0; j < k; ++j) weights[row * k + j] = weight[j] / mass;
+      // points lie about as densely as others of their layer, whose runs are the same whatever lies beside it
+      const int64_t layer = run / runs, from = run % runs * ALIKE, end = std::min(n, from + ALIKE);
+      vec guess = {};
+      for (int64_t i = from; i < end; i += WIDTH) {
+        const int64_t count = std::min(WIDTH, end - i);
+        const float* own[WIDTH];
+        // the last one stands in for those beyond it
+        for (int64_t lane = 0; lane < WIDTH; ++lane)
+          own[lane] = distances + (layer * n + i + std::min(lane, count - 1)) * k;
+        rows.find(own, count, &guess, weights + (layer * n + i) * k);
       }
     }
+  }
+}
+
+// The symmetrised affinities of all pairs, 0 where neither chose the other: pairs (layers, padded, padded)
+extern "C" void tsne_pairs(const int64_t* indices, const float* weights, int64_t layers, int64_t n, int64_t k,
+                           int64_t padded, float* pairs, int32_t threads) {
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+  for (int64_t layer = 0; layer < layers; ++layer) {
+    float* own = pairs + layer * padded * padded;
+    std::fill_n(own, padded * padded, 0.0f);
+    add_pairs(indices + layer * n * k, weights + layer * n * k, n, k, padded, own);
   }
 }
 
@@ -135,7 +189,6 @@ extern "C" void tsne_edges(const int64_t* indices, const float* weights, int64_t
 // ascending order of the column within a row
 extern "C" int64_t tsne_edges_dense(const int64_t* indices, const float* weights, int64_t layers, int64_t n, int64_t k,
                                     int64_t* starts, int32_t* columns, float* values, int32_t threads) {
-  const float share = static_cast<float>(0.5 / n);
   static thread_local std::vector<float> matrices;  // kept, so that its pages are not asked for again and again
   matrices.assign(layers * n * n, 0.0f);
   float* const all_layers = matrices.data();
@@ -143,11 +196,7 @@ extern "C" int64_t tsne_edges_dense(const int64_t* indices, const float* weights
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
   for (int64_t layer = 0; layer < layers; ++layer) {
     float* matrix = all_layers + layer * n * n;
-    for (int64_t i = 0; i < n; ++i)
-      for (int64_t e = (layer * n + i) * k; e < (layer * n + i + 1) * k; ++e) {
-        matrix[i * n + indices[e]] += weights[e] * share;
-        matrix[indices[e] * n + i] += weights[e] * share;
-      }
+    add_pairs(indices + layer * n * k, weights + layer * n * k, n, k, n, matrix);
     for (int64_t i = 0; i < n; ++i) {
       ivec length = {};
       int64_t j = 0, rest = 0;

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fastcluster_lm.errors import ShapeError
-from fastcluster_lm.kernels.edges import Edges
+from fastcluster_lm.kernels.edges import PAIRED_POINTS, Affinities, Edges, Pairs
 from fastcluster_lm.kernels.native import address, check_codes, library, thread_count
 from fastcluster_lm.kernels.pages import room
 from fastcluster_lm.kernels.tsne_affinities.reference import symmetrise, symmetrise_padded, weights_of
@@ -16,6 +16,8 @@ from fastcluster_lm.kernels.tsne_affinities.reference import symmetrise, symmetr
 SOURCE = Path(__file__).with_name("cpu.cpp")
 # up to so many points a layer, and points for each neighbour, whole matrices are the faster way to the edges
 DENSE_POINTS, DENSE_SHARE = 1024, 8
+# floats of a vector in cpu.cpp
+VECTOR = 8
 
 
 def tsne_affinities(
@@ -28,22 +30,16 @@ def tsne_affinities(
     Errors: ShapeError if the shapes differ; DataError for an index that is no point
     Source: van der Maaten and Hinton 2008, section 2; where more points coincide than the perplexity, they share alike
     """
-    if distances.ndim != 3 or distances.shape != indices.shape:
-        shapes = f"distances have shape {tuple(distances.shape)}, indices {tuple(indices.shape)}"
-        raise ShapeError(f"{shapes}; both must be (layers, n, k)")
-    check_codes(indices, distances.shape[1], "indices")
+    _check(distances, indices)
     native = library(SOURCE) if distances.device.type == "cpu" else None
     if native is None:
         on_cpu = distances.device.type == "cpu"
         return (symmetrise if on_cpu else symmetrise_padded)(weights_of(distances, perplexity), indices)
     native.tsne_edges_dense.restype = ctypes.c_int64
     n_layers, n, k = distances.shape
-    distances, indices = distances.float().contiguous(), indices.long().contiguous()
-    threads = ctypes.c_int32(thread_count())
+    indices, weights = indices.long().contiguous(), _weights(native, distances, perplexity)
+    out, threads = address(weights, torch.float32), ctypes.c_int32(thread_count())
     sizes = [ctypes.c_int64(size) for size in (n_layers, n, k)]
-    weights = room(*distances.shape, dtype=torch.float32)
-    out = address(weights, torch.float32)
-    native.tsne_weights(address(distances, torch.float32), *sizes, ctypes.c_float(perplexity), out, threads)
     if n <= DENSE_POINTS and n <= DENSE_SHARE * k:
         starts = torch.empty(n_layers * n + 1, dtype=torch.int64)
         columns = room(2 * n_layers * n * k, dtype=torch.int32)
@@ -63,3 +59,42 @@ def tsne_affinities(
     places = (address(starts, torch.int64), address(columns, torch.int32), address(values, torch.float32))
     native.tsne_edges(*chosen, *places, threads)
     return Edges(starts, columns, values)
+
+
+def pair_affinities(
+    distances: Float[Tensor, "layers n k"], indices: Int[Tensor, "layers n k"], perplexity: float
+) -> Affinities:
+    """Give the affinities of tsne_affinities as whole matrices, for few points and where compiled code can.
+
+    Shapes, units, errors, source: as there
+    """
+    _check(distances, indices)
+    native = library(SOURCE) if distances.device.type == "cpu" else None
+    n_layers, n, k = distances.shape
+    if native is None or n > PAIRED_POINTS:
+        return tsne_affinities(distances, indices, perplexity)
+    padded = -(-n // VECTOR) * VECTOR
+    indices, weights = indices.long().contiguous(), _weights(native, distances, perplexity)
+    values = room(n_layers, padded, padded, dtype=torch.float32)
+    native.tsne_pairs(
+        address(indices, torch.int64), address(weights, torch.float32),
+        *(ctypes.c_int64(size) for size in (n_layers, n, k, padded)),
+        address(values, torch.float32), ctypes.c_int32(thread_count()),
+    )  # fmt: skip
+    return Pairs(values, n)
+
+
+def _check(distances: Tensor, indices: Tensor) -> None:
+    if distances.ndim != 3 or distances.shape != indices.shape:
+        shapes = f"distances have shape {tuple(distances.shape)}, indices {tuple(indices.shape)}"
+        raise ShapeError(f"{shapes}; both must be (layers, n, k)")
+    check_codes(indices, distances.shape[1], "indices")
+
+
+def _weights(native: ctypes.CDLL, distances: Tensor, perplexity: float) -> Float[Tensor, "layers n k"]:
+    distances = distances.float().contiguous()
+    weights = room(*distances.shape, dtype=torch.float32)
+    sizes = [ctypes.c_int64(size) for size in distances.shape]
+    out, threads = address(weights, torch.float32), ctypes.c_int32(thread_count())
+    native.tsne_weights(address(distances, torch.float32), *sizes, ctypes.c_float(perplexity), out, threads)
+    return weights

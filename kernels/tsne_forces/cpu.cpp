@@ -290,14 +290,42 @@ extern "C" void tsne_steps(int64_t iterations, float* points, float* update, flo
   }
 }
 
-// KL divergence less the logarithm of the normaliser: sum of p log(p (1 + |yi - yj|^2)) over the edges of each row.
+// KL divergence of each layer from the affinities of all its pairs, dense (layers, padded, padded), each pair visited once:
+// sum of p log(p (1 + |yi - yj|^2)), and the logarithm of the normaliser.
+extern "C" void tsne_divergence(const float* points, int64_t layers, int64_t n, int64_t padded, const float* dense,
+                                double* divergence, int32_t threads) {
+  const ivec lanes = {0, 1, 2, 3, 4, 5, 6, 7};
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+  for (int64_t layer = 0; layer < layers; ++layer) {
+    const float *x = points + layer * 2 * padded, *y = x + padded;
+    double entropy = 0, normaliser = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      const float* own = dense + (layer * padded + i) * padded;
+      const vec xi = all(x[i]), yi = all(y[i]);
+      vec terms = {}, kernels = {};
+      for (int64_t j = i / WIDTH * WIDTH; j < n; j += WIDTH) {
+        const vec dx = xi - load(x + j), dy = yi - load(y + j), apart = all(1.0f) + dx * dx + dy * dy;
+        // points up to the own one are left out, and where p is 0 so is its term
+        const ivec behind = lanes > ivec{} + static_cast<int32_t>(std::min(i - j, WIDTH));
+        const vec p = behind ? load(own + j) : vec{}, shared = p * apart;
+        terms += p * log_of_positive(shared > all(1e-37f) ? shared : all(1e-37f));
+        kernels += behind ? inverse(apart) : vec{};
+      }
+      entropy += total(terms);
+      normaliser += total(kernels);
+    }
+    divergence[layer] = 2 * entropy + std::log(2 * normaliser);
+  }
+}
+
+// The same from edges, for many points, less the logarithm of the normaliser: each row's sum.
 extern "C" void tsne_cross_entropy(const float* points, int64_t layers, int64_t n, int64_t padded, const int64_t* starts,
                                    const int32_t* columns, const float* values, double* rows, int32_t threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t row = 0; row < layers * n; ++row) {
     const float *x = points + row / n * 2 * padded, *y = x + padded;
     const vec xi = all(x[row % n]), yi = all(y[row % n]);
-    double sum = 0;
+    vec terms = {};
     for (int64_t first = starts[row]; first < starts[row + 1]; first += WIDTH) {
       const int64_t lanes = std::min(WIDTH, starts[row + 1] - first);
       // beyond the last edge p is 0, and so is its term
@@ -308,9 +336,8 @@ extern "C" void tsne_cross_entropy(const float* points, int64_t layers, int64_t 
         yj[lane] = y[columns[first + lane]];
       }
       const vec dx = xi - xj, dy = yi - yj, apart = p * (all(1.0f) + dx * dx + dy * dy);
-      const vec terms = p * log_of_positive(apart > all(1e-37f) ? apart : all(1e-37f));
-      for (int64_t lane = 0; lane < WIDTH; ++lane) sum += terms[lane];
+      terms += p * log_of_positive(apart > all(1e-37f) ? apart : all(1e-37f));
     }
-    rows[row] = sum;
+    rows[row] = total(terms);
   }
 }

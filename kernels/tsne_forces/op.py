@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fastcluster_lm.kernels.edges import Edges
+from fastcluster_lm.kernels.edges import PAIRED_POINTS, Affinities, Edges, Pairs
 from fastcluster_lm.kernels.native import NativeError, address, library, thread_count
 from fastcluster_lm.kernels.pages import room
 from fastcluster_lm.kernels.tsne_forces.fused import TritonDescent
@@ -21,8 +21,6 @@ Repulsion = Literal["pairs", "tree", "grid"]
 # up to so many points all pairs are summed: by compiled code, where a tree follows, and elsewhere, where a grid does;
 # benchmarks/README.md has the figures
 PAIRS_POINTS, GRID_POINTS = 1_800, 30_000
-# up to so many points attraction is summed over all pairs, beyond along the edges
-DENSE_POINTS = 640
 # a group of points is far from a leaf of the tree if its radius is below so large a share of their distance: forces on
 # maps then err by less than 0.1 % (root mean square); the points move little between so many steps as share an order
 ANGLE, REORDER_EVERY = 0.5, 20
@@ -63,12 +61,15 @@ class Descent(Protocol):
         """KL divergence in nats, float64, over the affinities given, unexaggerated."""
 
 
-def start_descent(start: Float[Tensor, "layers 2 n"], edges: Edges, *, repulsion: Repulsion | None = None) -> Descent:
+def start_descent(
+    start: Float[Tensor, "layers 2 n"], affinities: Affinities, *, repulsion: Repulsion | None = None
+) -> Descent:
     """Begin a descent at these points.
 
-    Shapes: start (layers, 2, n) f32, n >= 2
+    Shapes: start (layers, 2, n) f32, n >= 2; affinities of as many points, Pairs only on a CPU, whose repulsion is then
+            over all pairs too
             repulsion: over all pairs, by a tree (compiled code on a CPU alone) or a grid; None: what is quickest for n
-    Errors: ValueError for a tree where there is none
+    Errors: ValueError for a tree, or Pairs, where there is no compiled code for them
     Source: van der Maaten and Hinton 2008; gains and step rule of openTSNE 1.0.4; tree.cpp and grid.py have theirs
     """
     n = start.shape[-1]
@@ -76,27 +77,34 @@ def start_descent(start: Float[Tensor, "layers 2 n"], edges: Edges, *, repulsion
     if repulsion is None:
         beyond: tuple[int, Repulsion] = (GRID_POINTS, "grid") if native is None else (PAIRS_POINTS, "tree")
         repulsion = beyond[1] if n > beyond[0] else "pairs"
+    if isinstance(affinities, Pairs) and (native is None or repulsion != "pairs" or affinities.n != n):
+        raise ValueError(
+            f"Pairs of {affinities.n} points need compiled code, repulsion over all pairs and as many points"
+        )
     if native is not None:
-        return NativeDescent(native, start, edges, repulsion)
+        return NativeDescent(native, start, affinities, repulsion)
+    assert isinstance(affinities, Edges)
     if repulsion == "tree":
         raise ValueError(f"repulsion by a tree needs compiled code on a CPU; the points are on {start.device}")
     if start.device.type == "cuda" and repulsion == "pairs":
-        return TritonDescent(start, edges)
-    return TiledDescent(start, edges, repulsion == "grid")
+        return TritonDescent(start, affinities)
+    return TiledDescent(start, affinities, repulsion == "grid")
 
 
 class NativeDescent:
     """The descent by cpu.cpp and tree.cpp, its buffers padded to whole vectors and laid out once."""
 
-    def __init__(self, native: ctypes.CDLL, start: Tensor, edges: Edges, repulsion: Repulsion = "pairs") -> None:
-        self.native, self.edges, self.way = native, edges, repulsion
+    def __init__(
+        self, native: ctypes.CDLL, start: Tensor, affinities: Affinities, repulsion: Repulsion = "pairs"
+    ) -> None:
+        self.native, self.affinities, self.way = native, affinities, repulsion
         n_layers, _, n = start.shape
         padded = -(-n // VECTOR) * VECTOR
         self.n = n
         # where each point stands in the buffers
         self.places: Tensor | None = None
-        if n > SCATTERED_POINTS:
-            self.places, edges = put_together(native, edges, n_layers, n)
+        if n > SCATTERED_POINTS and isinstance(affinities, Edges):
+            self.places, affinities = put_together(native, affinities, n_layers, n)
             start = start.gather(2, self.places[:, None].expand(-1, 2, -1))
         self._points = torch.full((n_layers, 2, padded), FAR, dtype=torch.float32)
         self._points[..., :n] = start
@@ -105,16 +113,20 @@ class NativeDescent:
         self.gradient_sq = torch.zeros(n_layers, n, dtype=torch.float64)
         self.sizes = [ctypes.c_int64(size) for size in (n_layers, n, padded)]
         # kept, for their addresses are
-        self._moved_edges = edges
-        self.flow = [
-            address(edges.starts, torch.int64),
-            address(edges.columns, torch.int32),
-            address(edges.values, torch.float32),
-        ]
+        self._moved = affinities
+        self.flow: list[ctypes.c_void_p | None] = [None, None, None]
+        if isinstance(affinities, Edges):
+            self.flow = [
+                address(affinities.starts, torch.int64),
+                address(affinities.columns, torch.int32),
+                address(affinities.values, torch.float32),
+            ]
         self.tree_order = torch.empty(n_layers, n, dtype=torch.int32)
         # few points attract each other along so many of their pairs that all are visited, with the repulsion
         self.dense: Tensor | None = None
-        if repulsion == "pairs" and n <= DENSE_POINTS:
+        if isinstance(affinities, Pairs):
+            self.dense = affinities.values
+        elif repulsion == "pairs" and n <= PAIRED_POINTS:
             self.dense = room(n_layers, padded, padded, dtype=torch.float32)
             out = (address(self.dense, torch.float32), ctypes.c_int32(thread_count()))
             native.tsne_dense(*self.flow, *self.sizes, *out)
@@ -177,20 +189,22 @@ class NativeDescent:
 
     def kl_divergence(self) -> Tensor:
         n_layers = len(self._points)
-        flags = torch.ones(n_layers, dtype=torch.uint8)
+        points, threads = address(self._points, torch.float32), ctypes.c_int32(thread_count())
+        if self.dense is not None:
+            divergence = torch.empty(n_layers, dtype=torch.float64)
+            out = address(divergence, torch.float64)
+            self.native.tsne_divergence(points, *self.sizes, self._dense_address(), out, threads)
+            return divergence
         if self.way == "grid":
             # once, so over all pairs
-            whole = NativeDescent(self.native, self.points(), self.edges)
+            whole = NativeDescent(self.native, self.points(), self.affinities)
             whole.repulsion()
             normaliser = whole.sums.sum(1)
         else:
-            self._repel(flags, reorder=True, angle=FINE_ANGLE)
+            self._repel(torch.ones(n_layers, dtype=torch.uint8), reorder=True, angle=FINE_ANGLE)
             normaliser = self.sums.sum(1)
-        threads = ctypes.c_int32(thread_count())
         rows = torch.empty(n_layers, self.n, dtype=torch.float64)
-        self.native.tsne_cross_entropy(
-            address(self._points, torch.float32), *self.sizes, *self.flow, address(rows, torch.float64), threads
-        )
+        self.native.tsne_cross_entropy(points, *self.sizes, *self.flow, address(rows, torch.float64), threads)
         return rows.sum(1) + normaliser.log()
 
     def _by_point(self, values: Tensor) -> Tensor:

@@ -308,7 +308,7 @@ def test_points_put_together_take_the_same_steps(way, monkeypatch):
     assert as_given.places is None and together.places.sort(1).values.equal(torch.arange(500).expand(2, -1))
     # neighbours stand nearer each other: a point's edges lead to places within fewer of its own
     spans = []
-    for kept in (edges, together._moved_edges):
+    for kept in (edges, together._moved):
         spans.append(float((kept.columns - kept.rows() % 500).abs().float().mean()))
     assert spans[1] < 0.7 * spans[0]
     torch.testing.assert_close(together.repulsion(), as_given.repulsion(), rtol=1e-4, atol=1e-4)
@@ -399,7 +399,7 @@ def test_attraction_over_all_pairs_is_that_along_the_edges(n, threads, monkeypat
     active = torch.ones(len(start), dtype=torch.bool)
     steps = []
     for most in (n, n - 1):
-        monkeypatch.setattr(op, "DENSE_POINTS", most)
+        monkeypatch.setattr(op, "PAIRED_POINTS", most)
         descent = start_descent(start, edges, repulsion="pairs")
         assert (descent.dense is None) == (most < n)
         descent.advance(3, StepRule(2.0, 0.5, n / 4, 5.0), active)

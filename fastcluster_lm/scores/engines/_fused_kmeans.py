@@ -13,7 +13,7 @@ from fastcluster_lm.kernels.native import thread_count
 from fastcluster_lm.kernels.pages import room
 from fastcluster_lm.kernels.rounding import matmul_rounding
 from fastcluster_lm.kernels.transfer import Glance, to_device
-from fastcluster_lm.scores.batches import WHOLE_BYTES, full_precision, scaled, spared_scaling
+from fastcluster_lm.scores.batches import WHOLE_BYTES, Frame, full_precision, spared_scaling
 from fastcluster_lm.scores.engines.checks import check_kmeans
 from fastcluster_lm.scores.engines.params import Clustering, KMeansParams
 
@@ -36,19 +36,17 @@ def find_clusters(X: Float[Tensor, "layers n d"], params: KMeansParams, memory_b
     """
     check_kmeans(X, params)
     n_layers, n, width = X.shape
-    offset, scale = spared_scaling(X)
+    frame = spared_scaling(X)
     init = None
     if params.init is not None:
-        init = to_device(params.init, X.device).expand(n_layers, -1, -1).to(offset.dtype)
-        init = ((init - offset) / scale).float()
+        init = to_device(params.init, X.device).expand(n_layers, -1, -1).to(frame.offset.dtype)
+        init = frame.bring(init)
     draws = _draw(n, params, X.device)
     runs = params.n_init + (init is not None)
-    native = _native_runs(X, offset, scale, params, draws, init)
+    native = _native_runs(X, frame, params, draws, init)
     if native is not None:
-        labels, centroids, inertia, n_iter = _best_of(native)
-        centroids = (centroids * scale + offset).float()
-        return Clustering(labels, centroids, inertia * scale.double().flatten().square(), n_iter)
-    points = scaled(X, offset, scale)
+        return _in_units(frame, *_best_of(native))
+    points = frame.bring(X)
     if memory_budget is None:
         memory_budget = CPU_BUDGET if X.device.type == "cpu" else GPU_BUDGET
     layers = max(1, memory_budget // (4 * n * runs * params.n_clusters))
@@ -62,14 +60,17 @@ def find_clusters(X: Float[Tensor, "layers n d"], params: KMeansParams, memory_b
                 warm = init[start:stop, None]
                 centroids = torch.cat([warm, centroids], 1) if params.n_init else warm
             parts.append(_Lloyd(part, centroids, params, memory_budget).best())
-    labels, centroids, inertia, n_iter = (torch.cat(column) for column in zip(*parts, strict=True))
-    centroids = (centroids * scale + offset).float()
-    return Clustering(labels, centroids, inertia * scale.double().flatten().square(), n_iter)
+    return _in_units(frame, *(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _native_runs(
-    X: Tensor, offset: Tensor, scale: Tensor, params: KMeansParams, draws: Tensor, init: Tensor | None
-) -> Runs | None:
+def _in_units(frame: Frame, labels: Tensor, centroids: Tensor, inertia: Tensor, n_iter: Tensor) -> Clustering:
+    """Bring what was found in a frame back to the points' own units."""
+    if not frame.plain:
+        centroids, inertia = centroids * frame.scale, inertia * frame.scale.double().flatten().square()
+    return Clustering(labels, (centroids + frame.offset).float(), inertia, n_iter)
+
+
+def _native_runs(X: Tensor, frame: Frame, params: KMeansParams, draws: Tensor, init: Tensor | None) -> Runs | None:
     """Run compiled KMeans on all layers, large ones as many at a time as keep threads busy; None where it cannot."""
     if X.device.type != "cpu":
         return None
@@ -80,7 +81,7 @@ def _native_runs(
     found = []
     for start in range(0, len(X), layers):
         part = slice(start, start + layers)
-        points = scaled(X[part], offset[part], scale[part], out=buffer)
+        points = frame.of_layers(part).bring(X[part], out=buffer)
         own = None if init is None else init[part]
         with full_precision():
             native = kmeans_runs_native(points, params.n_clusters, draws, own, params.max_iter, params.tol)
@@ -94,9 +95,11 @@ def _native_runs(
 
 def _draw(n: int, params: KMeansParams, device: torch.device) -> Float[Tensor, "k runs trials"]:
     """Draw every random number of the seeding, on the host, so that devices and batches agree."""
-    generator = torch.Generator().manual_seed(params.seed)
     trials = 2 + int(math.log(params.n_clusters))
     shape = (params.n_clusters, params.n_init, trials)
+    if params.n_init == 0:
+        return torch.empty(shape, dtype=torch.float64, device=device)
+    generator = torch.Generator().manual_seed(params.seed)
     return to_device(torch.rand(shape, generator=generator, dtype=torch.float64), device)
 
 
@@ -132,6 +135,8 @@ def _sq_dist(X: Tensor, x_sq: Tensor, points: Tensor) -> Float[Tensor, "layers m
 
 def _best_of(runs: Runs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Take each layer's run of lowest inertia, the first of equal ones."""
+    if runs.inertia.shape[1] == 1:
+        return runs.labels[:, 0].long(), runs.centroids[:, 0], runs.inertia[:, 0], runs.n_iter[:, 0]
     layer = torch.arange(len(runs.inertia))
     best = (runs.inertia == runs.inertia.amin(1, keepdim=True)).to(torch.uint8).argmax(1)
     return (

@@ -16,7 +16,7 @@ from fastcluster_lm.kernels.nearest_neighbors import (
 )
 from fastcluster_lm.kernels.rounding import SPARE, matmul_rounding
 from fastcluster_lm.kernels.transfer import to_device
-from fastcluster_lm.scores.batches import WHOLE_BYTES, full_precision, spared_scaling
+from fastcluster_lm.scores.batches import WHOLE_BYTES, Frame, full_precision, spared_scaling
 from fastcluster_lm.scores.engines.checks import check_neighbors, forbidden
 from fastcluster_lm.scores.engines.params import Neighbors, NeighborsParams
 
@@ -73,13 +73,13 @@ def find_neighbors_under_each(
     if alike and queries.device.type == "cpu" and queries.shape[-1] <= DIRECT_WIDTH:
         for one in params:
             check_neighbors(queries, bank, one)
-        own, others, _, scale = _framed(queries, bank)
+        own, others, frame = _framed(queries, bank)
         ids = [
             None if one.query_ids is None or one.bank_ids is None else (one.query_ids, one.bank_ids) for one in params
         ]
         found = nearest_neighbors_under_each(own, others, params[0].n_neighbors, ids)
         if found is not None:
-            distances = found[0] if bool((scale == 1).all()) else found[0].mul_(scale)
+            distances = found[0] if frame.plain else found[0].mul_(frame.scale)
             return [Neighbors(*one) for one in zip(distances, found[1], strict=True)]
     return [find_neighbors(queries, bank, one, memory_budget) for one in params]
 
@@ -106,18 +106,19 @@ def _find(
     """Find the neighbours of layers that are taken together, in `out` where compiled code finds them."""
     n_layers, n_queries, width = queries.shape
     n_bank, k = bank.shape[1], params.n_neighbors
-    queries, bank, offset, scale = _framed(queries, bank)
+    queries, bank, frame = _framed(queries, bank)
+    scale, centre = frame.scale, frame.offset if frame.plain else frame.offset / frame.scale
     if queries.is_cuda and k <= MOST_NEIGHBORS:
         # no candidate is lost to rounding, so that no row is doubtful and nothing waits for the device
         distances, indices = nearest_neighbors_fused(queries, bank, k, params.query_ids, params.bank_ids)
         return Neighbors((distances * scale).float(), indices)
     with full_precision():
         native = nearest_neighbors_native(
-            queries, bank, offset / scale, k, params.query_ids, params.bank_ids, memory_budget, out
+            queries, bank, centre, k, params.query_ids, params.bank_ids, memory_budget, out
         )
     if native is not None:
-        return Neighbors(native[0].mul_(scale) if bool((scale != 1).any()) else native[0], native[1])
-    centred_queries, centred_bank = (queries - offset / scale).float(), (bank - offset / scale).float()
+        return Neighbors(native[0] if frame.plain else native[0].mul_(scale), native[1])
+    centred_queries, centred_bank = (queries - centre).float(), (bank - centre).float()
     distances = torch.empty(n_layers, n_queries, k, device=queries.device)
     indices = torch.empty(n_layers, n_queries, k, dtype=torch.int64, device=queries.device)
     n_candidates = min(k + SPARE, n_bank)
@@ -139,17 +140,17 @@ def _find(
     return Neighbors(distances, indices)
 
 
-def _framed(queries: Tensor, bank: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Bring queries and bank to a size about 1, where they need it; give their mean and the size too."""
+def _framed(queries: Tensor, bank: Tensor) -> tuple[Tensor, Tensor, Frame]:
+    """Bring queries and bank to a size about 1, where they need it; their mean is left in them."""
     own = queries is bank
     bank = _wide(bank)
     queries = bank if own else _wide(queries)
-    offset, scale = spared_scaling(bank, None if own else queries)
-    if bank.device.type != "cpu" or bool((scale != 1).any()):
+    frame = spared_scaling(bank, None if own else queries)
+    if not frame.plain:
         # the matmul needs centred points; the direct differences must not be centred, which would round them
-        bank = bank / scale
-        queries = bank if own else queries / scale
-    return queries, bank, offset, scale
+        bank = bank / frame.scale
+        queries = bank if own else queries / frame.scale
+    return queries, bank, frame
 
 
 def _wide(X: Tensor) -> Tensor:

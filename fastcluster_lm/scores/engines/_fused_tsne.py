@@ -7,9 +7,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fastcluster_lm.kernels.transfer import Glance, to_device
-from fastcluster_lm.kernels.tsne_affinities import tsne_affinities
+from fastcluster_lm.kernels.tsne_affinities import pair_affinities
 from fastcluster_lm.kernels.tsne_forces import Descent, StepRule, start_descent
-from fastcluster_lm.scores.batches import full_precision, power_of_two, scaled, scaling
+from fastcluster_lm.scores.batches import MODEST, full_precision, power_of_two, scaled, scaling
 from fastcluster_lm.scores.engines._fused_neighbors import MEMORY_BUDGET, find_neighbors
 from fastcluster_lm.scores.engines.checks import check_tsne
 from fastcluster_lm.scores.engines.params import CHECK_EVERY, Map, NeighborsParams, TsneParams
@@ -42,14 +42,21 @@ def draw_maps(X: Float[Tensor, "layers n d"], params: TsneParams, memory_budget:
     if near is None:
         ids = torch.arange(n)
         near = find_neighbors(X, X, NeighborsParams(params.affinity_neighbors(n), ids, ids), memory_budget)
-    # the unit of the distances does not matter to the affinities, but float32 must hold their squares
-    unit = power_of_two(near.distances)
-    edges = tsne_affinities(near.distances / unit, near.indices, perplexity)
+    affinities = pair_affinities(_in_reach(near.distances), near.indices, perplexity)
     with full_precision():
-        descent = start_descent(_start(X, params), edges)
+        descent = start_descent(_start(X, params), affinities)
         _descend(descent, params, n, torch.ones(n_layers, dtype=torch.bool, device=X.device))
         kl = descent.kl_divergence()
     return Map(descent.points().mT.contiguous(), kl)
+
+
+def _in_reach(distances: Float[Tensor, "layers n k"]) -> Float[Tensor, "layers n k"]:
+    """Give sorted distances in a unit in which float32 holds their squares; the affinities do not depend on it."""
+    if distances.device.type == "cpu":
+        largest = distances[..., -1].amax(1).tolist()
+        if all(size == 0 or 1 / MODEST < size < MODEST for size in largest):
+            return distances
+    return distances / power_of_two(distances)
 
 
 def _descend(descent: Descent, params: TsneParams, n: int, active: Bool[Tensor, " layers"]) -> None:
