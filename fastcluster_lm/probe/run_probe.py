@@ -64,6 +64,8 @@ class RunProbe:
             slots = min(len(sets["train"].instances), len(train))
             self._ring = RingSource(train, n_inputs, n_layers + 1, slots, shown, d_model)
         self._scoring = Scoring(n_neighbors=config.n_neighbors, n_init=config.n_init, n_nulls=config.n_nulls, seed=seed)
+        # of a step probe, the first and those that go on from its centroids
+        self._step_scoring = [replace(self._scoring, n_init=n_init, n_nulls=0) for n_init in (1, 0)]
         self._divisions = Divisions()
         self._device = sets["train"].instances.tokens.device
         self._map = WarmMap(config, engine, seed)
@@ -177,8 +179,8 @@ class RunProbe:
             if shown and self._ring is not None:
                 return None, "batch", 0.0
             return (fresh.take_shown if shown else fresh.take)(self.evaluator), "fresh", 0.0
-        sample = self._ring.take()
-        return sample.shown() if shown else sample, "batch", self._ring.ring.mean_age(step)
+        sample = self._ring.take_shown() if shown else self._ring.take()
+        return sample, "batch", self._ring.ring.mean_age(step)
 
     def _launch_step(self, taken: Taken, checks: Checks) -> PendingProbe:
         """Score task labels on the map's training points: warm centroids, few steps of the map, no nulls."""
@@ -190,16 +192,17 @@ class RunProbe:
             if moved is not None:
                 spaces["map"] = train.placed(moved[0]).split("task")
                 columns["kl"] = moved[1]
+            # the points at hand may lack a task, and then have fewer clusters than there are centroids for
+            n_tasks = _n_codes(train.labels["task"])
             for space, split in spaces.items():
-                # the points at hand may lack a task, and then have fewer clusters than there are centroids for
-                name = _task_clusters(space, split.labels["task"])
+                name = _task_clusters(space, n_tasks)
                 own = {name: self._centroids[name]} if name in self._centroids else {}
                 pending = start_space(
                     {"train": split},
                     split,
                     space=space,
                     plan=STEP_PLAN,
-                    scoring=replace(self._scoring, n_init=0 if own else 1, n_nulls=0),
+                    scoring=self._step_scoring[bool(own)],
                     engine=self.engine,
                     kmeans_init=own,
                     divisions=self._divisions,
@@ -220,7 +223,7 @@ class RunProbe:
             divisions=self._divisions,
         )
         # step probes go on from the task clusters of all training points
-        wanted = _task_clusters(space, splits["train"].labels["task"])
+        wanted = _task_clusters(space, _n_codes(splits["train"].labels["task"]))
         self._centroids = {name: value for name, value in self._centroids.items() if not name.startswith(f"{space}/")}
         self._centroids |= {name: value for name, value in pending.centroids.items() if name == wanted}
         return pending
@@ -249,9 +252,14 @@ def check_reachable(labels: Mapping[str, np.ndarray], instructions: np.ndarray, 
                 )
 
 
-def _task_clusters(space: str, task: Any) -> str:
+def _task_clusters(space: str, n_tasks: int) -> str:
     """Name the centroids of the training points' task clusters, as score_space does."""
-    return f"{space}/train/all/{len(np.unique(np.asarray(task)))}"
+    return f"{space}/train/all/{n_tasks}"
+
+
+def _n_codes(codes: Any) -> int:
+    """Count the codes that occur."""
+    return int((np.bincount(np.asarray(codes)) > 0).sum())
 
 
 def _fewest_partners(task: np.ndarray, group: np.ndarray, identity: np.ndarray) -> int:

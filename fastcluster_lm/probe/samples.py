@@ -124,9 +124,17 @@ class RingSource:
 
     def take(self) -> Sample:
         """Give what the ring holds now."""
-        at = self.ring.instances.numpy()
+        return self._first(len(self.ring.instances), self._on_map)
+
+    def take_shown(self) -> Sample:
+        """Give those of them on the map alone."""
+        return self._first(len(self._on_map), self._on_map)
+
+    def _first(self, count: int, on_map: Tensor) -> Sample:
+        ids = self.ring.instances[:count]
+        at = ids.numpy()
         labels = {kind: values[at] for kind, values in self._labels.items()}
-        return Sample("train", self.ring.states, labels, self._instructions[at], self._on_map, self.ring.instances)
+        return Sample("train", self.ring.states[:, :count].contiguous(), labels, self._instructions[at], on_map, ids)
 
 
 def _on_host(labels: dict[str, Any]) -> dict[str, np.ndarray]:

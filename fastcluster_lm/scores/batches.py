@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastcluster_lm.errors import DataError, ShapeError
 from fastcluster_lm.kernels.deferred import check, deferring
+from fastcluster_lm.kernels.point_frames import Frames, point_frames_native
 
 Array = Tensor | np.ndarray
 # points whose deviations lie between its inverse and this need no other unit; so many points tell
@@ -138,10 +139,10 @@ def spared_scaling(X: Float[Tensor, "layers n d"], others: Float[Tensor, "layers
     That saves passes over the points: their norms bound the largest deviation, and a few points the least it can be
     """
     if X.device.type == "cpu" and X.numel():
-        offset = X.mean(1, keepdim=True)
-        reach = max(float(torch.linalg.vector_norm(part)) for part in (X, others) if part is not None)
-        chosen = X[:, :: max(1, X.shape[1] // FEW_POINTS)]
-        apart = float(torch.linalg.vector_norm(chosen - offset, torch.inf, (1, 2)).amin())
+        every = max(1, X.shape[1] // FEW_POINTS)
+        offset, reach, apart = point_frames_native(X, every) or _frames(X, every)
+        if others is not None:
+            reach = max(reach, float(torch.linalg.vector_norm(others)))
         if reach < MODEST / 4 and apart > 1 / MODEST:
             return Frame(offset, offset.new_ones(len(X), 1, 1), True)
     offset, scale = scaling(X)
@@ -149,6 +150,13 @@ def spared_scaling(X: Float[Tensor, "layers n d"], others: Float[Tensor, "layers
         scale = torch.maximum(scale, power_of_two(others - offset))
     # points that hardly differ may lie so far off that dividing them by their differences would overflow
     return Frame(offset, torch.maximum(scale, power_of_two(offset) * 2.0**-60), False)
+
+
+def _frames(X: Tensor, every: int) -> Frames:
+    """Give what point_frames_native does."""
+    means = X.mean(1, keepdim=True)
+    apart = (X[:, ::every] - means).abs_().amax((1, 2)).amin()
+    return Frames(means, float(torch.linalg.vector_norm(X)), float(apart))
 
 
 def scaled(

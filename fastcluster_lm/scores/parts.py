@@ -127,7 +127,7 @@ def divide(split: Split, bank: Split, plan: Sequence[tuple[str, str]], scoring: 
         if labels not in both:
             raise DataError(f"the plan scores labels {labels!r}; split {split.name!r} has {', '.join(sorted(both))}")
         ids, bank_ids = _group_ids(group, both, split, bank)
-        for value in np.unique(ids):
+        for value in (0,) if group == "all" else np.unique(ids):
             points, bank_points = np.flatnonzero(ids == value), np.flatnonzero(bank_ids == value)
             if group != "all":
                 sizes = np.bincount(both[labels][0][points])
@@ -176,9 +176,8 @@ def _part(
 
     n = len(points)
     codes, n_codes = factorize(joint(labels))
-    part = Part(
-        split, group, value, labels, points, bank_points, codes[:n], codes[n:], n_codes, len(np.unique(codes[:n]))
-    )
+    n_clusters = int((np.bincount(codes[:n]) > 0).sum())
+    part = Part(split, group, value, labels, points, bank_points, codes[:n], codes[n:], n_codes, n_clusters)
     fields: dict[str, _Ints | int] = {}
     if labels != "output" and "output" in both:
         output, n_outputs = factorize(both["output"][0][points])

@@ -84,10 +84,11 @@ class PendingSpace(NamedTuple):
         # groups with unlike numbers of labels have no one number of clusters
         head["n_clusters"] = k.pop() if len(k) == 1 else None
         head["engine"] = self.engine
-        scores = {column: _mean([found.get((i, column)) for i in chosen]) for column in _SCORES}
+        means = {column: _mean([found.get((i, column)) for i in chosen]) for column in _SCORES}
+        scores = {column: [None] if mean is None else mean.tolist() for column, mean in means.items()}
         rows = []
         for layer in range(self.n_layers):
-            at_layer = {c: None if v is None else float(v[layer % len(v)]) for c, v in scores.items()}
+            at_layer = {column: values[layer % len(values)] for column, values in scores.items()}
             rows.append({"layer": layer, **head, **at_layer})
         return rows
 

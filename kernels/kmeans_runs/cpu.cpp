@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <optional>
 #include <vector>
 
@@ -318,21 +319,32 @@ double inertia(const Problem& problem, const double* centroids, const int32_t* l
   return sum;
 }
 
+float square(const float* x, int64_t width) {
+  vec sum = {};
+  int64_t t = 0;
+  for (; t + WIDTH <= width; t += WIDTH) sum += load(x + t) * load(x + t);
+  float rest = 0;
+  for (; t < width; ++t) rest += x[t] * x[t];
+  return total(sum) + rest;
+}
+
 }  // namespace
 
-// X (layers, n, width), x_sq (layers, n); sketch (layers, n, sketch_width) and its squares: the points, or fewer
-// coordinates that keep their distances well enough for the odds of seeding; tol (layers): absolute, on the
-// squared shift; draws (k, fresh, trials), init (layers, k, width) or nullptr: the first run's centroids;
+// X (layers, n, width), x_sq (layers, n): room for their squares; sketch (layers, n, sketch_width) and its squares: the
+// points and that room, or fewer coordinates that keep their distances well enough for the odds of seeding; tol: most
+// squared shift of a run that ends, as a share of the sum of its layer's squares; draws (k, fresh, trials), init (layers, k, width) or nullptr: the first run's centroids;
 // code_room (layers * n) for the points' codes, or without codes where none are wanted
 // -> labels (layers, runs, n), centroids (layers, runs, k, width), sums, iterations (layers, runs)
-extern "C" void kmeans_runs(const float* X, const float* x_sq, const float* sketch, const float* sketch_sq,
+extern "C" void kmeans_runs(const float* X, float* x_sq, const float* sketch, const float* sketch_sq,
                             int64_t layers, int64_t n, int64_t width, int64_t sketch_width, int64_t k, int64_t fresh,
-                            int64_t trials, const double* draws, const float* init, int64_t max_iter, const float* tol,
+                            int64_t trials, const double* draws, const float* init, int64_t max_iter, double tol,
                             int8_t* codes, float* scales, float* squares, float* errors, int32_t* code_sums,
                             int32_t* labels, double* centroids, double* sums, int64_t* iterations, int32_t threads) {
   const int64_t warm = init ? 1 : 0, runs = fresh + warm, stride = whole_quads(width);
 #pragma omp parallel num_threads(threads)
   {
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < layers * n; ++i) x_sq[i] = square(X + i * width, width);
     if (codes) {
       std::vector<float> moved(stride + WIDTH);
       CodeRoom room{codes, scales, squares, errors, code_sums, stride};
@@ -363,7 +375,8 @@ extern "C" void kmeans_runs(const float* X, const float* x_sq, const float* sket
       const Problem problem{X + at * width, x_sq + at, n, width, k, codes ? &of_layer : nullptr,
                             tiles ? &*tiles : nullptr};
       Run at_work(problem, own.data(), labels + task * n);
-      iterations[task] = at_work.iterate(max_iter, tol[layer]);
+      const double total = std::accumulate(x_sq + at, x_sq + at + n, 0.0);
+      iterations[task] = at_work.iterate(max_iter, static_cast<float>(tol * total));
       double* last = centroids + task * k * width;
       at_work.finish(last);
       sums[task] = inertia(problem, last, labels + task * n);

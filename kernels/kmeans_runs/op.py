@@ -49,8 +49,7 @@ def kmeans_runs_native(
     fresh, trials = draws.shape[1:]
     runs = fresh + (init is not None)
     X, draws = X.contiguous(), draws.double().contiguous()
-    x_sq = row_squares(X)
-    limits = x_sq.sum(1) * (tol / (n * width))
+    x_sq = torch.empty(n_layers, n, dtype=torch.float32)
     sketch, sketch_sq = X, x_sq
     if width > SKETCH_FROM and fresh:
         # a random projection keeps distances within a tenth, enough for odds (Johnson and Lindenstrauss 1984)
@@ -69,7 +68,7 @@ def kmeans_runs_native(
         *(address(part, torch.float32) for part in (X, x_sq, sketch, sketch_sq)),
         *(ctypes.c_int64(size) for size in (n_layers, n, width, sketch.shape[-1], n_clusters, fresh, trials)),
         address(draws, torch.float64), None if init is None else address(init, torch.float32), ctypes.c_int64(max_iter),
-        address(limits, torch.float32), *(encoded or [None] * 5),
+        ctypes.c_double(tol / (n * width)), *(encoded or [None] * 5),
         address(labels, torch.int32), address(centroids, torch.float64),
         address(inertia, torch.float64), address(n_iter, torch.int64),
         ctypes.c_int32(thread_count()),

@@ -55,13 +55,22 @@ void squares_to_all(const float* const* queries, const float* columns, int64_t n
   for (int64_t q = 0; q < TOGETHER; ++q) std::fill(out[q].begin() + n, out[q].begin() + padded, INF);
 }
 
+// The coordinates of points (n, width) one after the other, (width, padded), 0 beyond the last point.
+void lay_columns(const float* points, int64_t n, int64_t padded, int64_t width, float* columns) {
+  for (int64_t start = 0; start < padded; start += WIDTH)
+    for (int64_t t = 0; t < width; ++t) {
+      vec own = {};
+      for (int64_t lane = 0; lane < std::min(WIDTH, n - start); ++lane) own[lane] = points[(start + lane) * width + t];
+      store(columns + t * padded + start, own);
+    }
+}
+
 }  // namespace
 
-
 // All rows by direct differences, under each of some sets of identities: query_ids (sets, id_layers, n_queries), bank_ids
-// likewise, or nullptr for one set that admits all. columns (layers, width, padded), the bank's coordinates one after the
-// other -> distances, indices (sets, layers, n_queries, k)
-extern "C" void neighbors_direct(const float* queries, const float* columns, const int32_t* query_ids,
+// likewise, or nullptr for one set that admits all. columns (layers, width, padded): room for the bank's coordinates one
+// after the other -> distances, indices (sets, layers, n_queries, k)
+extern "C" void neighbors_direct(const float* queries, const float* bank, float* columns, const int32_t* query_ids,
                                  const int32_t* bank_ids, int64_t sets, int64_t id_layers, int64_t layers,
                                  int64_t n_queries, int64_t n_bank, int64_t padded, int64_t width, int64_t k,
                                  float* distances, int64_t* indices, int32_t threads) {
@@ -81,6 +90,9 @@ extern "C" void neighbors_direct(const float* queries, const float* columns, con
     Buckets buckets;
     Sorter sorter;
     const int64_t groups = (n_queries + TOGETHER - 1) / TOGETHER;
+#pragma omp for schedule(static)
+    for (int64_t layer = 0; layer < layers; ++layer)
+      lay_columns(bank + layer * n_bank * width, n_bank, padded, width, columns + layer * width * padded);
 #pragma omp for schedule(dynamic, 2)
     for (int64_t task = 0; task < layers * groups; ++task) {
       const int64_t layer = task / groups, first = task % groups * TOGETHER;

@@ -97,8 +97,7 @@ def _search_directly(
     n_layers, n_queries, width = queries.shape
     n_bank = bank.shape[1]
     padded = -(-n_bank // VECTOR) * VECTOR
-    columns = torch.zeros(n_layers, width, padded, dtype=torch.float32)
-    columns[..., :n_bank] = bank.mT
+    columns = torch.empty(n_layers, width, padded, dtype=torch.float32)
     places: list[ctypes.c_void_p | None] = [None, None]
     rows = 1
     if any(pair is not None for pair in ids):
@@ -109,7 +108,7 @@ def _search_directly(
         sides = [torch.stack([pair[side].expand(rows, -1) for pair in pairs]) for side in (0, 1)]
         places = [address(side, torch.int32) for side in sides]
     native.neighbors_direct(
-        address(queries, torch.float32), address(columns, torch.float32), *places,
+        *(address(part, torch.float32) for part in (queries, bank, columns)), *places,
         *(ctypes.c_int64(size) for size in (len(ids), rows, n_layers, n_queries, n_bank, padded, width)),
         ctypes.c_int64(distances.shape[-1]), address(distances, torch.float32), address(indices, torch.int64),
         ctypes.c_int32(thread_count()),

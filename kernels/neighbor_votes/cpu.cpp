@@ -94,19 +94,38 @@ extern "C" void neighbor_votes(const int64_t* indices, const int64_t* query_labe
 }
 
 // The first k of each row's neighbours whose identity is not the query's: indices (L, n, K), ids (n) and (m) -> chosen
-// (L, n, k). Returns how many rows have fewer
+// (L, n, k). Returns how many rows have fewer, or -1 where an index that was looked at is not one of the m
 extern "C" int64_t first_others(const int64_t* indices, const int64_t* query_ids, const int64_t* bank_ids, int64_t L,
-                                int64_t n, int64_t K, int64_t k, int64_t* chosen, int32_t threads) {
-  int64_t lacking = 0;
-#pragma omp parallel for schedule(static) num_threads(threads) reduction(+ : lacking)
+                                int64_t n, int64_t K, int64_t m, int64_t k, int64_t* chosen, int32_t threads) {
+  int64_t lacking = 0, wrong = 0;
+#pragma omp parallel for schedule(static) num_threads(threads) reduction(+ : lacking, wrong)
   for (int64_t row = 0; row < L * n; ++row) {
     const int64_t own = query_ids[row % n];
     int64_t count = 0;
     for (int64_t j = 0; j < K && count < k; ++j) {
       const int64_t other = indices[row * K + j];
+      if (other < 0 || other >= m) {
+        ++wrong;
+        break;
+      }
       if (bank_ids[other] != own) chosen[row * k + count++] = other;
     }
     lacking += count < k;
   }
-  return lacking;
+  return wrong ? -1 : lacking;
+}
+
+// The most bank points that share the identity of one query, of each layer: ids (L, q) and (L, m) -> most (L)
+extern "C" void most_shared(const int64_t* query_ids, const int64_t* bank_ids, int64_t L, int64_t q, int64_t m,
+                            int64_t* most, int32_t threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t layer = 0; layer < L; ++layer) {
+    std::vector<int64_t> ordered(bank_ids + layer * m, bank_ids + (layer + 1) * m);
+    if (!std::is_sorted(ordered.begin(), ordered.end())) std::sort(ordered.begin(), ordered.end());
+    most[layer] = 0;
+    for (int64_t i = 0; i < q; ++i) {
+      const auto same = std::equal_range(ordered.begin(), ordered.end(), query_ids[layer * q + i]);
+      most[layer] = std::max<int64_t>(most[layer], same.second - same.first);
+    }
+  }
 }

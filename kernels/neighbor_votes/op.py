@@ -59,9 +59,9 @@ def first_others(
         raise ShapeError(f"indices have shape {tuple(indices.shape)}; expected (layers, {len(query_ids)}, many)")
     if indices.numel() == 0:
         return None if k else indices
-    check_codes(indices, len(bank_ids), "indices")
     native = library(SOURCE) if indices.device.type == "cpu" else None
     if native is None:
+        check_codes(indices, len(bank_ids), "indices")
         on_cpu = indices.device.type == "cpu"
         if not on_cpu and indices.shape[-1] - most_shared(query_ids, bank_ids) < k:
             return None
@@ -76,18 +76,28 @@ def first_others(
     native.first_others.restype = ctypes.c_int64
     lacking = native.first_others(
         *(address(tensor, torch.int64) for tensor in (indices, query_ids, bank_ids)),
-        *(ctypes.c_int64(size) for size in (*indices.shape, k)),
+        *(ctypes.c_int64(size) for size in (*indices.shape, len(bank_ids), k)),
         address(chosen, torch.int64),
         ctypes.c_int32(thread_count()),
     )
+    if lacking < 0:
+        check_codes(indices, len(bank_ids), "indices")
     return None if lacking else chosen
 
 
 def most_shared(query_ids: Int[Tensor, "*layers q"], bank_ids: Int[Tensor, "*layers m"]) -> Int[Tensor, "*layers"]:
-    """Count, by two binary searches, the most bank points that share the identity of one query.
+    """Count, by binary searches, the most bank points that share the identity of one query.
 
     Shapes: ids (q,) and (m,) -> a number, (layers, q) and (layers, m) -> (layers,)
     """
+    native = library(SOURCE) if query_ids.device.type == bank_ids.device.type == "cpu" else None
+    if native is not None and query_ids.shape[:-1] == bank_ids.shape[:-1]:
+        own, others = query_ids.long().contiguous(), bank_ids.long().contiguous()
+        most = torch.empty(own.shape[:-1], dtype=torch.int64)
+        sizes = [ctypes.c_int64(size) for size in (most.numel(), own.shape[-1], others.shape[-1])]
+        places = (address(own, torch.int64), address(others, torch.int64), *sizes, address(most, torch.int64))
+        native.most_shared(*places, ctypes.c_int32(thread_count()))
+        return most
     sought, ordered = query_ids.contiguous(), bank_ids.contiguous().sort(dim=-1).values
     counts = torch.searchsorted(ordered, sought, right=True) - torch.searchsorted(ordered, sought)
     return counts.amax(-1)

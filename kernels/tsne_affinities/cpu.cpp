@@ -108,15 +108,23 @@ extern "C" void tsne_weights(const float* distances, int64_t layers, int64_t n, 
   }
 }
 
-// The symmetrised affinities of all pairs, 0 where neither chose the other: pairs (layers, padded, padded)
-extern "C" void tsne_pairs(const int64_t* indices, const float* weights, int64_t layers, int64_t n, int64_t k,
-                           int64_t padded, float* pairs, int32_t threads) {
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+// The symmetrised affinities of all pairs, 0 where neither chose the other: pairs (layers, padded, padded). Returns how
+// many indices are no points; then pairs holds nothing
+extern "C" int64_t tsne_pairs(const int64_t* indices, const float* weights, int64_t layers, int64_t n, int64_t k,
+                              int64_t padded, float* pairs, int32_t threads) {
+  int64_t wrong = 0;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) reduction(+ : wrong)
   for (int64_t layer = 0; layer < layers; ++layer) {
+    const int64_t* near = indices + layer * n * k;
+    int64_t outside = 0;
+    for (int64_t e = 0; e < n * k; ++e) outside += near[e] < 0 || near[e] >= n;
+    wrong += outside;
+    if (outside) continue;
     float* own = pairs + layer * padded * padded;
     std::fill_n(own, padded * padded, 0.0f);
-    add_pairs(indices + layer * n * k, weights + layer * n * k, n, k, padded, own);
+    add_pairs(near, weights + layer * n * k, n, k, padded, own);
   }
+  return wrong;
 }
 
 // Symmetrised edges, first half: row i holds j where i chose j or j chose i. indices, weights (layers, n, k) ->

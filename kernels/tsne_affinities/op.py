@@ -30,7 +30,8 @@ def tsne_affinities(
     Errors: ShapeError if the shapes differ; DataError for an index that is no point
     Source: van der Maaten and Hinton 2008, section 2; where more points coincide than the perplexity, they share alike
     """
-    _check(distances, indices)
+    _check_shapes(distances, indices)
+    check_codes(indices, distances.shape[1], "indices")
     native = library(SOURCE) if distances.device.type == "cpu" else None
     if native is None:
         on_cpu = distances.device.type == "cpu"
@@ -68,7 +69,7 @@ def pair_affinities(
 
     Shapes, units, errors, source: as there
     """
-    _check(distances, indices)
+    _check_shapes(distances, indices)
     native = library(SOURCE) if distances.device.type == "cpu" else None
     n_layers, n, k = distances.shape
     if native is None or n > PAIRED_POINTS:
@@ -76,19 +77,21 @@ def pair_affinities(
     padded = -(-n // VECTOR) * VECTOR
     indices, weights = indices.long().contiguous(), _weights(native, distances, perplexity)
     values = room(n_layers, padded, padded, dtype=torch.float32)
-    native.tsne_pairs(
+    native.tsne_pairs.restype = ctypes.c_int64
+    wrong = native.tsne_pairs(
         address(indices, torch.int64), address(weights, torch.float32),
         *(ctypes.c_int64(size) for size in (n_layers, n, k, padded)),
         address(values, torch.float32), ctypes.c_int32(thread_count()),
     )  # fmt: skip
+    if wrong:
+        check_codes(indices, n, "indices")
     return Pairs(values, n)
 
 
-def _check(distances: Tensor, indices: Tensor) -> None:
+def _check_shapes(distances: Tensor, indices: Tensor) -> None:
     if distances.ndim != 3 or distances.shape != indices.shape:
         shapes = f"distances have shape {tuple(distances.shape)}, indices {tuple(indices.shape)}"
         raise ShapeError(f"{shapes}; both must be (layers, n, k)")
-    check_codes(indices, distances.shape[1], "indices")
 
 
 def _weights(native: ctypes.CDLL, distances: Tensor, perplexity: float) -> Float[Tensor, "layers n k"]:

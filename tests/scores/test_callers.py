@@ -62,7 +62,7 @@ def test_neighbours_and_starts_out_of_range_are_refused():
     X = torch.randn(1, 20, 3, generator=torch.Generator().manual_seed(0))
     engine, params = choose_engine("fused", "cpu"), TsneParams(perplexity=3)
     distances, indices = torch.ones(1, 20, 9), torch.full((1, 20, 9), 50_000_000)
-    with pytest.raises(DataError, match="neighbors run from 50000000 to 50000000"):
+    with pytest.raises(DataError, match="indices run from 50000000 to 50000000"):
         engine.tsne(X, TsneParams(perplexity=3, neighbors=Neighbors(distances, indices)))
     with pytest.raises(ShapeError, match="distances have another shape"):
         engine.tsne(X, TsneParams(perplexity=3, neighbors=Neighbors(distances[..., :4], indices * 0)))

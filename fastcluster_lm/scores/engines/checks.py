@@ -6,7 +6,6 @@ from torch import Tensor
 
 from fastcluster_lm.errors import DataError, ShapeError
 from fastcluster_lm.kernels.deferred import check
-from fastcluster_lm.kernels.native import check_codes
 from fastcluster_lm.kernels.neighbor_votes import most_shared
 from fastcluster_lm.scores.batches import check_finite
 from fastcluster_lm.scores.engines.params import KMeansParams, NeighborsParams, TsneParams
@@ -68,7 +67,7 @@ def check_kmeans(X: Float[Tensor, "layers n d"], params: KMeansParams) -> None:
 def check_tsne(X: Float[Tensor, "layers n d"], params: TsneParams) -> None:
     """Refuse points that are not finite or fewer than two, and a starting map that does not fit.
 
-    Errors: DataError for NaN, infinity, n < 2; ShapeError for init or neighbors
+    Errors: DataError for NaN, infinity, n < 2; ShapeError for init or neighbors, whose indices tsne_affinities checks
     """
     check_finite(X, "X")
     n_layers, n, _ = X.shape
@@ -87,7 +86,6 @@ def check_tsne(X: Float[Tensor, "layers n d"], params: TsneParams) -> None:
             raise ShapeError(f"neighbors have shape {shape}; expected {expected}, three perplexities of each point")
         if tuple(params.neighbors.distances.shape) != expected:
             raise ShapeError(f"neighbors' distances have another shape than their indices {expected}")
-        check_codes(params.neighbors.indices, n, "neighbors")
 
 
 def forbidden(params: NeighborsParams, start: int, stop: int) -> Bool[Tensor, "*layers rows nb"] | None:
