@@ -20,6 +20,8 @@ class StateRing:
         self.instances = torch.full((n_slots,), -1)
         self.seen_at = torch.full((n_slots,), -1)
         self._slot_of = torch.full((n_instances,), -1)
+        # where an instance stands last in a batch; of others it holds what an earlier one left
+        self._last = np.zeros(n_instances, dtype=np.int64)
         self._filled = 0
 
     @property
@@ -37,8 +39,9 @@ class StateRing:
         instances, seen_at, slot_of = self.instances.numpy(), self.seen_at.numpy(), self._slot_of.numpy()
         asked, n_slots = batch.numpy(), len(instances)
         # of an instance that comes twice the last one counts, and of too many the last ones
-        from_end = np.unique(asked[::-1], return_index=True)[1]
-        rows = np.sort(len(asked) - 1 - from_end)[-n_slots:]
+        order = np.arange(len(asked))
+        self._last[asked] = order
+        rows = order[self._last[asked] == order][-n_slots:]
         if len(rows) < len(asked):
             asked, states = asked[rows], states[to_device(rows, states.device)]
         slots = slot_of[asked]

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -144,15 +145,17 @@ class WarmMap:
         if self.points is None or self._ids is None or len(self._ids) < len(ids):
             return None
         n = len(ids)
-        points, kept = self.points[:, :n], ids == self._ids[:n]
-        if bool(kept.all()):
+        points, kept = self.points[:, :n], (ids == self._ids[:n]).numpy()
+        if kept.all():
             return points
-        retained, new = kept.nonzero()[:, 0], (~kept).nonzero()[:, 0]
+        retained, new = np.flatnonzero(kept), np.flatnonzero(~kept)
         if len(retained) < max(START_FROM, RETAINED * n):
             return None
         # most often enough retained points are among the neighbours that are known
         of_new = near.indices[:, to_device(new, near.indices.device)]
-        closest = first_others(of_new, kept[new].long(), kept.long(), START_FROM)
+        closest = first_others(
+            of_new, torch.zeros(len(new), dtype=torch.int64), torch.from_numpy(kept).long(), START_FROM
+        )
         if closest is None:
             near_new, near_kept = (X[:, to_device(part, X.device)] for part in (new, retained))
             found = self.engine.neighbors(near_new, near_kept, NeighborsParams(START_FROM)).indices

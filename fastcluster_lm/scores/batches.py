@@ -124,9 +124,10 @@ class Frame(NamedTuple):
 
     def bring(self, X: Float[Tensor, "layers n d"], out: Tensor | None = None) -> Float[Tensor, "layers n d"]:
         """Bring points into the frame as float32, with one copy: into `out` where it is as large, to save its pages."""
-        if self.plain and (out is None or out.shape != X.shape or out.dtype != X.dtype):
-            return (X - self.offset).float()
-        return scaled(X, self.offset, self.scale, out)
+        if not self.plain:
+            return scaled(X, self.offset, self.scale, out)
+        fits = out is not None and out.shape == X.shape and out.dtype == X.dtype
+        return torch.sub(X, self.offset, out=out) if fits else (X - self.offset).float()
 
     def of_layers(self, layers: slice) -> "Frame":
         """Give the frame of some layers."""

@@ -127,7 +127,9 @@ def _agree(parts: Sequence[Part], clusters: Mapping[Any, Tensor]) -> _Found:
     for (kind, _, _, n_true, n_pred), same in buckets(
         items, lambda item: (item.kind, item.true.shape, item.pred.shape, item.n_true, item.n_pred)
     ):
-        true, pred = np.stack([item.true for item in same]), torch.stack([item.pred for item in same])
+        first = same[0]
+        true = first.true[None] if len(same) == 1 else np.stack([item.true for item in same])
+        pred = first.pred[None] if len(same) == 1 else torch.stack([item.pred for item in same])
         scores = score_labelings(true, pred, n_true=n_true, n_pred=n_pred)
         for name, column in _COLUMNS[kind].items():
             for item, value in zip(same, scores[name], strict=True):

@@ -187,8 +187,8 @@ def _vote(
                 if n_bank >= k:
                     asked.append((tuple(range(len(keys))), column, NeighborsParams(k)))
                 continue
-            own = torch.from_numpy(np.stack([query_ids[places[key].points] for key in keys]))  # (J, nq)
-            others = torch.from_numpy(np.stack([bank_ids[places[key].bank_points] for key in keys]))  # (J, nb)
+            own = torch.from_numpy(_stacked([query_ids[places[key].points] for key in keys]))  # (J, nq)
+            others = torch.from_numpy(_stacked([bank_ids[places[key].bank_points] for key in keys]))  # (J, nb)
             rows = enough_neighbors(own, others, k).nonzero()[:, 0]
             if len(rows):
                 # the layers of a single set share its identities; those of several stand layer by layer
@@ -221,8 +221,8 @@ def _count_votes(column: str, indices: Tensor, members: Sequence[Sequence[tuple[
         some = indices if len(at) == indices.shape[1] else indices[:, to_device(np.array(at), device)]
         parts = [[part for _, _, part in chosen] for chosen in together]
         ids = [[i for _, i, _ in chosen] for chosen in together]
-        own = np.stack([[part.true for part in same] for same in parts])  # (kinds, J, nq)
-        banked = np.stack([[part.bank_true for part in same] for same in parts])
+        own = _stacked([_stacked([part.true for part in same]) for same in parts])  # (kinds, J, nq)
+        banked = _stacked([_stacked([part.bank_true for part in same]) for same in parts])
         if column == "knn_share":
             won = knn_accuracy(some, to_device(own, device), to_device(banked, device))
             yield from (Votes("knn_accuracy", won[n : n + 1], of) for n, of in enumerate(ids))
@@ -250,6 +250,11 @@ def _gather(X: Tensor, points: Sequence[NDArray[np.int64]]) -> Tensor:
     if len(points) == 1 and len(points[0]) == X.shape[1]:
         return X[:, None]
     return X[:, to_device(np.concatenate(points), X.device)].reshape(X.shape[0], len(points), -1, X.shape[2])
+
+
+def _stacked(arrays: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Stack arrays, of which there is most often one: then without a copy."""
+    return arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
 
 
 def _slices(array: NDArray[np.int64], step: int) -> list[NDArray[np.int64]]:

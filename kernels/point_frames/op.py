@@ -41,7 +41,7 @@ def point_frames_native(X: Float[Tensor, "layers n d"], every: int) -> Frames | 
     if native is None:
         return None
     n_layers, n, width = X.shape
-    means = torch.empty(n_layers, 1, width)
+    means = torch.empty(n_layers, 1, width, dtype=torch.float32)
     # the sums of each chunk's coordinates and of its squares; of each layer its squares and deviation
     sums = torch.empty(n_layers, -(-n // CHUNK), width + 1, dtype=torch.float64)
     sizes = torch.empty(2, n_layers, dtype=torch.float64)

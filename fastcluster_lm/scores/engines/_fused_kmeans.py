@@ -81,7 +81,8 @@ def _native_runs(X: Tensor, frame: Frame, params: KMeansParams, draws: Tensor, i
     found = []
     for start in range(0, len(X), layers):
         part = slice(start, start + layers)
-        points = frame.of_layers(part).bring(X[part], out=buffer)
+        own_frame = frame if layers == len(X) else frame.of_layers(part)
+        points = own_frame.bring(X[part], out=buffer)
         own = None if init is None else init[part]
         with full_precision():
             native = kmeans_runs_native(points, params.n_clusters, draws, own, params.max_iter, params.tol)

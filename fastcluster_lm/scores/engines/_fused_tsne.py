@@ -68,7 +68,8 @@ def _descend(descent: Descent, params: TsneParams, n: int, active: Bool[Tensor, 
         params.step_size(n, params.early_exaggeration),
         params.max_step_norm,
     )
-    descent.advance(exaggerated, rule, active)
+    if exaggerated:
+        descent.advance(exaggerated, rule, active)
     rule = StepRule(1.0, params.final_momentum, params.step_size(n, 1.0), params.max_step_norm)
     if params.min_gradient_norm == 0:
         descent.advance(plain, rule, active)
@@ -76,6 +77,8 @@ def _descend(descent: Descent, params: TsneParams, n: int, active: Bool[Tensor, 
     glance = Glance()
     for start in range(0, plain, CHECK_EVERY):
         descent.advance(min(CHECK_EVERY, plain - start), rule, active)
+        if start + CHECK_EVERY >= plain:
+            return
         active = active & (descent.gradient_norm() >= params.min_gradient_norm)
         if not glance.sees(active.any()):
             return
