@@ -55,7 +55,7 @@ class StateRing:
         slot_of[asked] = slots
         instances[slots] = asked
         seen_at[slots] = step
-        self.states[:, to_device(slots, states.device)] = states.transpose(0, 1)
+        self.states.index_copy_(1, to_device(slots, states.device), states.transpose(0, 1))
         self._filled = min(n_slots, self._filled + fresh)
 
     def mean_age(self, step: int) -> float:

@@ -230,19 +230,15 @@ def _count_votes(column: str, indices: Tensor, members: Sequence[Sequence[tuple[
         nulls = [np.stack([part.nulls for part in parts[n] if part.nulls is not None], 1) for n in drawn]  # (S, J, nq)
         bank_nulls = [np.stack([part.bank_nulls for part in parts[n] if part.bank_nulls is not None], 1) for n in drawn]
         step = max(1, _CHUNK // some.numel())
-        shares = torch.cat(
-            [
-                knn_share(some, to_device(a, device), to_device(b, device))
-                for a, b in zip(
-                    _slices(np.concatenate([own, *nulls]), step),
-                    _slices(np.concatenate([banked, *bank_nulls]), step),
-                    strict=True,
-                )
-            ]
-        )
-        of_kinds, *of_nulls = shares.split([len(own), *map(len, nulls)])
+        all_own, all_banked = np.concatenate([own, *nulls]), np.concatenate([banked, *bank_nulls])
+        found = [
+            knn_share(some, to_device(a, device), to_device(b, device))
+            for a, b in zip(_slices(all_own, step), _slices(all_banked, step), strict=True)
+        ]
+        shares = found[0] if len(found) == 1 else torch.cat(found)
+        of_kinds, *of_nulls = shares.split([len(own), *map(len, nulls)]) if nulls else [shares]
         yield from (Votes(column, of_kinds[n : n + 1], of) for n, of in enumerate(ids))
-        yield from (Votes(f"null_{column}", found, ids[n]) for n, found in zip(drawn, of_nulls, strict=True))
+        yield from (Votes(f"null_{column}", of_null, ids[n]) for n, of_null in zip(drawn, of_nulls, strict=True))
 
 
 def _gather(X: Tensor, points: Sequence[NDArray[np.int64]]) -> Tensor:

@@ -100,12 +100,17 @@ def _search_directly(
     columns = torch.empty(n_layers, width, padded, dtype=torch.float32)
     places: list[ctypes.c_void_p | None] = [None, None]
     rows = 1
-    if any(pair is not None for pair in ids):
+    sides: Sequence[Tensor] = ()
+    if len(ids) == 1 and ids[0] is not None:
+        rows = max(part.shape[0] for part in ids[0])
+        sides = [part.expand(rows, -1).contiguous() for part in ids[0]]
+    elif any(pair is not None for pair in ids):
         # under no identities no query has that of a point
         free = (torch.zeros(1, n_queries, dtype=torch.int32), torch.ones(1, n_bank, dtype=torch.int32))
         pairs = [free if pair is None else pair for pair in ids]
-        rows = max(len(part) for pair in pairs for part in pair)
+        rows = max(part.shape[0] for pair in pairs for part in pair)
         sides = [torch.stack([pair[side].expand(rows, -1) for pair in pairs]) for side in (0, 1)]
+    if sides:
         places = [address(side, torch.int32) for side in sides]
     native.neighbors_direct(
         *(address(part, torch.float32) for part in (queries, bank, columns)), *places,
@@ -118,15 +123,21 @@ def _search_directly(
 def _small_ids(query_ids: Tensor, bank_ids: Tensor) -> tuple[Tensor, Tensor]:
     """Give identities as 32-bit numbers that are equal where they are, (layers, n) each, or (1, n) for all layers."""
     both = [ids if ids.ndim == 2 else ids[None] for ids in (query_ids, bank_ids)]
-    kept = torch.iinfo(torch.int32)
-    extremes = [value for ids in both if ids.numel() for value in ids.aminmax()]
-    if any(not kept.min <= int(value) <= kept.max for value in extremes):
+    if query_ids is bank_ids and _fits(query_ids):
+        own = both[0].int().contiguous()
+        return own, own
+    if not all(map(_fits, both)):
         codes = torch.cat([ids.flatten() for ids in both]).unique(return_inverse=True)[1]
         both = [
             part.view(ids.shape) for part, ids in zip(codes.split([ids.numel() for ids in both]), both, strict=True)
         ]
     own, others = (ids.int().contiguous() for ids in both)
     return own, others
+
+
+def _fits(ids: Tensor) -> bool:
+    kept = torch.iinfo(torch.int32)
+    return all(kept.min <= int(value) <= kept.max for value in ids.aminmax()) if ids.numel() else True
 
 
 def room_for(n_layers: int, n_queries: int, k: int) -> tuple[Tensor, Tensor]:

@@ -29,7 +29,7 @@ def check_neighbors(
     if bank is not queries:
         check_finite(bank, "bank")
     n_layers, n_bank = bank.shape[:2]
-    fewer = torch.zeros((), dtype=torch.int64)
+    fewer = None
     if params.query_ids is not None and params.bank_ids is not None:
         _check_ids(params.query_ids, "query_ids", n_layers, queries.shape[1])
         _check_ids(params.bank_ids, "bank_ids", n_layers, n_bank)
@@ -45,7 +45,7 @@ def check_neighbors(
             "ask for fewer neighbours or give more points"
         )
 
-    check(fewer, judge)
+    check(torch.zeros((), dtype=torch.int64) if fewer is None else fewer, judge)
 
 
 def check_kmeans(X: Float[Tensor, "layers n d"], params: KMeansParams) -> None:
@@ -107,5 +107,7 @@ def _check_ids(ids: Tensor, name: str, n_layers: int, n: int) -> None:
 
 def most_forbidden(query_ids: Int[Tensor, "*layers nq"], bank_ids: Int[Tensor, "*layers nb"]) -> Int[Tensor, ""]:
     """Count the most bank points that any query may not have, where the ids lie."""
-    layers = max(len(ids) if ids.ndim == 2 else 1 for ids in (query_ids, bank_ids))
+    layers = max(ids.shape[0] if ids.ndim == 2 else 1 for ids in (query_ids, bank_ids))
+    if layers == 1:
+        return most_shared(query_ids.flatten(), bank_ids.flatten())
     return most_shared(query_ids.expand(layers, -1), bank_ids.expand(layers, -1)).max()
