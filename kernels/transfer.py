@@ -13,6 +13,8 @@ def to_device(values: Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."], device:
 
     Shapes: any
     """
+    if isinstance(values, Tensor) and values.device == device:
+        return values
     tensor = values if isinstance(values, Tensor) else torch.from_numpy(np.ascontiguousarray(values))
     if device.type == "cpu" or tensor.device.type != "cpu":
         return tensor.to(device)

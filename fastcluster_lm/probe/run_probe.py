@@ -259,7 +259,7 @@ def _task_clusters(space: str, n_tasks: int) -> str:
 
 def _n_codes(codes: Any) -> int:
     """Count the codes that occur."""
-    return int((np.bincount(np.asarray(codes)) > 0).sum())
+    return len(set(np.asarray(codes).tolist()))
 
 
 def _fewest_partners(task: np.ndarray, group: np.ndarray, identity: np.ndarray) -> int:

@@ -1,7 +1,5 @@
 """The map that goes on from probe to probe: where points start, when it starts anew, how good it is."""
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -56,9 +54,9 @@ class WarmMap:
         warm = init is not None
         if init is not None:
             init = _drawn_together(init, overlap)
-        params = self._params(self.config.warm_iter if warm else self.config.n_iter, init)
         known = Neighbors(near.distances[..., :used], near.indices[..., :used])
-        points, kl = self.engine.tsne(X, replace(params, neighbors=known))
+        params = self._params(self.config.warm_iter if warm else self.config.n_iter, init, known)
+        points, kl = self.engine.tsne(X, params)
         on_map = self.engine.neighbors(points, points, NeighborsParams(k, order, order)).indices
         columns = {
             "kl": kl,
@@ -99,13 +97,13 @@ class WarmMap:
             return None
         m = X.shape[1]
         # fewer points than the whole map's lie as much thinner, so that as many fewer reach as far
-        params = self._params(self.config.step_iter, share=m / len(self._ids))
-        used, order = params.affinity_neighbors(m), torch.arange(m)
+        share = m / self._ids.shape[0]
+        used, order = self._params(share=share).affinity_neighbors(m), torch.arange(m)
         near = self.engine.neighbors(X, X, NeighborsParams(used, order, order))
         init = self._start(X, near, ids)
         if init is None:
             return None
-        points, kl = self.engine.tsne(X, replace(params, init=init, neighbors=near))
+        points, kl = self.engine.tsne(X, self._params(self.config.step_iter, init, near, share))
         self.points, self._ids = self.points.clone(), self._ids.clone()
         self.points[:, :m], self._ids[:m] = points, ids
         return points, kl, near
@@ -131,12 +129,15 @@ class WarmMap:
         self._ids, self._neighbor_ids, self._preserved = state["ids"], state["neighbor_ids"], state["preserved"]
         self._restart = bool(state["restart"][0])
 
-    def _params(self, n_iter: int = 1, init: Tensor | None = None, share: float = 1.0) -> TsneParams:
+    def _params(
+        self, n_iter: int = 1, init: Tensor | None = None, near: Neighbors | None = None, share: float = 1.0
+    ) -> TsneParams:
         return TsneParams(
             perplexity=max(1.0, self.config.perplexity * share),
             n_iter=n_iter,
             seed=self.seed,
             init=init,
+            neighbors=near,
             min_gradient_norm=self.config.min_gradient_norm,
         )
 

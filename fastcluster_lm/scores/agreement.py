@@ -154,7 +154,8 @@ def score_labelings(
     """
     found = score_labelings_native(torch.from_numpy(labelings), clusterings, n_true, n_pred)
     if found is not None:
-        return {name: found[..., i].numpy() for i, name in enumerate(COLUMNS)}
+        scores_of_all = found.numpy()
+        return {name: scores_of_all[..., i] for i, name in enumerate(COLUMNS)}
     n_sets, s, _ = labelings.shape
     parts: list[list[Scores]] = []
     # a few labelings at a time, so that their tables stay within the chunk

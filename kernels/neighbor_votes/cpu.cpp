@@ -60,10 +60,14 @@ double share_won(const int64_t* near, int64_t q, int64_t k, const int64_t* own, 
 }  // namespace
 
 // indices (L, G, q, k) into each group's bank, labels (S, G, q) and (S, G, m) -> scores (S, L, G): the share of neighbours
-// with the query's label; or with `winners` the share of queries whose label has most votes, ties to the nearest
-extern "C" void neighbor_votes(const int64_t* indices, const int64_t* query_labels, const int64_t* bank_labels,
-                               int64_t L, int64_t G, int64_t q, int64_t k, int64_t S, int64_t m, int32_t winners,
-                               double* scores, int32_t threads) {
+// with the query's label; or with `winners` the share of queries whose label has most votes, ties to the nearest. Returns
+// how many indices are not of the bank's m; then there are no scores
+extern "C" int64_t neighbor_votes(const int64_t* indices, const int64_t* query_labels, const int64_t* bank_labels,
+                                  int64_t L, int64_t G, int64_t q, int64_t k, int64_t S, int64_t m, int32_t winners,
+                                  double* scores, int32_t threads) {
+  int64_t outside = 0;
+  for (int64_t e = 0; e < L * G * q * k; ++e) outside += indices[e] < 0 || indices[e] >= m;
+  if (outside) return outside;
 #pragma omp parallel num_threads(threads)
   {
     std::vector<int64_t> own, bank;
@@ -91,6 +95,7 @@ extern "C" void neighbor_votes(const int64_t* indices, const int64_t* query_labe
       }
     }
   }
+  return 0;
 }
 
 // The first k of each row's neighbours whose identity is not the query's: indices (L, n, K), ids (n) and (m) -> chosen

@@ -32,17 +32,19 @@ def neighbor_votes_native(
     if native is None or indices.numel() == 0:
         return None
     n_bank = bank_labels.shape[-1]
-    check_codes(indices, n_bank, "indices")
     indices, query_labels, bank_labels = (tensor.long().contiguous() for tensor in tensors)
     sizes = [ctypes.c_int64(size) for size in (*indices.shape, len(query_labels), n_bank)]
     scores = torch.empty(len(query_labels), *indices.shape[:2], dtype=torch.float64)
-    native.neighbor_votes(
+    native.neighbor_votes.restype = ctypes.c_int64
+    outside = native.neighbor_votes(
         *(address(tensor, torch.int64) for tensor in (indices, query_labels, bank_labels)),
         *sizes,
         ctypes.c_int32(winners),
         address(scores, torch.float64),
         ctypes.c_int32(thread_count()),
     )
+    if outside:
+        check_codes(indices, n_bank, "indices")
     return scores
 
 
