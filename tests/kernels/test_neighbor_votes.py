@@ -7,7 +7,7 @@ from fastcluster_lm.errors import DataError, ShapeError
 from fastcluster_lm.kernels import native
 from fastcluster_lm.kernels.nearest_neighbors import count_below
 from fastcluster_lm.kernels.nearest_neighbors import op as ranks
-from fastcluster_lm.kernels.neighbor_votes import first_others, neighbor_votes_native
+from fastcluster_lm.kernels.neighbor_votes import first_others, most_shared, neighbor_votes_native
 from fastcluster_lm.kernels.neighbor_votes import op as votes
 
 
@@ -35,6 +35,18 @@ def test_too_few_others_are_said_and_not_made_up():
     indices = torch.tensor([[[0, 1, 2], [2, 1, 0]]])
     assert first_others(indices, torch.tensor([0, 1]), torch.tensor([0, 0, 1]), 2) is None
     assert first_others(indices, torch.tensor([0, 1]), torch.tensor([0, 0, 1]), 1).tolist() == [[[2], [1]]]
+
+
+@pytest.mark.parametrize("kinds", [1, 3, 40])
+def test_the_most_that_share_an_identity_are_counted_in_each_layer(kinds):
+    generator = torch.Generator().manual_seed(kinds)
+    query_ids = torch.randint(kinds, (4, 30), generator=generator) - 2
+    bank_ids = torch.randint(kinds, (4, 50), generator=generator) - 2
+    bank_ids[3] = 2**40 + torch.arange(50)
+    expected = (query_ids[:, :, None] == bank_ids[:, None]).sum(-1).amax(-1)
+    assert torch.equal(most_shared(query_ids, bank_ids), expected) and expected[3] == 0
+    assert torch.equal(most_shared(query_ids[0], bank_ids[0]), expected[0])
+    assert int(most_shared(bank_ids[3], bank_ids[3].flip(0))) == 1
 
 
 def test_an_index_outside_the_bank_is_refused():

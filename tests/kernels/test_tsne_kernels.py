@@ -8,10 +8,10 @@ import sys
 import pytest
 import torch
 
-from fastcluster_lm.errors import ShapeError
+from fastcluster_lm.errors import DataError, ShapeError
 from fastcluster_lm.kernels import native
-from fastcluster_lm.kernels.edges import Edges
-from fastcluster_lm.kernels.tsne_affinities import tsne_affinities
+from fastcluster_lm.kernels.edges import PAIRED_POINTS, Edges, Pairs
+from fastcluster_lm.kernels.tsne_affinities import pair_affinities, tsne_affinities
 from fastcluster_lm.kernels.tsne_affinities.reference import symmetrise, weights_of
 from fastcluster_lm.kernels.tsne_forces import StepRule, op, start_descent
 from fastcluster_lm.kernels.tsne_forces.reference import dense_affinities, gradient, kl_divergence
@@ -406,3 +406,59 @@ def test_attraction_over_all_pairs_is_that_along_the_edges(n, threads, monkeypat
         steps.append((descent.points(), descent.gradient_norm(), descent.repulsion()))
     for dense, sparse in zip(*steps, strict=True):
         torch.testing.assert_close(dense, sparse, rtol=2e-4, atol=2e-4 * float(sparse.abs().max()))
+
+
+@needs_compiler
+@pytest.mark.parametrize("n", [*SIZES, PAIRED_POINTS])
+def test_whole_matrices_hold_the_affinities_of_the_edges_and_descend_alike(n):
+    found = near(n, 20)
+    perplexity = max(1.0, min(6.0, n / 4))
+    edges = tsne_affinities(found.distances, found.indices, perplexity)
+    pairs = pair_affinities(found.distances, found.indices, perplexity)
+    assert isinstance(pairs, Pairs) and pairs.n == n
+    torch.testing.assert_close(pairs.values[:, :n, :n].double(), dense_affinities(edges, 2, n), rtol=1e-6, atol=1e-12)
+    assert (pairs.values[:, n:] == 0).all() and (pairs.values[:, :, n:] == 0).all()
+    start = torch.randn(2, 2, n, generator=torch.Generator().manual_seed(n)) * 3
+    active, steps = torch.ones(2, dtype=torch.bool), []
+    for affinities in (edges, pairs):
+        descent = start_descent(start, affinities)
+        before = descent.kl_divergence()
+        descent.advance(3, StepRule(2.0, 0.5, n / 4, 5.0), active)
+        steps.append((before, descent.points(), descent.gradient_norm(), descent.kl_divergence()))
+    for of_edges, of_pairs in zip(*steps, strict=True):
+        torch.testing.assert_close(of_pairs, of_edges, rtol=1e-6, atol=1e-6)
+
+
+@needs_compiler
+@pytest.mark.parametrize("n", [2, 8, 9, 131, 520])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_divergence_of_pairs_is_the_formula(n, threads, monkeypatch):
+    monkeypatch.setattr(native, "_threads", threads)
+    found = near(n, 20)
+    perplexity = max(1.0, min(6.0, n / 4))
+    start = torch.randn(2, 2, n, generator=torch.Generator().manual_seed(n)) * 4
+    edges = tsne_affinities(found.distances, found.indices, perplexity)
+    descent = start_descent(start, pair_affinities(found.distances, found.indices, perplexity))
+    expected = kl_divergence(start, dense_affinities(edges, 2, n))
+    torch.testing.assert_close(descent.kl_divergence(), expected, rtol=1e-5, atol=1e-6)
+
+
+@needs_compiler
+def test_whole_matrices_are_for_few_points_and_compiled_code(monkeypatch):
+    found = near(PAIRED_POINTS + 1, 9, layers=1)
+    assert isinstance(pair_affinities(*found, 3.0), Edges)
+    few = near(20, 6)
+    pairs = pair_affinities(*few, 2.0)
+    with pytest.raises(ShapeError, match="both must be"):
+        pair_affinities(few.distances[..., :2], few.indices, 2.0)
+    for wrong in (-1, 20):
+        outside = few.indices.clone()
+        outside[1, 19, 5] = wrong
+        with pytest.raises(DataError, match="indices run from"):
+            pair_affinities(few.distances, outside, 2.0)
+    for start, way in ((torch.zeros(2, 2, 20), "tree"), (torch.zeros(2, 2, 19), None)):
+        with pytest.raises(ValueError, match="Pairs of 20 points need"):
+            start_descent(start, pairs, repulsion=way)
+    monkeypatch.setattr(op, "library", lambda source: None)
+    with pytest.raises(ValueError, match="Pairs of 20 points need"):
+        start_descent(torch.zeros(2, 2, 20), pairs)

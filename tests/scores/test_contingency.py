@@ -14,6 +14,16 @@ def test_counts_pairs_of_strings_and_integers() -> None:
     assert tables.tolist() == [[1, 0], [1, 2]]
 
 
+@pytest.mark.parametrize("shape", [(1,), (40,), (4, 10)])
+@pytest.mark.parametrize("offset", [0, 3, 10**9, -2])
+def test_whole_numbers_are_factorized_as_a_sort_would(shape: tuple[int, ...], offset: int) -> None:
+    labels = np.random.default_rng(0).integers(0, 9, shape) * 2 + offset
+    found, expected = np.unique(labels, return_inverse=True)
+    codes, n_labels = factorize(labels)
+    assert n_labels == len(found) and codes.dtype == np.int64
+    np.testing.assert_array_equal(codes, expected.reshape(shape))
+
+
 def test_factorizes_in_sorted_order() -> None:
     codes, n_labels = factorize([30, -5, 30, 12])
     assert (codes.tolist(), n_labels) == ([2, 0, 2, 1], 3)
