@@ -432,7 +432,7 @@ def test_whole_matrices_hold_the_affinities_of_the_edges_and_descend_alike(n):
 @needs_compiler
 @pytest.mark.parametrize("n", [2, 8, 9, 131, 520])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_the_divergence_of_pairs_is_the_formula(n, threads, monkeypatch):
+def test_the_divergence_is_the_formula_over_pairs_and_over_edges(n, threads, monkeypatch):
     monkeypatch.setattr(native, "_threads", threads)
     found = near(n, 20)
     perplexity = max(1.0, min(6.0, n / 4))
@@ -441,6 +441,10 @@ def test_the_divergence_of_pairs_is_the_formula(n, threads, monkeypatch):
     descent = start_descent(start, pair_affinities(found.distances, found.indices, perplexity))
     expected = kl_divergence(start, dense_affinities(edges, 2, n))
     torch.testing.assert_close(descent.kl_divergence(), expected, rtol=1e-5, atol=1e-6)
+    monkeypatch.setattr(op, "PAIRED_POINTS", 1)
+    along_edges = start_descent(start, edges)
+    assert along_edges.dense is None
+    torch.testing.assert_close(along_edges.kl_divergence(), expected, rtol=1e-5, atol=1e-6)
 
 
 @needs_compiler

@@ -50,6 +50,14 @@ def test_an_instance_keeps_its_slot_and_a_new_one_takes_the_oldest():
     assert ring.mean_age(4) == (4 - 1 + 4 - 1 + 4 - 2 + 4 - 0) / 4
 
 
+def test_of_a_batch_with_too_many_the_last_are_kept_and_of_one_that_comes_twice_the_last():
+    ring, batch = make(4, 10), torch.tensor([0, 7, 1, 2, 3, 1, 4])
+    states = torch.arange(7.0)[:, None, None].expand(7, 2, 3)
+    ring.push(batch, states, 0)
+    held = dict(zip(ring.instances.tolist(), ring.states[0, :, 0].tolist(), strict=True))
+    assert held == {2: 3.0, 3: 4.0, 1: 5.0, 4: 6.0}
+
+
 def test_a_saved_ring_goes_on_alike():
     ring, draw = make(8, 30), torch.Generator().manual_seed(1)
     batches = [torch.randint(30, (5,), generator=draw) for _ in range(12)]

@@ -1,6 +1,7 @@
 """Step probes and the batch source: what they score, whose states, how old, and what they refuse."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -21,6 +22,11 @@ def drawn(keeper, X, ids, *, key_frame):
     points, columns, warm = keeper.draw(X, ids, key_frame=key_frame)
     keeper.settle(columns, warm=warm)
     return points, columns, warm
+
+
+def _noting(asked, verb, *arguments):
+    asked.append(arguments)
+    return verb(*arguments)
 
 
 def every_step(source: str, **scores):
@@ -93,7 +99,11 @@ def test_a_new_point_starts_at_the_mean_of_its_three_nearest_retained_points(mon
     retained = [i for i in range(40) if i not in (3, 17)]
     # the nearest retained points may be among the neighbours that are known, or must be sought
     for n_known in (20, 1):
-        start = keeper._start(other, engine.neighbors(other, other, NeighborsParams(n_known, ids, ids)), moved)
+        known, searches = engine.neighbors(other, other, NeighborsParams(n_known, ids, ids)), []
+        with monkeypatch.context() as patch:
+            patch.setattr(engine, "neighbors", partial(_noting, searches, engine.neighbors))
+            start = keeper._start(other, known, moved)
+        assert len(searches) == (n_known == 1)
         for layer in range(2):
             for new in (3, 17):
                 away = (other[layer, retained] - other[layer, new]).square().sum(1)
@@ -207,3 +217,15 @@ def test_overlap_compares_neighbours_of_the_same_instances_alone():
     columns = drawn(keeper, X, moved, key_frame=False)[1]
     assert "neighbor_overlap" not in columns
     assert "neighbor_overlap" in drawn(keeper, X, moved, key_frame=False)[1]
+
+
+def test_step_probes_cluster_from_the_last_centroids_alone(monkeypatch):
+    config = every_step("fresh")
+    for first, expected in ((0, {(0, False)}), (None, {(1, True)})):
+        probe = Rooms(config, taskset_of(config.tasks, config.seed)).probe
+        if first is not None:
+            probe.score(first)
+        asked = []
+        monkeypatch.setattr(probe.engine, "kmeans", partial(_noting, asked, probe.engine.kmeans))
+        probe.score(1)
+        assert {(params.n_init, params.init is None) for _, params in asked} == expected

@@ -228,3 +228,24 @@ def test_clusters_of_points_in_a_graph_have_no_part_in_it(engine: str) -> None:
     X = torch.randn(1, 30, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
     found = choose_engine(engine, "cpu").kmeans(X, KMeansParams(3, n_init=1))
     assert not found.centroids.requires_grad and not found.inertia.requires_grad
+
+
+def test_results_come_in_the_points_own_units() -> None:
+    X, _ = make_blobs(2, 300, 5, 6)
+    plain, scaled = (kmeans(points, 6, n_init=2, engine="fused") for points in (X, X * 2.0**40))
+    assert torch.equal(plain.labels, scaled.labels)
+    torch.testing.assert_close(scaled.centroids, plain.centroids * 2.0**40, rtol=1e-5, atol=2.0**40 * 1e-5)
+    torch.testing.assert_close(scaled.inertia, plain.inertia * 2.0**80, rtol=1e-6, atol=0)
+
+
+def test_runs_end_at_the_tolerance_as_those_of_torch_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    X = torch.randn(3, 500, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.1, 1, 30])[:, None, None]
+    engine = choose_engine("fused", "cpu")
+    asked = [KMeansParams(9, n_init=0, tol=tol, init=X[:, :9]) for tol in (0.0, 0.02, 0.1, 0.3)]
+    found = [engine.kmeans(X, params).n_iter for params in asked]
+    # each looser tolerance ends every layer's run earlier
+    assert all((looser < stricter).all() for stricter, looser in zip(found, found[1:], strict=False))
+    monkeypatch.setattr(fused, "kmeans_runs_native", lambda *arguments: None)
+    assert all(
+        torch.equal(engine.kmeans(X, params).n_iter, n_iter) for params, n_iter in zip(asked, found, strict=True)
+    )

@@ -122,6 +122,26 @@ def test_ids_of_a_layer_forbid_points_of_that_layer_among_ties() -> None:
     assert_ties_to_lower(found.indices, found.distances)
 
 
+@pytest.mark.parametrize("width", [3, 80])
+def test_identities_beyond_32_bits_are_told_apart(width: int) -> None:
+    X = torch.randn(2, 60, width, generator=torch.Generator().manual_seed(0))
+    ids = torch.arange(60) * 2**32
+    engine = choose_engine("auto", "cpu")
+    expected = engine.neighbors(X, X, NeighborsParams(40, torch.arange(60), torch.arange(60)))
+    for bank_ids in (ids, ids.clone()):
+        found = engine.neighbors(X, X, NeighborsParams(40, ids, bank_ids))
+        assert torch.equal(found.indices, expected.indices)
+
+
+def test_the_query_with_fewest_admissible_points_decides() -> None:
+    X = torch.randn(2, 12, 3, generator=torch.Generator().manual_seed(0))
+    query_ids, bank_ids = torch.tensor([5] * 11 + [7]), torch.tensor([7] * 9 + [1, 2, 3])
+    for own, others in ((query_ids, bank_ids), (query_ids.expand(2, -1), bank_ids.expand(2, -1))):
+        assert choose_engine("auto", "cpu").neighbors(X, X, NeighborsParams(3, own, others)).indices.shape[-1] == 3
+        with pytest.raises(DataError, match="only 3 admissible points of 12"):
+            choose_engine("auto", "cpu").neighbors(X, X, NeighborsParams(4, own, others))
+
+
 def test_forbidden_points_that_are_nearest_leave_the_few_admissible_ones() -> None:
     # 5 points of 100 are admissible and far, fewer than the candidates that the matmul proposes
     generator = torch.Generator().manual_seed(0)

@@ -267,3 +267,12 @@ def test_a_start_found_without_waiting_is_the_start():
     for one, other in zip(_principal_components(X, 2), _leading_without_waiting(X, 2), strict=True):
         for axis in range(2):
             assert torch.nn.functional.cosine_similarity(one[axis], other[axis], dim=0).abs() > 0.999
+
+
+@pytest.mark.parametrize("unit", [2.0**-80, 2.0**55])
+def test_the_unit_of_the_points_changes_no_map(unit: float) -> None:
+    # squares of such distances are beyond float32
+    X = torch.randn(2, 60, 4, generator=torch.Generator().manual_seed(0))
+    as_is, in_unit = (tsne(points, perplexity=5.0, n_iter=20, engine="fused") for points in (X, X * unit))
+    torch.testing.assert_close(in_unit.points, as_is.points, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(in_unit.kl_divergence, as_is.kl_divergence, rtol=1e-6, atol=0)
