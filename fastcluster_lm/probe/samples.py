@@ -131,7 +131,8 @@ class RingSource:
         return self._first(len(self._on_map), self._on_map)
 
     def _first(self, count: int, on_map: Tensor) -> Sample:
-        ids = self.ring.instances[:count]
+        # a copy, since the ring goes on while a probe is under way
+        ids = self.ring.instances[:count].clone()
         at = ids.numpy()
         labels = {kind: values[at] for kind, values in self._labels.items()}
         return Sample("train", self.ring.states[:, :count].contiguous(), labels, self._instructions[at], on_map, ids)

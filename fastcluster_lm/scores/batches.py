@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastcluster_lm.errors import DataError, ShapeError
 from fastcluster_lm.kernels.deferred import check, deferring
-from fastcluster_lm.kernels.point_frames import Frames, point_frames_native
+from fastcluster_lm.kernels.point_frames import point_frames
 
 Array = Tensor | np.ndarray
 # points whose deviations lie between its inverse and this need no other unit; so many points tell
@@ -141,7 +141,7 @@ def spared_scaling(X: Float[Tensor, "layers n d"], others: Float[Tensor, "layers
     """
     if X.device.type == "cpu" and X.numel():
         every = max(1, X.shape[1] // FEW_POINTS)
-        offset, reach, apart = point_frames_native(X, every) or _frames(X, every)
+        offset, reach, apart = point_frames(X, every)
         if others is not None:
             reach = max(reach, float(torch.linalg.vector_norm(others)))
         if reach < MODEST / 4 and apart > 1 / MODEST:
@@ -151,13 +151,6 @@ def spared_scaling(X: Float[Tensor, "layers n d"], others: Float[Tensor, "layers
         scale = torch.maximum(scale, power_of_two(others - offset))
     # points that hardly differ may lie so far off that dividing them by their differences would overflow
     return Frame(offset, torch.maximum(scale, power_of_two(offset) * 2.0**-60), False)
-
-
-def _frames(X: Tensor, every: int) -> Frames:
-    """Give what point_frames_native does."""
-    means = X.mean(1, keepdim=True)
-    apart = (X[:, ::every] - means).abs_().amax((1, 2)).amin()
-    return Frames(means, float(torch.linalg.vector_norm(X)), float(apart))
 
 
 def scaled(

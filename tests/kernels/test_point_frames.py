@@ -6,11 +6,15 @@ import pytest
 import torch
 
 from fastcluster_lm.kernels import native
-from fastcluster_lm.kernels.point_frames import op, point_frames_native
-from fastcluster_lm.scores import batches
+from fastcluster_lm.kernels.point_frames import op, point_frames
 from fastcluster_lm.scores.batches import spared_scaling
 
-pytestmark = pytest.mark.skipif(not native.status()[0], reason=native.status()[1])
+
+@pytest.fixture(autouse=True, params=["as here", "in torch"])
+def way(request, monkeypatch):
+    """Take each test through the compiled kernel, where there is one, and through torch."""
+    if request.param == "in torch":
+        monkeypatch.setattr(op, "library", lambda source: None)
 
 
 @pytest.mark.parametrize("n", [1, 16, 17, 300, op.CHUNK, op.CHUNK + 1, 2 * op.CHUNK + 40])
@@ -21,7 +25,7 @@ def test_a_frame_is_that_of_float64(n, d):
         * torch.tensor([1.0, 50.0, 0.02])[:, None, None]
     )
     X += 7
-    found, exact = point_frames_native(X, every=3), X.double()
+    found, exact = point_frames(X, every=3), X.double()
     assert found.means.shape == (3, 1, d) and found.means.dtype == torch.float32
     away = (found.means.double() - exact.mean(1, keepdim=True)).abs().amax((1, 2))
     assert (away < 5e-7 * exact.abs().amax((1, 2))).all()
@@ -35,7 +39,7 @@ def test_threads_change_no_bit(monkeypatch):
     found = []
     for threads in (1, 2, 5):
         monkeypatch.setattr(native, "_threads", threads)
-        found.append(point_frames_native(X, every=7))
+        found.append(point_frames(X, every=7))
     for other in found[1:]:
         assert torch.equal(other.means, found[0].means) and other[1:] == found[0][1:]
 
@@ -44,21 +48,20 @@ def test_threads_change_no_bit(monkeypatch):
 def test_points_that_float32_cannot_square_are_seen(value):
     X = torch.randn(2, 700, 5, generator=torch.Generator().manual_seed(0))
     X[1, 650, 2] = value
-    assert not math.isfinite(point_frames_native(X, every=1).reach)
+    assert not math.isfinite(point_frames(X, every=1).reach)
     assert not spared_scaling(X).plain
 
 
-def test_only_what_compiled_code_reads_right_is_given_to_it():
-    X = torch.randn(2, 30, 4)
-    assert point_frames_native(X.double(), every=1) is None
-    assert point_frames_native(X.mT, every=1) is None
-    assert point_frames_native(X, every=1) is not None
+def test_other_numbers_and_views_have_frames_too():
+    X = torch.randn(2, 30, 4, generator=torch.Generator().manual_seed(0))
+    expected = point_frames(X, every=2)
+    for other in (X.double(), X.mT.contiguous().mT):
+        found = point_frames(other, every=2)
+        torch.testing.assert_close(found.means.float(), expected.means)
+        assert found[1:] == pytest.approx(expected[1:])
 
 
-@pytest.mark.parametrize("compiled", [True, False])
-def test_a_plain_frame_needs_points_and_others_of_modest_size(compiled, monkeypatch):
-    if not compiled:
-        monkeypatch.setattr(batches, "point_frames_native", lambda X, every: None)
+def test_a_plain_frame_needs_points_and_others_of_modest_size():
     X = torch.randn(2, 100, 6, generator=torch.Generator().manual_seed(0))
     plain = spared_scaling(X)
     assert plain.plain and torch.equal(plain.scale, torch.ones(2, 1, 1))
