@@ -76,7 +76,11 @@ class _Turns:
         self.probing, self.plain = Loop(self.run, stored, runner, hooks), Loop(self.run, stored, None, Hooks())
 
     def measure(self, steps: int, repeats: int) -> Line:
-        """Take turns; a turn with probes is over when the process is no more behind than when it began."""
+        """Take turns; a turn with probes is over when no more of them are under way than when it began.
+
+        That a checkpoint waits for the state behind a probe is not counted as one: a turn that began at a checkpoint
+        would begin with nothing under way, and be charged a whole probe more
+        """
         try:
             self.probing.begin()
             self._drain(0)
@@ -92,7 +96,7 @@ class _Turns:
                 while not self._probed_fully():
                     self._take(self.probing, 1)
                 self._drain(1 if self.every > 1 else 0)
-                behind = self.runner.behind
+                behind = self.runner.probes_behind
                 self.seen.clear()
                 started = time.perf_counter()
                 self._take(self.probing, count)
@@ -144,6 +148,6 @@ class _Turns:
 
     def _drain(self, behind: int) -> None:
         self.seen += self.probing.collect(wait=False)
-        while self.runner.behind > behind:
+        while self.runner.probes_behind > behind:
             time.sleep(5e-4)
             self.seen += self.probing.collect(wait=False)

@@ -1,6 +1,7 @@
 """Where probes run: in the training process, which then waits, or in a process beside it; it scores nothing itself."""
 
 import os
+import select
 import subprocess
 import sys
 import time
@@ -62,6 +63,10 @@ class ProbeRunner(Protocol):
     def behind(self) -> int:
         """How many things were asked for that have not come."""
 
+    @property
+    def probes_behind(self) -> int:
+        """How many of them are probes, and not the state behind one."""
+
     def close(self) -> None:
         """End what runs; nothing is collected any more."""
 
@@ -91,6 +96,8 @@ class InlineRunner:
     def behind(self) -> int:
         """Nothing is ever asked for that is not done at once."""
         return 0
+
+    probes_behind = behind
 
     def close(self) -> None:
         """Nothing runs."""
@@ -127,6 +134,9 @@ class WorkerRunner:
             f"from {module} import {function}; {function}(int(sys.argv[1]))"
         )
         self._connection, theirs = Pipe()
+        # asked after every step, where the connection's own poll would make a selector each time
+        self._arrived = select.poll()
+        self._arrived.register(self._connection.fileno(), select.POLLIN)
         # found where this process found it; spinning OpenMP threads would take training's core
         path = os.pathsep.join(place or os.getcwd() for place in sys.path)
         env = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path}
@@ -165,7 +175,7 @@ class WorkerRunner:
     def collect(self, *, wait: bool) -> list[Event]:
         """Give what has come; an error only once all that came before it was given."""
         with suppress(FclmError):
-            while self._pending and self._failure is None and (wait or self._connection.poll()):
+            while self._pending and self._failure is None and (wait or self._arrived.poll(0)):
                 self._receive_one()
         # what ended the loop is kept, and raised here when it is its turn
         if self._failure is not None and not self._done:
@@ -177,6 +187,11 @@ class WorkerRunner:
     def behind(self) -> int:
         """How many things were asked for that have not come."""
         return len(self._pending)
+
+    @property
+    def probes_behind(self) -> int:
+        """How many of them are probes, and not the state behind one."""
+        return sum(step is not None for step in self._pending)
 
     @property
     def process_id(self) -> int:

@@ -59,6 +59,8 @@ class StreamRunner:
         """One while a probe is on its way."""
         return int(self._pending is not None)
 
+    probes_behind = behind
+
     def close(self) -> None:
         """Let the stream end what it was given."""
         self._stream.synchronize()

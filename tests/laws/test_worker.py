@@ -86,13 +86,15 @@ def test_weights_are_copied_when_a_probe_is_asked_for(worker):
                 result.states.mul_(1.5)
     inline.save()
     runner.save()
+    # the process has only just begun to start, so that nothing has come
+    assert (runner.behind, runner.probes_behind) == (4, 3) and inline.probes_behind == 0
     ours, theirs = runner.collect(wait=True), inline.collect(wait=True)
     assert [type(event) for event in ours] == [FinishedProbe] * 3 + [SavedState] == [type(event) for event in theirs]
     for one, other in zip(ours[:3], theirs[:3], strict=True):
         assert one.result.rows == other.result.rows
     assert ours[3].tensors.keys() == theirs[3].tensors.keys()
     assert all(torch.equal(value, theirs[3].tensors[name]) for name, value in ours[3].tensors.items())
-    assert runner.behind == 0
+    assert runner.behind == runner.probes_behind == 0
 
 
 def test_training_is_only_so_far_ahead(worker):
