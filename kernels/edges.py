@@ -8,6 +8,8 @@ from torch import Tensor
 
 # up to so many points a layer, matrices of all pairs are quicker than edges where compiled code walks them
 PAIRED_POINTS = 640
+# floats of a vector in the compiled code, to whole ones of which matrices and points are padded
+VECTOR = 8
 
 
 class Edges(NamedTuple):

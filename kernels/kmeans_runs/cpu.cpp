@@ -332,8 +332,9 @@ float square(const float* x, int64_t width) {
 
 // X (layers, n, width), x_sq (layers, n): room for their squares; sketch (layers, n, sketch_width) and its squares: the
 // points and that room, or fewer coordinates that keep their distances well enough for the odds of seeding; tol: most
-// squared shift of a run that ends, as a share of the sum of its layer's squares; draws (k, fresh, trials), init (layers, k, width) or nullptr: the first run's centroids;
-// code_room (layers * n) for the points' codes, or without codes where none are wanted
+// squared shift of a run that ends, as a share of the sum of its layer's squares; draws (k, fresh, trials), init
+// (layers, k, width) or nullptr: the first run's centroids; code_room (layers * n) for the points' codes, or without codes
+// where none are wanted
 // -> labels (layers, runs, n), centroids (layers, runs, k, width), sums, iterations (layers, runs)
 extern "C" void kmeans_runs(const float* X, float* x_sq, const float* sketch, const float* sketch_sq,
                             int64_t layers, int64_t n, int64_t width, int64_t sketch_width, int64_t k, int64_t fresh,

@@ -27,6 +27,7 @@ __attribute__((always_inline)) inline void add_squares(const float* const* queri
   }
 }
 
+// squared distances of some queries to some vectors of points from `start` on
 template <int64_t VECTORS>
 void squares_to_vectors(const float* const* queries, const float* columns, int64_t padded, int64_t width,
                           int64_t start, std::vector<float>* out) {
@@ -36,8 +37,8 @@ void squares_to_vectors(const float* const* queries, const float* columns, int64
     for (int64_t v = 0; v < VECTORS; ++v) store(out[q].data() + start + v * WIDTH, sums[q][v]);
 }
 
-// squared distances of TOGETHER queries to all points, whose coordinates lie one after the other: columns (width, padded).
-// Queries take turns at a few vectors of points, which stay in the nearest cache meanwhile
+// The same of TOGETHER queries and some vectors of points at a time, from `start` on; says where what is left begins. Queries
+// take turns at the points, which stay in the nearest cache meanwhile.
 template <int64_t VECTORS>
 int64_t squares_from(int64_t start, const float* const* queries, const float* columns, int64_t padded, int64_t width,
                      std::vector<float>* out) {
@@ -47,6 +48,7 @@ int64_t squares_from(int64_t start, const float* const* queries, const float* co
   return start;
 }
 
+// squared distances of TOGETHER queries to all points, whose coordinates lie one after the other: columns (width, padded)
 void squares_to_all(const float* const* queries, const float* columns, int64_t n, int64_t padded, int64_t width,
                     std::vector<float>* out) {
   int64_t start = squares_from<4>(0, queries, columns, padded, width, out);

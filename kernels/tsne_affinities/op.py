@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fastcluster_lm.errors import ShapeError
-from fastcluster_lm.kernels.edges import PAIRED_POINTS, Affinities, Edges, Pairs
+from fastcluster_lm.kernels.edges import PAIRED_POINTS, VECTOR, Affinities, Edges, Pairs
 from fastcluster_lm.kernels.native import address, check_codes, library, thread_count
 from fastcluster_lm.kernels.pages import room
 from fastcluster_lm.kernels.tsne_affinities.reference import symmetrise, symmetrise_padded, weights_of
@@ -16,8 +16,6 @@ from fastcluster_lm.kernels.tsne_affinities.reference import symmetrise, symmetr
 SOURCE = Path(__file__).with_name("cpu.cpp")
 # up to so many points a layer, and points for each neighbour, whole matrices are the faster way to the edges
 DENSE_POINTS, DENSE_SHARE = 1024, 8
-# floats of a vector in cpu.cpp
-VECTOR = 8
 
 
 def tsne_affinities(

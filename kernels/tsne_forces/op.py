@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fastcluster_lm.kernels.edges import PAIRED_POINTS, Affinities, Edges, Pairs
+from fastcluster_lm.kernels.edges import PAIRED_POINTS, VECTOR, Affinities, Edges, Pairs
 from fastcluster_lm.kernels.native import NativeError, address, library, thread_count
 from fastcluster_lm.kernels.pages import room
 from fastcluster_lm.kernels.tsne_forces.fused import TritonDescent
@@ -29,8 +29,8 @@ FINE_ANGLE = 0.1
 # beyond so many points a layer's do not fit the nearest cache (8 bytes of 32 KiB each, and edges pass by): those that
 # attract each other are then put together, which halves the time of the attraction at 5,000 points
 SCATTERED_POINTS = 2_500
-# floats of a vector in cpu.cpp, and where its padding stands: so far off that the square is finite and its kernel is 0
-VECTOR, FAR = 8, 1e18
+# where padding stands: so far off that the square is finite and its kernel is 0
+FAR = 1e18
 # rows are dealt to as many chunks whatever the number of threads, so that sums have one order
 CHUNKS, CHUNK_POINTS = 8, 128
 
