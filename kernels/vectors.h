@@ -29,6 +29,11 @@ static inline doubles load(const double* p) {
 
 static inline void store(double* p, doubles v) { std::memcpy(p, &v, sizeof v); }
 
+// four floats of a vector in float64
+static inline doubles low_half(vec v) { return doubles{v[0], v[1], v[2], v[3]}; }
+
+static inline doubles high_half(vec v) { return doubles{v[4], v[5], v[6], v[7]}; }
+
 // the squared distance of a point from a place in float64: four sums side by side, in an order that no compiler changes
 template <class Number>
 static inline double squared_distance(const Number* x, const double* place, int64_t width) {

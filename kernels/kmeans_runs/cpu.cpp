@@ -13,6 +13,7 @@
 #include "nearest.h"
 #include "products.h"
 #include "seeding.h"
+#include "tile_labels.h"
 #include "tiles.h"
 #include "vectors.h"
 
@@ -66,8 +67,11 @@ class Run {
         sums_(problem.k * problem.width, 0.0), sizes_(problem.k, 0), upper_(problem.n, INF), lower_(problem.n, 0.0f),
         drift_(problem.k, 0.0f), half_gap_(problem.k, 0.0f),
         coded_(problem.codes ? whole_vectors(problem.k) : 0, problem.codes ? problem.width : 0),
-        by_codes_(problem.codes) {
+        place_(problem.width), touched_(problem.k, 0), by_codes_(problem.codes) {
     std::fill(labels, labels + problem.n, -1);
+    moved_.resize(problem.k);
+    std::iota(moved_.begin(), moved_.end(), 0);
+    if (problem.tiles) tile_labels_.emplace(*problem.tiles, problem.X, problem.k);
     // what rounding makes of a squared distance: the root of a sum of width terms, and some for centring
     rounding_ = std::numeric_limits<float>::epsilon() * (8 + 2 * std::sqrt(static_cast<float>(problem.width)));
     largest_sq_ = *std::max_element(problem.x_sq, problem.x_sq + problem.n);
@@ -97,8 +101,11 @@ class Run {
  private:
   // Give each point its nearest centroid; those whose bounds leave no doubt are not looked at.
   bool assign() {
+    if (tile_labels_) {
+      for (const int64_t c : moved_) products_.put(c, centroids_ + c * p_.width);
+      return assign_tiles();
+    }
     products_.set(centroids_, p_.k);
-    if (p_.tiles) return assign_tiles();
     if (by_codes_) coded_.set(centroids_, p_.k, p_.width);
     gaps();
     float c_most = 0;
@@ -125,28 +132,10 @@ class Run {
     return changed;
   }
 
-  // Give each point its nearest centroid by its distances from all of them.
+  // Give each point its nearest centroid, by its distances from those that moved.
   bool assign_tiles() {
-    std::vector<const float*> rows(p_.k);
-    for (int64_t c = 0; c < p_.k; ++c) rows[c] = centroids_ + c * p_.width;
     bool changed = false;
-    for (int64_t tile = 0; tile < p_.tiles->count; ++tile) {
-      vec least[TILE / WIDTH];
-      ivec labels[TILE / WIDTH] = {};
-      std::fill_n(least, TILE / WIDTH, all(INF));
-      p_.tiles->multiply(tile, rows.data(), p_.k, [&](int64_t c, const float* products) {
-        const vec own = all(products_.sq_norm[c]);
-        for (int64_t v = 0; v < TILE / WIDTH; ++v) {
-          const vec value = own - all(2.0f) * load(products + v * WIDTH);
-          const ivec less = value < least[v];
-          least[v] = less ? value : least[v];
-          labels[v] = less ? ivec{} + static_cast<int32_t>(c) : labels[v];
-        }
-      });
-      const int64_t first = tile * TILE;
-      for (int64_t at = 0; at < std::min(TILE, p_.n - first); ++at)
-        changed |= relabel(first + at, labels[at / WIDTH][at % WIDTH]);
-    }
+    tile_labels_->look(products_, centroids_, moved_, [&](int64_t i, int32_t label) { changed |= relabel(i, label); });
     return changed;
   }
 
@@ -156,7 +145,9 @@ class Run {
     if (old == label) return false;
     labels_[i] = label;
     const float* x = p_.X + i * p_.width;
+    touched_[label] = 1;
     if (old >= 0) {
+      touched_[old] = 1;
       --sizes_[old];
       double* from = sums_.data() + old * p_.width;
       for (int64_t t = 0; t < p_.width; ++t) from[t] -= x[t];
@@ -235,16 +226,21 @@ class Run {
     most_drift_ = second_drift_ = 0;
     fastest_ = -1;
     std::vector<int64_t> empty;
+    moved_.clear();
     for (int64_t c = 0; c < p_.k; ++c) {
       drift_[c] = 0;
       if (sizes_[c] == 0) {
         empty.push_back(c);
         continue;
       }
-      const double* sum = sums_.data() + c * p_.width;
-      move(c, [&](int64_t t) { return static_cast<float>(sum[t] / sizes_[c]); });
+      // one whose points are the same is where it was
+      if (!touched_[c]) continue;
+      const double *sum = sums_.data() + c * p_.width, size = static_cast<double>(sizes_[c]);
+      move(c, [&](int64_t t) { return static_cast<float>(sum[t] / size); });
     }
+    std::fill(touched_.begin(), touched_.end(), 0);
     const bool moved = !empty.empty() && refill(empty);
+    std::sort(moved_.begin(), moved_.end());
     for (int64_t c = 0; c < p_.k; ++c) {
       if (drift_[c] > most_drift_) {
         second_drift_ = most_drift_;
@@ -260,12 +256,10 @@ class Run {
   template <class Value>
   void move(int64_t c, Value value) {
     float* centroid = centroids_ + c * p_.width;
-    double sq = 0;
-    for (int64_t t = 0; t < p_.width; ++t) {
-      const float to = value(t);
-      sq += static_cast<double>(to - centroid[t]) * (to - centroid[t]);
-      centroid[t] = to;
-    }
+    for (int64_t t = 0; t < p_.width; ++t) place_[t] = value(t);
+    const double sq = squared_distance(centroid, place_.data(), p_.width);
+    std::copy(place_.begin(), place_.end(), centroid);
+    if (sq > 0) moved_.push_back(c);
     shift_ += sq;
     drift_[c] = static_cast<float>(std::sqrt(sq) * (1 + 1e-6));
   }
@@ -303,6 +297,10 @@ class Run {
   std::vector<double> sums_;
   std::vector<int64_t> sizes_;
   std::vector<float> upper_, lower_, drift_, half_gap_;
+  std::vector<double> place_;     // where a centroid goes
+  std::vector<uint8_t> touched_;  // clusters that have lost or won points since their centroids were set
+  std::vector<int64_t> moved_;    // centroids that stand elsewhere than when points were last given theirs
+  std::optional<TileLabels> tile_labels_;
   CodedCentroids coded_;
   std::vector<float> values_;
   bool by_codes_;
@@ -352,14 +350,19 @@ extern "C" void kmeans_runs(const float* X, float* x_sq, const float* sketch, co
 #pragma omp for schedule(static)
       for (int64_t i = 0; i < layers * n; ++i) room.put_query(i, X + i * width, nullptr, moved.data(), width);
     }
+    // of the layer that this thread is at, for all its runs
+    std::optional<Tiles> tiles;
+    int64_t tiled = -1;
 #pragma omp for schedule(dynamic, 1)
     for (int64_t task = 0; task < layers * runs; ++task) {
       const int64_t layer = task / runs, run = task % runs, at = layer * n;
       Codes of_layer{};
       if (codes) of_layer = {codes + at * stride, scales + at, squares + at, errors + at, code_sums + at, n, stride};
       const bool compared = width < LEAST_BOUNDED, seeded = run >= warm, sketched = sketch != X;
-      std::optional<Tiles> tiles;
-      if (compared || (seeded && !sketched)) tiles.emplace(X + at * width, n, width);
+      if ((compared || (seeded && !sketched)) && tiled != layer) {
+        tiles.emplace(X + at * width, n, width);
+        tiled = layer;
+      }
       std::vector<float> own(k * width);
       if (seeded) {
         const float* seen = sketch + at * sketch_width;
@@ -372,9 +375,13 @@ extern "C" void kmeans_runs(const float* X, float* x_sq, const float* sketch, co
       } else {
         std::copy_n(init + layer * k * width, k * width, own.data());
       }
-      if (!compared) tiles.reset();
+      // the bounds of wide points need none, and a run its memory
+      if (!compared) {
+        tiles.reset();
+        tiled = -1;
+      }
       const Problem problem{X + at * width, x_sq + at, n, width, k, codes ? &of_layer : nullptr,
-                            tiles ? &*tiles : nullptr};
+                            compared ? &*tiles : nullptr};
       Run at_work(problem, own.data(), labels + task * n);
       const double total = std::accumulate(x_sq + at, x_sq + at + n, 0.0);
       iterations[task] = at_work.iterate(max_iter, static_cast<float>(tol * total));

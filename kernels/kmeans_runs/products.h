@@ -46,24 +46,20 @@ struct Products {
   std::vector<float> block;    // (BLOCK, padded)
 
   Products(int64_t width, int64_t k)
-      : width(width), padded(whole_vectors(k)), columns(width * padded), sq_norm(padded), block(BLOCK * padded) {}
+      : width(width), padded(whole_vectors(k)), columns(width * padded), sq_norm(padded, INF), block(BLOCK * padded) {}
 
   void set(const float* centroids, int64_t k) {
-    std::fill(sq_norm.begin(), sq_norm.end(), INF);
-    for (int64_t c = 0; c < k; ++c) {
-      float sum = 0;
-      for (int64_t t = 0; t < width; ++t) {
-        const float value = centroids[c * width + t];
-        columns[t * padded + c] = value;
-        sum += value * value;
-      }
-      sq_norm[c] = sum;
-    }
+    for (int64_t c = 0; c < k; ++c) put(c, centroids + c * width);
   }
 
-  void put(int64_t c, const float* point, float point_sq) {
-    for (int64_t t = 0; t < width; ++t) columns[t * padded + c] = point[t];
-    sq_norm[c] = point_sq;
+  void put(int64_t c, const float* centroid) {
+    float sum = 0;
+    for (int64_t t = 0; t < width; ++t) {
+      const float value = centroid[t];
+      columns[t * padded + c] = value;
+      sum += value * value;
+    }
+    sq_norm[c] = sum;
   }
 
   // block[p][c] = x . c for the count points of X named by index

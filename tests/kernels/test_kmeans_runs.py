@@ -77,11 +77,18 @@ def test_codes_of_several_layers_are_each_layers_own(threads: int, monkeypatch: 
             assert torch.equal(whole[layer], alone[0])
 
 
-@pytest.mark.parametrize("n, width, k", [(7, 1, 3), (33, 2, 9), (64, 5, 12), (200, 31, 20)])
+@pytest.mark.parametrize("n, width, k", [(7, 1, 3), (33, 2, 9), (64, 5, 12), (200, 31, 20), (900, 32, 97)])
 @pytest.mark.parametrize("fresh, warm", [(2, False), (1, True)])
-def test_points_compared_with_all_centroids_end_where_bounds_do(n, width, k, fresh, warm, monkeypatch) -> None:
+@pytest.mark.parametrize("on_lattice", [False, True])
+def test_points_compared_with_moved_centroids_end_where_bounds_do(
+    n, width, k, fresh, warm, on_lattice, monkeypatch
+) -> None:
     # coordinates beyond the first ones are 0, and change nothing but the way: wide points have bounds
-    X = torch.randn(3, n, width, generator=torch.Generator().manual_seed(n))
+    generator = torch.Generator().manual_seed(n)
+    X = torch.randn(3, n, width, generator=generator)
+    if on_lattice:
+        # centroids are as near as others time and again
+        X = torch.randint(-2, 3, (3, n, width), generator=generator).float()
     wide = torch.cat([X, torch.zeros(3, n, 256 - width)], -1)
     draws = torch.rand(k, fresh, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     monkeypatch.setattr(op, "LEAST_WIDTH", 300)
@@ -93,7 +100,8 @@ def test_points_compared_with_all_centroids_end_where_bounds_do(n, width, k, fre
     assert not bounded.centroids[..., width:].any()
     # settled: every point is with its nearest centroid
     apart = torch.cdist(X[:, None].double(), narrow.centroids)
-    assert torch.equal(apart.argmin(-1), narrow.labels.long())
+    own = apart.gather(-1, narrow.labels.long()[..., None])[..., 0]
+    torch.testing.assert_close(own, apart.amin(-1), rtol=1e-6, atol=1e-6)
 
 
 def test_points_at_distance_nought_are_not_drawn_while_others_are_left() -> None:
