@@ -1,6 +1,8 @@
 // Where each layer's points lie and how far they reach, in one pass over them.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <limits>
 #include <vector>
 
 #include "vectors.h"
@@ -36,10 +38,34 @@ double add_points(const float* points, int64_t count, int64_t width, double* sum
   return squares;
 }
 
+// The largest deviation of each `every`-th point from the mean; of points that are all one, which the mean then is
+// exactly, infinity.
+float farthest(const float* points, int64_t n, int64_t width, int64_t every, float* mean) {
+  int64_t alike = 1;
+  while (alike < n && !std::memcmp(points, points + alike * width, width * sizeof(float))) ++alike;
+  if (alike == n) {
+    std::copy_n(points, width, mean);
+    return std::numeric_limits<float>::infinity();
+  }
+  vec apart = {};
+  float rest = 0;
+  for (int64_t i = 0; i < n; i += every) {
+    const float* x = points + i * width;
+    int64_t t = 0;
+    for (; t + WIDTH <= width; t += WIDTH) {
+      const vec away = load(x + t) - load(mean + t), size = away < vec{} ? -away : away;
+      apart = size > apart ? size : apart;
+    }
+    for (; t < width; ++t) rest = std::max(rest, std::fabs(x[t] - mean[t]));
+  }
+  for (int64_t lane = 0; lane < WIDTH; ++lane) rest = std::max(rest, apart[lane]);
+  return rest;
+}
+
 }  // namespace
 
-// X (layers, n, width) -> means (layers, width); sizes (2, layers): the sum of all squares, and the largest deviation of
-// each `every`-th point from the mean, NaN where one is. sums (layers, chunks, width + 1) is room for chunks of `chunk`
+// X (layers, n, width) -> means (layers, width); sizes (2, layers): the sum of all squares, NaN where a value is, and the
+// largest deviation of each `every`-th point from the mean, infinite where all points are one. sums (layers, chunks, width + 1) is room for chunks of `chunk`
 // points.
 extern "C" void point_frames(const float* X, int64_t layers, int64_t n, int64_t width, int64_t chunk, int64_t every,
                              double* sums, float* means, double* sizes, int32_t threads) {
@@ -61,14 +87,8 @@ extern "C" void point_frames(const float* X, int64_t layers, int64_t n, int64_t 
         for (int64_t t = 0; t <= width; ++t) all_sums[t] += all_sums[c * (width + 1) + t];
       float* mean = means + layer * width;
       for (int64_t t = 0; t < width; ++t) mean[t] = static_cast<float>(all_sums[t] / n);
-      float apart = 0;
-      for (int64_t i = 0; i < n; i += every)
-        for (int64_t t = 0; t < width; ++t) {
-          const float deviation = std::fabs(points[i * width + t] - mean[t]);
-          apart = deviation > apart ? deviation : apart;
-        }
+      sizes[layers + layer] = farthest(points, n, width, every, mean);
       sizes[layer] = all_sums[width];
-      sizes[layers + layer] = apart;
     }
   }
 }
