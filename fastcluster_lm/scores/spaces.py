@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -113,7 +114,10 @@ def _cluster(
     engine: Engine,
     kmeans_init: Mapping[str, Tensor],
 ) -> tuple[dict[tuple[tuple[str, str, int], int], Tensor], dict[str, Tensor]]:
-    """Run KMeans once for each set of points and k, in one call for all sets of one size; labels are (layers, n)."""
+    """Run KMeans once for each set of points and k, in one call for all sets of one size; labels are (layers, n).
+
+    Shapes: -> labels (layers, n) by set and k, centroids (sets, layers, k, d) by name
+    """
     jobs = {(part.place, part.n_clusters): part for part in parts}
     position: dict[tuple[tuple[str, str, int], int], tuple[str, int]] = {}
     counts: dict[str, int] = defaultdict(int)
@@ -125,32 +129,40 @@ def _cluster(
         if len(kmeans_init[name]) != counts[name]:
             raise ShapeError(f"kmeans_init[{name!r}] holds {len(kmeans_init[name])} groups, the data {counts[name]}")
     labels: dict[tuple[tuple[str, str, int], int], Tensor] = {}
-    centroids: dict[str, list[tuple[int, Tensor]]] = defaultdict(list)
+    centroids: dict[str, list[tuple[list[int], Tensor]]] = defaultdict(list)
     warm = {key: position[key][0] in kmeans_init for key in jobs}
-    for (group, n, k, is_warm), keys in buckets(
-        jobs, lambda key: (jobs[key].group, len(jobs[key].points), key[1], warm[key])
-    ):
-        sets = [_gather(queries[jobs[key].split].X, [jobs[key].points]) for key in keys]
-        X = sets[0] if len(sets) == 1 else torch.cat(sets, 1)  # (L, J, n, d)
-        n_layers, n_jobs, _, width = X.shape
-        init = None
-        if is_warm:
-            at = [position[key] for key in keys]
-            init = torch.stack([kmeans_init[name][index] for name, index in at], 1).reshape(-1, k, width)
-        params = KMeansParams(
-            n_clusters=k,
-            n_init=scoring.n_init,
-            max_iter=scoring.max_iter,
-            seed=derive_seed(scoring.seed, "kmeans", space, group, k),
-            init=init,
-        )
-        result = engine.kmeans(X.reshape(n_layers * n_jobs, n, width), params)
-        for j, key in enumerate(keys):
-            labels[key] = result.labels.reshape(n_layers, n_jobs, n)[:, j]
-            name, index = position[key]
-            centroids[name].append((index, result.centroids.reshape(n_layers, n_jobs, k, width)[:, j]))
-    ordered = {name: sorted(found, key=lambda pair: pair[0]) for name, found in centroids.items()}
-    return labels, {name: torch.stack([tensor for _, tensor in found]) for name, found in ordered.items()}
+    alike = buckets(jobs, lambda key: (jobs[key].group, len(jobs[key].points), key[1], warm[key]))
+    # the same sets of points are made ready once for all numbers of clusters
+    for _, rounds in buckets(alike, lambda one: tuple(place for place, _ in one[1])):
+        keys = rounds[0][1]
+        X = _of_sets(queries, [(jobs[key].split, jobs[key].points) for key in keys])  # (L, J, n, d)
+        n_layers, n_jobs, n, width = X.shape
+        params = []
+        for (group, _, k, is_warm), keys in rounds:
+            init = None
+            if is_warm:
+                at = [position[key] for key in keys]
+                init = torch.stack([kmeans_init[name][index] for name, index in at], 1).reshape(-1, k, width)
+            seed = derive_seed(scoring.seed, "kmeans", space, group, k)
+            params.append(KMeansParams(k, n_init=scoring.n_init, max_iter=scoring.max_iter, seed=seed, init=init))
+        results = engine.kmeans_each(X.reshape(n_layers * n_jobs, n, width), params)
+        for ((_, _, k, _), keys), result in zip(rounds, results, strict=True):
+            labels.update(zip(keys, result.labels.reshape(n_layers, n_jobs, n).unbind(1), strict=True))
+            found = result.centroids.reshape(n_layers, n_jobs, k, width).transpose(0, 1)
+            for name, same in groupby(range(n_jobs), lambda j: position[keys[j]][0]):
+                at_name = list(same)
+                indices = [position[keys[j]][1] for j in at_name]
+                centroids[name].append((indices, found[at_name[0] : at_name[-1] + 1]))
+    return labels, {name: _ordered(found) for name, found in centroids.items()}
+
+
+def _ordered(found: Sequence[tuple[list[int], Tensor]]) -> Tensor:
+    """Put parts of an axis together, each with the places of its entries."""
+    if len(found) == 1:
+        return found[0][1]
+    order = np.argsort([index for indices, _ in found for index in indices])
+    together = torch.cat([part for _, part in found])
+    return together[to_device(order, together.device)]
 
 
 def _vote(
@@ -241,11 +253,20 @@ def _count_votes(column: str, indices: Tensor, members: Sequence[Sequence[tuple[
         yield from (Votes(f"null_{column}", of_null, ids[n]) for n, of_null in zip(drawn, of_nulls, strict=True))
 
 
+def _of_sets(queries: Mapping[str, Split], sets: Sequence[tuple[str, NDArray[np.int64]]]) -> Tensor:
+    """Pick equal-sized sets of points of several splits: (L, J, n_set, d)."""
+    parts = [
+        _gather(queries[split].X, [points for _, points in same]) for split, same in groupby(sets, lambda one: one[0])
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
 def _gather(X: Tensor, points: Sequence[NDArray[np.int64]]) -> Tensor:
     """Pick equal-sized sets of points: (L, n, d) -> (L, J, n_set, d), without a copy where it is all of them."""
     if len(points) == 1 and len(points[0]) == X.shape[1]:
         return X[:, None]
-    return X[:, to_device(np.concatenate(points), X.device)].reshape(X.shape[0], len(points), -1, X.shape[2])
+    chosen = X.index_select(1, to_device(np.concatenate(points), X.device))
+    return chosen.view(X.shape[0], len(points), -1, X.shape[2])
 
 
 def _stacked(arrays: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:

@@ -226,6 +226,6 @@ def test_step_probes_cluster_from_the_last_centroids_alone(monkeypatch):
         if first is not None:
             probe.score(first)
         asked = []
-        monkeypatch.setattr(probe.engine, "kmeans", partial(_noting, asked, probe.engine.kmeans))
+        monkeypatch.setattr(probe.engine, "kmeans_each", partial(_noting, asked, probe.engine.kmeans_each))
         probe.score(1)
-        assert {(params.n_init, params.init is None) for _, params in asked} == expected
+        assert {(one.n_init, one.init is None) for _, params in asked for one in params} == expected

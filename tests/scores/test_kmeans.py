@@ -118,6 +118,25 @@ def test_small_memory_gives_the_same_clusters() -> None:
 
 
 @pytest.mark.parametrize("engine", ["fused", "reference"])
+@pytest.mark.parametrize("whole_bytes", [None, 1])
+def test_clusters_under_each_of_several_parameters_are_those_under_one(engine: str, whole_bytes, monkeypatch) -> None:
+    if whole_bytes is not None:
+        monkeypatch.setattr(fused, "WHOLE_BYTES", whole_bytes)
+    X = torch.randn(3, 80, 5, generator=torch.Generator().manual_seed(0)) * 1e8
+    asked = [
+        KMeansParams(4, n_init=2, seed=3),
+        KMeansParams(9, n_init=1, init=X[:, :9]),
+        KMeansParams(2, n_init=0, init=X[0, :2]),
+    ]
+    chosen = choose_engine(engine, "cpu")
+    for found, params in zip(chosen.kmeans_each(X, asked), asked, strict=True):
+        for part, expected in zip(found, chosen.kmeans(X, params), strict=True):
+            assert torch.equal(part, expected)
+    with pytest.raises(DataError, match="n_clusters is 81"):
+        chosen.kmeans_each(X, [*asked, KMeansParams(81)])
+
+
+@pytest.mark.parametrize("engine", ["fused", "reference"])
 def test_a_good_start_wins_over_bad_restarts(engine: str) -> None:
     # 100 clusters and one restart: fresh seeding misses some in half of the layers, the true centres do not
     X, labels = make_blobs(8, 1000, 3, 100, spread=0.1)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor
 
-from fastcluster_lm.scores.engines._fused_kmeans import find_clusters
+from fastcluster_lm.scores.engines._fused_kmeans import find_clusters, find_clusters_each
 from fastcluster_lm.scores.engines._fused_neighbors import find_neighbors, find_neighbors_under_each
 from fastcluster_lm.scores.engines._fused_tsne import draw_maps
 from fastcluster_lm.scores.engines.params import (
@@ -47,6 +47,9 @@ class FusedEngine(Engine):
 
     def kmeans(self, X: Float[Tensor, "layers n d"], params: KMeansParams) -> Clustering:
         return find_clusters(X, params)
+
+    def kmeans_each(self, X: Float[Tensor, "layers n d"], params: Sequence[KMeansParams]) -> list[Clustering]:
+        return find_clusters_each(X, params)
 
     def tsne(self, X: Float[Tensor, "layers n d"], params: TsneParams) -> Map:
         return draw_maps(X, params, self.memory_budget)

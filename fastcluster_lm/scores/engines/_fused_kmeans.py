@@ -1,7 +1,10 @@
 """KMeans over all layers and restarts at once: greedy k-means++ seeding and Lloyd's iterations, in plain torch."""
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -23,7 +26,18 @@ CPU_BUDGET, GPU_BUDGET = 16 * 2**20, 256 * 2**20
 LOOK_EVERY = 8
 
 
-@torch.no_grad()
+class _Asked(NamedTuple):
+    """One way to cluster the same points: random numbers of its seeding, and its first start in their frame."""
+
+    params: KMeansParams
+    draws: Float[Tensor, "k fresh trials"]
+    init: Float[Tensor, "layers k d"] | None
+
+    @property
+    def runs(self) -> int:
+        return self.params.n_init + (self.init is not None)
+
+
 def find_clusters(X: Float[Tensor, "layers n d"], params: KMeansParams, memory_budget: int | None = None) -> Clustering:
     """Cluster each layer n_init times, once more from init if given, and keep the run of lowest inertia.
 
@@ -34,33 +48,50 @@ def find_clusters(X: Float[Tensor, "layers n d"], params: KMeansParams, memory_b
             on the layers beside it. Clusters left empty get the points farthest from their centroids; clusters beyond
             the number of distinct points stay empty.
     """
-    check_kmeans(X, params)
-    n_layers, n, width = X.shape
+    return find_clusters_each(X, [params], memory_budget)[0]
+
+
+@torch.no_grad()
+def find_clusters_each(
+    X: Float[Tensor, "layers n d"], params: Sequence[KMeansParams], memory_budget: int | None = None
+) -> list[Clustering]:
+    """Give what find_clusters gives for each of the parameters; the points are made ready once for all.
+
+    Errors: as there
+    """
+    check_kmeans(X, *params)
     frame = spared_scaling(X)
-    init = None
-    if params.init is not None:
-        init = to_device(params.init, X.device).expand(n_layers, -1, -1).to(frame.offset.dtype)
-        init = frame.bring(init)
-    draws = _draw(n, params, X.device)
-    runs = params.n_init + (init is not None)
-    native = _native_runs(X, frame, params, draws, init)
+    asked = []
+    for one in params:
+        init = None
+        if one.init is not None:
+            init = to_device(one.init, X.device).expand(len(X), -1, -1).to(frame.offset.dtype)
+            init = frame.bring(init)
+        asked.append(_Asked(one, _draw(X.shape[1], one, X.device), init))
+    native = _native_runs(X, frame, asked)
     if native is not None:
-        return _in_units(frame, *_best_of(native))
-    points = frame.bring(X)
+        return [_in_units(frame, *_best_of(runs)) for runs in native]
     if memory_budget is None:
         memory_budget = CPU_BUDGET if X.device.type == "cpu" else GPU_BUDGET
-    layers = max(1, memory_budget // (4 * n * runs * params.n_clusters))
+    points = frame.bring(X)
+    return [_in_units(frame, *_in_torch(points, one, memory_budget)) for one in asked]
+
+
+def _in_torch(points: Float[Tensor, "layers n d"], asked: _Asked, memory_budget: int) -> tuple[Tensor, ...]:
+    """Run all starts in plain torch, as many layers at a time as the budget allows, and keep the best of each layer."""
+    params, draws, init = asked
+    layers = max(1, memory_budget // (4 * points.shape[1] * asked.runs * params.n_clusters))
+    parts = []
     with full_precision():
-        parts = []
-        for start in range(0, n_layers, layers):
+        for start in range(0, len(points), layers):
             stop = start + layers
             part = points[start:stop]
-            centroids = _seed(part, draws) if params.n_init else part.new_empty(len(part), 0, 0, width)
+            centroids = _seed(part, draws) if params.n_init else part.new_empty(len(part), 0, 0, part.shape[2])
             if init is not None:
                 warm = init[start:stop, None]
                 centroids = torch.cat([warm, centroids], 1) if params.n_init else warm
             parts.append(_Lloyd(part, centroids, params, memory_budget).best())
-    return _in_units(frame, *(torch.cat(column) for column in zip(*parts, strict=True)))
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
 def _in_units(frame: Frame, labels: Tensor, centroids: Tensor, inertia: Tensor, n_iter: Tensor) -> Clustering:
@@ -70,28 +101,30 @@ def _in_units(frame: Frame, labels: Tensor, centroids: Tensor, inertia: Tensor, 
     return Clustering(labels, (centroids + frame.offset).float(), inertia, n_iter)
 
 
-def _native_runs(X: Tensor, frame: Frame, params: KMeansParams, draws: Tensor, init: Tensor | None) -> Runs | None:
+def _native_runs(X: Tensor, frame: Frame, asked: Sequence[_Asked]) -> list[Runs] | None:
     """Run compiled KMeans on all layers, large ones as many at a time as keep threads busy; None where it cannot."""
     if X.device.type != "cpu":
         return None
-    runs, layers = params.n_init + (init is not None), len(X)
+    layers = len(X)
     if X.numel() * X.element_size() > WHOLE_BYTES:
-        layers = min(layers, -(-thread_count() // runs))
+        layers = min(layers, -(-thread_count() // min(one.runs for one in asked)))
     buffer = room(layers, *X.shape[1:], dtype=torch.float32)
     found = []
     for start in range(0, len(X), layers):
         part = slice(start, start + layers)
         own_frame = frame if layers == len(X) else frame.of_layers(part)
         points = own_frame.bring(X[part], out=buffer)
-        own = None if init is None else init[part]
-        with full_precision():
-            native = kmeans_runs_native(points, params.n_clusters, draws, own, params.max_iter, params.tol)
-        if native is None:
-            return None
-        found.append(native)
-    if len(found) == 1:
-        return found[0]
-    return Runs(*(torch.cat(column) for column in zip(*found, strict=True)))
+        for params, draws, init in asked:
+            own = None if init is None else init[part]
+            with full_precision():
+                native = kmeans_runs_native(points, params.n_clusters, draws, own, params.max_iter, params.tol)
+            if native is None:
+                return None
+            found.append(native)
+    parts = [found[i :: len(asked)] for i in range(len(asked))]
+    if layers == len(X):
+        return found
+    return [Runs(*(torch.cat(column) for column in zip(*same, strict=True))) for same in parts]
 
 
 def _draw(n: int, params: KMeansParams, device: torch.device) -> Float[Tensor, "k runs trials"]:
@@ -136,16 +169,13 @@ def _sq_dist(X: Tensor, x_sq: Tensor, points: Tensor) -> Float[Tensor, "layers m
 
 def _best_of(runs: Runs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Take each layer's run of lowest inertia, the first of equal ones."""
-    if runs.inertia.shape[1] == 1:
+    n_layers, n_runs = runs.inertia.shape
+    if n_runs == 1:
         return runs.labels[:, 0].long(), runs.centroids[:, 0], runs.inertia[:, 0], runs.n_iter[:, 0]
-    layer = torch.arange(len(runs.inertia))
-    best = (runs.inertia == runs.inertia.amin(1, keepdim=True)).to(torch.uint8).argmax(1)
-    return (
-        runs.labels[layer, best].long(),
-        runs.centroids[layer, best],
-        runs.inertia[layer, best],
-        runs.n_iter[layer, best],
-    )
+    # numpy's argmin is the first of equals, torch's is any
+    best = torch.from_numpy(runs.inertia.numpy().argmin(1) + np.arange(n_layers) * n_runs)
+    labels, centroids, inertia, n_iter = (part.flatten(0, 1).index_select(0, best) for part in runs)
+    return labels.long(), centroids, inertia, n_iter
 
 
 class _Lloyd:

@@ -48,20 +48,21 @@ def check_neighbors(
     check(torch.zeros((), dtype=torch.int64) if fewer is None else fewer, judge)
 
 
-def check_kmeans(X: Float[Tensor, "layers n d"], params: KMeansParams) -> None:
+def check_kmeans(X: Float[Tensor, "layers n d"], *asked: KMeansParams) -> None:
     """Refuse points that are not finite or fewer than the clusters, and starting centroids that do not fit.
 
     Errors: DataError for NaN, infinity, n_clusters > n; ShapeError for init
     """
     check_finite(X, "X")
     n_layers, n, width = X.shape
-    if params.n_clusters > n:
-        raise DataError(f"n_clusters is {params.n_clusters}, but there are only {n} points; ask for at most {n}")
-    if params.init is not None:
-        fits = ((params.n_clusters, width), (n_layers, params.n_clusters, width))
-        if tuple(params.init.shape) not in fits:
-            raise ShapeError(f"init has shape {tuple(params.init.shape)}; expected {fits[0]} or {fits[1]}")
-        check_finite(params.init.expand(fits[1]), "init")
+    for params in asked:
+        if params.n_clusters > n:
+            raise DataError(f"n_clusters is {params.n_clusters}, but there are only {n} points; ask for at most {n}")
+        if params.init is not None:
+            fits = ((params.n_clusters, width), (n_layers, params.n_clusters, width))
+            if tuple(params.init.shape) not in fits:
+                raise ShapeError(f"init has shape {tuple(params.init.shape)}; expected {fits[0]} or {fits[1]}")
+            check_finite(params.init.expand(fits[1]), "init")
 
 
 def check_tsne(X: Float[Tensor, "layers n d"], params: TsneParams) -> None:

@@ -151,6 +151,7 @@ class Engine(Protocol):
     warm_maps: whether a map can go on from init; where it cannot, every map starts cold
     notes: what its libraries do otherwise than the parameters ask, for the record of a run
     neighbors_under_each: what neighbors gives under each of the parameters, whose ids may differ
+    kmeans_each: what kmeans gives for each of the parameters
     """
 
     name: str
@@ -170,5 +171,8 @@ class Engine(Protocol):
         return [self.neighbors(queries, bank, one) for one in params]
 
     def kmeans(self, X: Float[Tensor, "layers n d"], params: KMeansParams) -> Clustering: ...
+
+    def kmeans_each(self, X: Float[Tensor, "layers n d"], params: Sequence[KMeansParams]) -> list[Clustering]:
+        return [self.kmeans(X, one) for one in params]
 
     def tsne(self, X: Float[Tensor, "layers n d"], params: TsneParams) -> Map: ...
