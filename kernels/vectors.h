@@ -19,6 +19,17 @@ static inline vec load(const float* p) {
   return v;
 }
 
+// The same vector, kept in a register: else a compiler may load it again wherever it is used, until loads are what is waited
+// for.
+static inline vec in_register(vec v) {
+#if defined(__AVX512VL__)
+  __asm__("" : "+v"(v));
+#elif defined(__AVX__)
+  __asm__("" : "+x"(v));
+#endif
+  return v;
+}
+
 static inline void store(float* p, vec v) { std::memcpy(p, &v, sizeof v); }
 
 static inline doubles load(const double* p) {

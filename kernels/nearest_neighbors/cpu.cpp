@@ -15,7 +15,7 @@ __attribute__((always_inline)) inline void add_squares(const float* const* queri
                                                        vec (&sums)[QUERIES][VECTORS]) {
   vec at[VECTORS];
 #pragma GCC unroll 8
-  for (int64_t v = 0; v < VECTORS; ++v) at[v] = load(columns + v * WIDTH);
+  for (int64_t v = 0; v < VECTORS; ++v) at[v] = in_register(load(columns + v * WIDTH));
 #pragma GCC unroll 8
   for (int64_t q = 0; q < QUERIES; ++q) {
     const vec own = all(queries[q][t]);
@@ -67,6 +67,54 @@ void lay_columns(const float* points, int64_t n, int64_t padded, int64_t width, 
     }
 }
 
+// Chooses the neighbours of a row for several problems that differ in their identities alone.
+class UnderEach {
+ public:
+  explicit UnderEach(const std::vector<Problem>& problems)
+      : problems_(problems), kept_(2 * problems[0].k + 2 * WIDTH), ids_(problems.size()) {}
+
+  // values: squared distances of all points, infinite beyond the last
+  void choose(int64_t layer, int64_t row, const std::vector<float>& values) {
+    const Problem& any = problems_[0];
+    if (problems_.size() == 1 || any.k > FEW || any.bucketed() || !choose_from_one_list(layer, row, values))
+      for (const Problem& problem : problems_)
+        problem.from_values(layer, row, values, true, kept_, bounded_, buckets_, sorter_);
+  }
+
+ private:
+  // Order the points that may be among the nearest under any set of identities, and take those of each set; false where
+  // they are too many.
+  bool choose_from_one_list(int64_t layer, int64_t row, const std::vector<float>& values) {
+    const Problem& any = problems_[0];
+    for (size_t s = 0; s < problems_.size(); ++s) ids_[s] = problems_[s].identities(layer, row);
+    const int64_t padded = static_cast<int64_t>(values.size());
+    const int64_t count = bounded_.smallest_of_each(values.data(), any.n_bank, padded, any.k, ids_, true);
+    if (count > Sorter::MOST) return false;
+    sorter_.put_first(bounded_.values(), bounded_.places(), count, count, distances_, indices_);
+    const int64_t at = (layer * any.n_queries + row) * any.k;
+    for (size_t s = 0; s < problems_.size(); ++s) {
+      float* distances = problems_[s].distances + at;
+      int64_t* indices = problems_[s].indices + at;
+      for (int64_t r = 0, taken = 0; r < count && taken < any.k; ++r) {
+        // one that is not admissible is written over
+        distances[taken] = distances_[r];
+        indices[taken] = indices_[r];
+        taken += ids_[s].admits(indices_[r]);
+      }
+    }
+    return true;
+  }
+
+  const std::vector<Problem>& problems_;
+  std::vector<uint64_t> kept_;
+  std::vector<Identities> ids_;
+  float distances_[Sorter::MOST];
+  int64_t indices_[Sorter::MOST];
+  Bounded bounded_;
+  Buckets buckets_;
+  Sorter sorter_;
+};
+
 }  // namespace
 
 // All rows by direct differences, under each of some sets of identities: query_ids (sets, id_layers, n_queries), bank_ids
@@ -87,10 +135,7 @@ extern "C" void neighbors_direct(const float* queries, const float* bank, float*
   {
     std::vector<float> values[TOGETHER];
     for (auto& of_query : values) of_query.resize(padded);
-    std::vector<uint64_t> kept(2 * k + 2 * WIDTH);
-    Bounded bounded;
-    Buckets buckets;
-    Sorter sorter;
+    UnderEach under_each(problems);
     const int64_t groups = (n_queries + TOGETHER - 1) / TOGETHER;
 #pragma omp for schedule(static)
     for (int64_t layer = 0; layer < layers; ++layer)
@@ -104,9 +149,7 @@ extern "C" void neighbors_direct(const float* queries, const float* bank, float*
       for (int64_t q = 0; q < TOGETHER; ++q)
         group[q] = queries + (layer * n_queries + first + std::min(q, rows - 1)) * width;
       squares_to_all(group, columns + layer * width * padded, n_bank, padded, width, values);
-      for (int64_t q = 0; q < rows; ++q)
-        for (const Problem& problem : problems)
-          problem.from_values(layer, first + q, values[q], true, kept, bounded, buckets, sorter);
+      for (int64_t q = 0; q < rows; ++q) under_each.choose(layer, first + q, values[q]);
     }
   }
 }

@@ -24,6 +24,8 @@ void unpack(uint64_t pair, float* distance, int64_t* index) {
 // Puts values in order.
 class Sorter {
  public:
+  static constexpr int64_t MOST = 256;  // values that are put in order by their ranks
+
   // The first k of some pairs, or all; those beyond stay as they were.
   void sort_first(uint64_t* pairs, int64_t count, int64_t k) {
     k = std::min(k, count);
@@ -117,7 +119,6 @@ class Sorter {
     }
   }
 
-  static constexpr int64_t MOST = 256;
   float distances_[MOST], sorted_[MOST];
   int32_t ranks_[MOST], sorted_places_[MOST];
   uint64_t in_order_[MOST];

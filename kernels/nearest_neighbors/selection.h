@@ -121,7 +121,18 @@ class Bounded {
                   : k <= FEW ? bound_of_lanes<4>(values, n, padded, k, ids)
                              : bound_of_many(values, n, padded, k, ids);
     if (squared) bound *= 1 + SAME_ROOT;
-    return keep(padded, bound, squared);
+    return keep(admitted_.data(), padded, bound, squared);
+  }
+
+  // All values, admissible or not, up to the k-th smallest under each of some sets of identities, k <= FEW.
+  int64_t smallest_of_each(const float* values, int64_t n, int64_t padded, int64_t k, const std::vector<Identities>& sets,
+                           bool squared) {
+    float bound = -INF;
+    for (const Identities& ids : sets)
+      bound = std::max(bound, k <= WIDTH ? bound_of_lanes<2>(values, n, padded, k, ids)
+                                         : bound_of_lanes<4>(values, n, padded, k, ids));
+    if (squared) bound *= 1 + SAME_ROOT;
+    return keep(values, padded, bound, squared);
   }
 
   // What was kept, in ascending order of the place.
@@ -136,12 +147,12 @@ class Bounded {
     return bound < INF ? bits_at_most(values, all(bound)) : bits_below(values, INF);
   }
 
-  int64_t keep(int64_t padded, float bound, bool squared) {
+  int64_t keep(const float* values, int64_t padded, float bound, bool squared) {
     values_.resize(padded + 4 * WIDTH);
     places_.resize(padded + WIDTH);
     int64_t count = 0;
     for (int64_t start = 0; start < padded; start += WIDTH) {
-      const float* own = admitted_.data() + start;
+      const float* own = values + start;
       const int32_t first = static_cast<int32_t>(start);
       count += keep_lanes(load(own), bits_up_to(own, bound), first, values_.data() + count, places_.data() + count);
     }
@@ -150,28 +161,34 @@ class Bounded {
     return count;
   }
 
-  // Pass over the values and take the least in each of some lanes; those that are not admissible become infinite.
-  template <typename Take>
+  // Pass over the values, LANES vectors at a time, and give take(lane, value) each; those that are not admissible become
+  // infinite. A lane is known when this is compiled, so that what is kept of one stays in a register.
+  template <int64_t LANES, typename Take>
   void admit(const float* values, int64_t n, int64_t padded, const Identities& ids, Take take) {
     admitted_.resize(padded);
-    if (!ids.bank) {
-      for (int64_t start = 0; start < padded; start += WIDTH) {
-        const vec value = load(values + start);
-        store(admitted_.data() + start, value);
-        take(start / WIDTH, value);
-      }
-      return;
-    }
     const ivec query = ivec{} + ids.query;
-    for (int64_t start = 0; start < padded; start += WIDTH) {
-      ivec own;
-      if (start + WIDTH <= n)
-        std::memcpy(&own, ids.bank + start, sizeof own);
-      else
-        for (int64_t lane = 0; lane < WIDTH; ++lane) own[lane] = start + lane < n ? ids.bank[start + lane] : ids.query;
-      const vec value = own == query ? all(INF) : load(values + start);
-      store(admitted_.data() + start, value);
-      take(start / WIDTH, value);
+    const auto pass = [&](int64_t at, int64_t v, const int32_t* identities) {
+      vec value = load(values + at);
+      if (identities) {
+        ivec own;
+        std::memcpy(&own, identities, sizeof own);
+        value = own == query ? all(INF) : value;
+      }
+      store(admitted_.data() + at, value);
+      take(v, value);
+    };
+    int64_t start = 0;
+    for (; start + LANES * WIDTH <= n; start += LANES * WIDTH)
+#pragma GCC unroll 4
+      for (int64_t v = 0; v < LANES; ++v) pass(start + v * WIDTH, v, ids.bank ? ids.bank + start + v * WIDTH : nullptr);
+#pragma GCC unroll 4
+    for (int64_t v = 0; v < LANES; ++v) {
+      const int64_t at = start + v * WIDTH;
+      if (at >= padded) break;
+      // beyond the last point values are infinite, and there are no identities
+      int32_t last[WIDTH];
+      for (int64_t lane = 0; ids.bank && lane < WIDTH; ++lane) last[lane] = at + lane < n ? ids.bank[at + lane] : ids.query;
+      pass(at, v, ids.bank ? last : nullptr);
     }
   }
 
@@ -180,10 +197,7 @@ class Bounded {
   float bound_of_lanes(const float* values, int64_t n, int64_t padded, int64_t k, const Identities& ids) {
     vec least[VECTORS];
     std::fill_n(least, VECTORS, all(INF));
-    admit(values, n, padded, ids, [&](int64_t at, vec value) {
-      vec& own = least[at % VECTORS];
-      own = value < own ? value : own;
-    });
+    admit<VECTORS>(values, n, padded, ids, [&](int64_t v, vec value) { least[v] = value < least[v] ? value : least[v]; });
     // the largest of them that fewer than k others are below
     float of_lanes[VECTORS * WIDTH];
     std::memcpy(of_lanes, least, sizeof of_lanes);
@@ -203,7 +217,7 @@ class Bounded {
   // lower one, from the last row's on, since rows of one layer lie alike.
   float bound_of_many(const float* values, int64_t n, int64_t padded, int64_t k, const Identities& ids) {
     vec lows = all(INF), highs = all(-INF);
-    admit(values, n, padded, ids, [&](int64_t, vec value) {
+    admit<2>(values, n, padded, ids, [&](int64_t, vec value) {
       lows = value < lows ? value : lows;
       const vec finite = value < all(INF) ? value : all(-INF);
       highs = finite > highs ? finite : highs;

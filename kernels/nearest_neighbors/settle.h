@@ -28,11 +28,14 @@ struct Problem {
     for (int64_t r = 0; r < k; ++r) unpack(pairs[r], distances + at + r, indices + at + r);
   }
 
+  // Whether the neighbours are so large a part of the bank that it is put in order bucket by bucket.
+  bool bucketed() const { return k > LEAST_BUCKETED && n_bank <= BUCKETED_EACH * k; }
+
   // values: distances, or their squares
   void from_values(int64_t layer, int64_t row, const std::vector<float>& values, bool squared, std::vector<uint64_t>& kept,
                    Bounded& bounded, Buckets& buckets, Sorter& sorter) const {
     const Identities ids = identities(layer, row);
-    if (k > LEAST_BUCKETED && n_bank <= BUCKETED_EACH * k) {
+    if (bucketed()) {
       buckets.smallest(values, n_bank, k, ids, squared, kept);
       put(layer, row, kept);
       return;

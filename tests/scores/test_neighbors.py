@@ -356,3 +356,19 @@ def test_neighbours_under_each_are_those_under_one_after_the_other(width: int, u
     with pytest.raises(DataError, match="admissible points of 50"):
         chosen = choose_engine("fused", "cpu")
         chosen.neighbors_under_each(queries, bank, [NeighborsParams(50), NeighborsParams(50, *layers)])
+
+
+@pytest.mark.parametrize("k", [1, 5, 8, 9, 16, 17])
+@pytest.mark.parametrize("n", [30, 301, 700])
+def test_equal_distances_under_each_go_to_the_lower_index(k: int, n: int) -> None:
+    # two layers: of many points at few places, and of points that hardly any is as near as
+    draw = torch.Generator().manual_seed(n)
+    few, many = torch.randint(-1, 2, (n, 3), generator=draw).float(), torch.randn(n, 3, generator=draw)
+    bank = torch.stack([few, many])
+    # all but the point itself, the last 18 alone, those that share no third
+    own, last = torch.arange(n), (torch.arange(n) >= n - 18).long()
+    asked = [NeighborsParams(k, own, own), NeighborsParams(k, own * 0, last), NeighborsParams(k, own % 3, own % 3)]
+    engine = choose_engine("fused", "cpu")
+    for one, params in zip(engine.neighbors_under_each(bank, bank.clone(), asked), asked, strict=True):
+        expected = engine.neighbors(bank, bank.clone(), params)
+        assert torch.equal(one.indices, expected.indices) and torch.equal(one.distances, expected.distances)
