@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fastcluster_lm.errors import ShapeError
 from fastcluster_lm.kernels.class_spread import class_pairs_native, class_spread
-from fastcluster_lm.kernels.nearest_neighbors import count_below
+from fastcluster_lm.kernels.nearest_neighbors import count_below, count_nearer
 from fastcluster_lm.kernels.transfer import to_device
 from fastcluster_lm.scores.batches import full_precision
 
@@ -71,7 +71,10 @@ def neighbor_overlap(one: Int[Tensor, "layers n k"], other: Int[Tensor, "layers 
     """
     if one.shape != other.shape:
         raise ShapeError(f"neighbours have shapes {tuple(one.shape)} and {tuple(other.shape)}; expected the same")
-    return (one[..., :, None] == other[..., None, :]).any(-1).double().mean((1, 2))
+    shared = torch.zeros(one.shape, dtype=torch.bool, device=one.device)
+    for place in range(other.shape[-1]):
+        shared |= one == other[..., place : place + 1]
+    return shared.double().mean((1, 2))
 
 
 def trustworthiness(X: Float[Tensor, "layers n d"], map_indices: Int[Tensor, "layers n k"]) -> Float[Tensor, " layers"]:
@@ -85,8 +88,18 @@ def trustworthiness(X: Float[Tensor, "layers n d"], map_indices: Int[Tensor, "la
     if 2 * n <= 3 * k + 1:
         return X.new_full((n_layers,), torch.nan, dtype=torch.float64)
     X = (X - X.mean(1, keepdim=True)).float()
+    nearer = count_nearer(X, map_indices)
+    if nearer is None:
+        nearer = _count_by_matmul(X, map_indices)
+    excess = (nearer + 1 - k).clamp_(min=0).sum((1, 2)).double()
+    return 1 - excess * 2 / (n * k * (2 * n - 3 * k - 1))
+
+
+def _count_by_matmul(X: Float[Tensor, "layers n d"], others: Int[Tensor, "layers n k"]) -> Int[Tensor, "layers n k"]:
+    """Count the points nearer to each point than some others, a block of rows at a time."""
+    n_layers, n, _ = X.shape
     sq = X.square().sum(-1)
-    excess = torch.zeros(n_layers, dtype=torch.float64, device=X.device)
+    counts = torch.empty_like(others)
     rows = max(1, BLOCK // (n_layers * n))
     for start in range(0, n, rows):
         tile = slice(start, min(start + rows, n))
@@ -94,7 +107,5 @@ def trustworthiness(X: Float[Tensor, "layers n d"], map_indices: Int[Tensor, "la
             block = torch.baddbmm(sq[:, None, :], X[:, tile], X.mT, alpha=-2)  # (layers, rows, n), less |x|^2
         own = torch.arange(tile.start, tile.stop, device=X.device)
         block[:, own - tile.start, own] = torch.inf
-        reach = block.gather(2, map_indices[:, tile])
-        rank = count_below(block, reach) + 1
-        excess += (rank - k).clamp_(min=0).sum((1, 2))
-    return 1 - excess * 2 / (n * k * (2 * n - 3 * k - 1))
+        counts[:, tile] = count_below(block, block.gather(2, others[:, tile]))
+    return counts

@@ -4,6 +4,7 @@ from fastcluster_lm.kernels.nearest_neighbors.fused import MOST_NEIGHBORS, neare
 from fastcluster_lm.kernels.nearest_neighbors.op import (
     DIRECT_WIDTH,
     count_below,
+    count_nearer,
     nearest_neighbors_native,
     nearest_neighbors_under_each,
     room_for,
@@ -13,6 +14,7 @@ __all__ = [
     "DIRECT_WIDTH",
     "MOST_NEIGHBORS",
     "count_below",
+    "count_nearer",
     "nearest_neighbors_fused",
     "nearest_neighbors_native",
     "nearest_neighbors_under_each",

@@ -67,6 +67,15 @@ void lay_columns(const float* points, int64_t n, int64_t padded, int64_t width, 
     }
 }
 
+int64_t values_below(const float* values, int64_t n, float threshold) {
+  ivec below = {};
+  int64_t j = 0, count = 0;
+  for (; j + WIDTH <= n; j += WIDTH) below -= load(values + j) < all(threshold);
+  for (int64_t lane = 0; lane < WIDTH; ++lane) count += below[lane];
+  for (; j < n; ++j) count += values[j] < threshold;
+  return count;
+}
+
 // Chooses the neighbours of a row for several problems that differ in their identities alone.
 class UnderEach {
  public:
@@ -178,19 +187,39 @@ extern "C" void neighbors_bounded(const float* block, const int64_t* which, int6
   }
 }
 
+// How many points are nearer to each point than each of some others: indices, counts (layers, n, k), the point itself not
+// counted; columns (layers, width, padded) as above. Direct differences.
+extern "C" void count_nearer(const float* points, float* columns, const int64_t* indices, int64_t layers, int64_t n,
+                             int64_t padded, int64_t width, int64_t k, int64_t* counts, int32_t threads) {
+#pragma omp parallel num_threads(threads)
+  {
+    std::vector<float> values[TOGETHER];
+    for (auto& of_point : values) of_point.resize(padded);
+    const int64_t groups = (n + TOGETHER - 1) / TOGETHER;
+#pragma omp for schedule(static)
+    for (int64_t layer = 0; layer < layers; ++layer)
+      lay_columns(points + layer * n * width, n, padded, width, columns + layer * width * padded);
+#pragma omp for schedule(dynamic, 2)
+    for (int64_t task = 0; task < layers * groups; ++task) {
+      const int64_t layer = task / groups, first = task % groups * TOGETHER, rows = std::min(TOGETHER, n - first);
+      const float* group[TOGETHER];
+      for (int64_t q = 0; q < TOGETHER; ++q) group[q] = points + (layer * n + first + std::min(q, rows - 1)) * width;
+      squares_to_all(group, columns + layer * width * padded, n, padded, width, values);
+      for (int64_t q = 0; q < rows; ++q) {
+        float* own = values[q].data();
+        own[first + q] = INF;
+        for (int64_t place = (layer * n + first + q) * k; place < (layer * n + first + q + 1) * k; ++place)
+          counts[place] = values_below(own, n, own[indices[place]]);
+      }
+    }
+  }
+}
+
 // How many values of each row are below each of its thresholds: values (rows, n), thresholds, counts (rows, k)
 extern "C" void count_below(const float* values, const float* thresholds, int64_t rows, int64_t n, int64_t k,
                             int64_t* counts, int32_t threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t row = 0; row < rows; ++row)
-    for (int64_t place = 0; place < k; ++place) {
-      const float* value = values + row * n;
-      const float threshold = thresholds[row * k + place];
-      ivec below = {};
-      int64_t j = 0, count = 0;
-      for (; j + WIDTH <= n; j += WIDTH) below -= load(value + j) < all(threshold);
-      for (int64_t lane = 0; lane < WIDTH; ++lane) count += below[lane];
-      for (; j < n; ++j) count += value[j] < threshold;
-      counts[row * k + place] = count;
-    }
+    for (int64_t place = row * k; place < (row + 1) * k; ++place)
+      counts[place] = values_below(values + row * n, n, thresholds[place]);
 }

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fastcluster_lm.errors import ShapeError
-from fastcluster_lm.kernels.native import address, library, thread_count
+from fastcluster_lm.kernels.native import address, check_codes, library, thread_count
 from fastcluster_lm.kernels.nearest_neighbors.wide import Layer, search_layer
 from fastcluster_lm.kernels.pages import room
 
@@ -143,6 +143,31 @@ def _fits(ids: Tensor) -> bool:
 def room_for(n_layers: int, n_queries: int, k: int) -> tuple[Tensor, Tensor]:
     """Give room for distances and indices."""
     return room(n_layers, n_queries, k, dtype=torch.float32), room(n_layers, n_queries, k, dtype=torch.int64)
+
+
+def count_nearer(X: Float[Tensor, "layers n d"], indices: Int[Tensor, "layers n k"]) -> Int[Tensor, "layers n k"] | None:
+    """Count the points that are nearer to each point than those that its indices name; it is not counted itself.
+
+    Shapes: X (layers, n, d) f32, indices (layers, n, k), never the point's own -> counts i64 (layers, n, k); None where
+            compiled code cannot, and for wide points, for which a matmul is quicker
+    Errors: ShapeError if the indices do not fit; DataError for one that names no point
+    """
+    if indices.shape[:-1] != X.shape[:-1]:
+        raise ShapeError(f"indices have shape {tuple(indices.shape)}, points {tuple(X.shape)}; layers and n must match")
+    narrow = X.device.type == "cpu" and X.dtype == torch.float32 and X.shape[-1] <= DIRECT_WIDTH
+    native = library(SOURCE) if narrow else None
+    if native is None:
+        return None
+    n_layers, n, width = X.shape
+    check_codes(indices, n, "indices")
+    X, indices = X.contiguous(), indices.long().contiguous()
+    padded = -(-n // VECTOR) * VECTOR
+    columns = torch.empty(n_layers, width, padded, dtype=torch.float32)
+    counts = torch.empty(indices.shape, dtype=torch.int64)
+    sizes = [ctypes.c_int64(size) for size in (n_layers, n, padded, width, indices.shape[-1])]
+    points = (address(X, torch.float32), address(columns, torch.float32), address(indices, torch.int64))
+    native.count_nearer(*points, *sizes, address(counts, torch.int64), ctypes.c_int32(thread_count()))
+    return counts
 
 
 def count_below(values: Float[Tensor, "*rows n"], thresholds: Float[Tensor, "*rows k"]) -> Int[Tensor, "*rows k"]:
