@@ -1,10 +1,11 @@
 """Tables of JSON lines, each with a step: append, read, cut off after a step; it does not know the columns."""
 
-import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import orjson
 
 from fastcluster_lm.errors import DataError, RunFolderError
 from fastcluster_lm.store.files import decode_object, explaining, replace_file, sync_folder, write_all
@@ -20,7 +21,8 @@ class TornLineWarning(UserWarning):
 def append_lines(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Append rows in one write, forced to disk; a torn last line is first cut off.
 
-    Errors: DataError if a row has no whole-number step; RunFolderError if the disk refuses, and no row is then added
+    Numbers that are not finite would become null: who calls this has no such numbers, as rows.py makes sure.
+    Errors: DataError if a row has no whole-number step or no place in JSON; RunFolderError if the disk refuses, and no row is then added
     """
     if not rows:
         return
@@ -71,7 +73,10 @@ def _encode(row: Mapping[str, object]) -> bytes:
     step = row.get("step")
     if type(step) is not int or step < 0:
         raise DataError(f"a row to be stored has step={step!r}; expected a whole number of 0 or more")
-    return (json.dumps(row, allow_nan=False, separators=(",", ":")) + "\n").encode()
+    try:
+        return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+    except orjson.JSONEncodeError as error:
+        raise DataError(f"a row of step {step} cannot be stored as JSON: {error}") from error
 
 
 def decode_row(line: bytes) -> dict[str, object]:
