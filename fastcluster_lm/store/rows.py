@@ -23,7 +23,7 @@ STEP_COLUMNS: tuple[str, ...] = (
 )  # fmt: skip
 
 
-_PLAIN = (str, int, bool)
+_PLAIN = frozenset((str, int, bool, float, type(None)))
 
 
 def score_row(values: Mapping[str, object]) -> Row:
@@ -48,14 +48,16 @@ def step_row(values: Mapping[str, object]) -> Row:
 
 def _row(values: Mapping[str, object], columns: Sequence[str], kind: str) -> Row:
     row: dict[str, Value] = dict.fromkeys(columns)
-    for name, value in values.items():
-        if name not in row:
-            raise DataError(
-                f"a {kind} row has no column {name!r}{nearest_name(str(name), columns)}; known are {', '.join(columns)}"
-            )
-        # thousands of rows a run hold little but these
-        plain = value is None or type(value) in _PLAIN or (type(value) is float and math.isfinite(value))
-        row[name] = value if plain else _plain(value, name, kind)  # type: ignore[assignment]
+    if unknown := [name for name in values if name not in row]:
+        raise DataError(
+            f"a {kind} row has no column {unknown[0]!r}{nearest_name(str(unknown[0]), columns)}; "
+            f"known are {', '.join(columns)}"
+        )
+    # thousands of rows a run hold little but these
+    plain = _PLAIN.issuperset(map(type, values.values()))
+    if not plain or not all(math.isfinite(value) for value in values.values() if type(value) is float):
+        values = {name: _plain(value, name, kind) for name, value in values.items()}
+    row.update(values)  # type: ignore[arg-type]
     return row
 
 
