@@ -3,69 +3,10 @@
 // Few coordinates: all distances by direct differences. Many: a matmul done elsewhere gives a value of every point that
 // bounds its distance from below; k + spare candidates by value are ranked by direct differences, and so is every point
 // left out that may be as near as the k-th. quantised.cpp does the same by products of whole numbers.
+#include "columns.h"
 #include "settle.h"
 
 namespace {
-
-constexpr int64_t QUERIES = 4;  // rows whose distances are computed together: as many sums as hide an addition's latency
-
-// adds to sums the squares of the differences in one coordinate, of some queries and vectors of points
-template <int64_t VECTORS>
-__attribute__((always_inline)) inline void add_squares(const float* const* queries, int64_t t, const float* columns,
-                                                       vec (&sums)[QUERIES][VECTORS]) {
-  vec at[VECTORS];
-#pragma GCC unroll 8
-  for (int64_t v = 0; v < VECTORS; ++v) at[v] = in_register(load(columns + v * WIDTH));
-#pragma GCC unroll 8
-  for (int64_t q = 0; q < QUERIES; ++q) {
-    const vec own = all(queries[q][t]);
-#pragma GCC unroll 8
-    for (int64_t v = 0; v < VECTORS; ++v) {
-      const vec apart = own - at[v];
-      sums[q][v] += apart * apart;
-    }
-  }
-}
-
-// squared distances of some queries to some vectors of points from `start` on
-template <int64_t VECTORS>
-void squares_to_vectors(const float* const* queries, const float* columns, int64_t padded, int64_t width,
-                          int64_t start, std::vector<float>* out) {
-  vec sums[QUERIES][VECTORS] = {};
-  for (int64_t t = 0; t < width; ++t) add_squares(queries, t, columns + t * padded + start, sums);
-  for (int64_t q = 0; q < QUERIES; ++q)
-    for (int64_t v = 0; v < VECTORS; ++v) store(out[q].data() + start + v * WIDTH, sums[q][v]);
-}
-
-// The same of TOGETHER queries and some vectors of points at a time, from `start` on; says where what is left begins. Queries
-// take turns at the points, which stay in the nearest cache meanwhile.
-template <int64_t VECTORS>
-int64_t squares_from(int64_t start, const float* const* queries, const float* columns, int64_t padded, int64_t width,
-                     std::vector<float>* out) {
-  for (; start + VECTORS * WIDTH <= padded; start += VECTORS * WIDTH)
-    for (int64_t q = 0; q < TOGETHER; q += QUERIES)
-      squares_to_vectors<VECTORS>(queries + q, columns, padded, width, start, out + q);
-  return start;
-}
-
-// squared distances of TOGETHER queries to all points, whose coordinates lie one after the other: columns (width, padded)
-void squares_to_all(const float* const* queries, const float* columns, int64_t n, int64_t padded, int64_t width,
-                    std::vector<float>* out) {
-  int64_t start = squares_from<4>(0, queries, columns, padded, width, out);
-  start = squares_from<2>(start, queries, columns, padded, width, out);
-  squares_from<1>(start, queries, columns, padded, width, out);
-  for (int64_t q = 0; q < TOGETHER; ++q) std::fill(out[q].begin() + n, out[q].begin() + padded, INF);
-}
-
-// The coordinates of points (n, width) one after the other, (width, padded), 0 beyond the last point.
-void lay_columns(const float* points, int64_t n, int64_t padded, int64_t width, float* columns) {
-  for (int64_t start = 0; start < padded; start += WIDTH)
-    for (int64_t t = 0; t < width; ++t) {
-      vec own = {};
-      for (int64_t lane = 0; lane < std::min(WIDTH, n - start); ++lane) own[lane] = points[(start + lane) * width + t];
-      store(columns + t * padded + start, own);
-    }
-}
 
 int64_t values_below(const float* values, int64_t n, float threshold) {
   ivec below = {};
@@ -82,22 +23,21 @@ class UnderEach {
   explicit UnderEach(const std::vector<Problem>& problems)
       : problems_(problems), kept_(2 * problems[0].k + 2 * WIDTH), ids_(problems.size()) {}
 
-  // values: squared distances of all points, infinite beyond the last
-  void choose(int64_t layer, int64_t row, const std::vector<float>& values) {
+  // values (padded): squared distances of all points, infinite beyond the last
+  void choose(int64_t layer, int64_t row, const float* values, int64_t padded) {
     const Problem& any = problems_[0];
-    if (problems_.size() == 1 || any.k > FEW || any.bucketed() || !choose_from_one_list(layer, row, values))
+    if (problems_.size() == 1 || any.k > FEW || any.bucketed() || !choose_from_one_list(layer, row, values, padded))
       for (const Problem& problem : problems_)
-        problem.from_values(layer, row, values, true, kept_, bounded_, buckets_, sorter_);
+        problem.from_values(layer, row, values, padded, true, kept_, bounded_, buckets_, sorter_);
   }
 
  private:
   // Order the points that may be among the nearest under any set of identities, and take those of each set; false where
   // they are too many.
-  bool choose_from_one_list(int64_t layer, int64_t row, const std::vector<float>& values) {
+  bool choose_from_one_list(int64_t layer, int64_t row, const float* values, int64_t padded) {
     const Problem& any = problems_[0];
     for (size_t s = 0; s < problems_.size(); ++s) ids_[s] = problems_[s].identities(layer, row);
-    const int64_t padded = static_cast<int64_t>(values.size());
-    const int64_t count = bounded_.smallest_of_each(values.data(), any.n_bank, padded, any.k, ids_, true);
+    const int64_t count = bounded_.smallest_of_each(values, any.n_bank, padded, any.k, ids_, true);
     if (count > Sorter::MOST) return false;
     sorter_.put_first(bounded_.values(), bounded_.places(), count, count, distances_, indices_);
     const int64_t at = (layer * any.n_queries + row) * any.k;
@@ -142,24 +82,9 @@ extern "C" void neighbors_direct(const float* queries, const float* bank, float*
   }
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<float> values[TOGETHER];
-    for (auto& of_query : values) of_query.resize(padded);
     UnderEach under_each(problems);
-    const int64_t groups = (n_queries + TOGETHER - 1) / TOGETHER;
-#pragma omp for schedule(static)
-    for (int64_t layer = 0; layer < layers; ++layer)
-      lay_columns(bank + layer * n_bank * width, n_bank, padded, width, columns + layer * width * padded);
-#pragma omp for schedule(dynamic, 2)
-    for (int64_t task = 0; task < layers * groups; ++task) {
-      const int64_t layer = task / groups, first = task % groups * TOGETHER;
-      const int64_t rows = std::min(TOGETHER, n_queries - first);
-      const float* group[TOGETHER];
-      // the last one stands in for those beyond it
-      for (int64_t q = 0; q < TOGETHER; ++q)
-        group[q] = queries + (layer * n_queries + first + std::min(q, rows - 1)) * width;
-      squares_to_all(group, columns + layer * width * padded, n_bank, padded, width, values);
-      for (int64_t q = 0; q < rows; ++q) under_each.choose(layer, first + q, values[q]);
-    }
+    pass_squares(queries, bank, columns, layers, n_queries, n_bank, padded, width,
+                 [&](int64_t layer, int64_t row, const float* values) { under_each.choose(layer, row, values, padded); });
   }
 }
 
@@ -192,27 +117,11 @@ extern "C" void neighbors_bounded(const float* block, const int64_t* which, int6
 extern "C" void count_nearer(const float* points, float* columns, const int64_t* indices, int64_t layers, int64_t n,
                              int64_t padded, int64_t width, int64_t k, int64_t* counts, int32_t threads) {
 #pragma omp parallel num_threads(threads)
-  {
-    std::vector<float> values[TOGETHER];
-    for (auto& of_point : values) of_point.resize(padded);
-    const int64_t groups = (n + TOGETHER - 1) / TOGETHER;
-#pragma omp for schedule(static)
-    for (int64_t layer = 0; layer < layers; ++layer)
-      lay_columns(points + layer * n * width, n, padded, width, columns + layer * width * padded);
-#pragma omp for schedule(dynamic, 2)
-    for (int64_t task = 0; task < layers * groups; ++task) {
-      const int64_t layer = task / groups, first = task % groups * TOGETHER, rows = std::min(TOGETHER, n - first);
-      const float* group[TOGETHER];
-      for (int64_t q = 0; q < TOGETHER; ++q) group[q] = points + (layer * n + first + std::min(q, rows - 1)) * width;
-      squares_to_all(group, columns + layer * width * padded, n, padded, width, values);
-      for (int64_t q = 0; q < rows; ++q) {
-        float* own = values[q].data();
-        own[first + q] = INF;
-        for (int64_t place = (layer * n + first + q) * k; place < (layer * n + first + q + 1) * k; ++place)
-          counts[place] = values_below(own, n, own[indices[place]]);
-      }
-    }
-  }
+  pass_squares(points, points, columns, layers, n, n, padded, width, [&](int64_t layer, int64_t row, float* values) {
+    values[row] = INF;
+    for (int64_t place = (layer * n + row) * k; place < (layer * n + row + 1) * k; ++place)
+      counts[place] = values_below(values, n, values[indices[place]]);
+  });
 }
 
 // How many values of each row are below each of its thresholds: values (rows, n), thresholds, counts (rows, k)

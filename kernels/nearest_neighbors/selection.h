@@ -259,11 +259,11 @@ class Bounded {
 // The k smallest admissible values in order, for k a large part of n: bucketed by value, then sorted within buckets.
 class Buckets {
  public:
-  // values: whole vectors, padded with infinity; of squares it gives the roots. Returns how many were found.
-  int64_t smallest(const std::vector<float>& all_values, int64_t n, int64_t k, const Identities& ids, bool squared,
+  // values (padded): whole vectors, padded with infinity; of squares it gives the roots. Returns how many were found.
+  int64_t smallest(const float* all_values, int64_t n, int64_t padded, int64_t k, const Identities& ids, bool squared,
                    std::vector<uint64_t>& kept) {
     std::vector<float>& values = admitted_;
-    values = all_values;
+    values.assign(all_values, all_values + padded);
     if (squared)
       for (size_t j = 0; j < values.size(); j += WIDTH) store(values.data() + j, square_root(load(values.data() + j)));
     ids.forbid(values.data(), n);

@@ -31,17 +31,17 @@ struct Problem {
   // Whether the neighbours are so large a part of the bank that it is put in order bucket by bucket.
   bool bucketed() const { return k > LEAST_BUCKETED && n_bank <= BUCKETED_EACH * k; }
 
-  // values: distances, or their squares
-  void from_values(int64_t layer, int64_t row, const std::vector<float>& values, bool squared, std::vector<uint64_t>& kept,
-                   Bounded& bounded, Buckets& buckets, Sorter& sorter) const {
+  // values (padded): distances, or their squares, infinite beyond the last point
+  void from_values(int64_t layer, int64_t row, const float* values, int64_t padded, bool squared,
+                   std::vector<uint64_t>& kept, Bounded& bounded, Buckets& buckets, Sorter& sorter) const {
     const Identities ids = identities(layer, row);
     if (bucketed()) {
-      buckets.smallest(values, n_bank, k, ids, squared, kept);
+      buckets.smallest(values, n_bank, padded, k, ids, squared, kept);
       put(layer, row, kept);
       return;
     }
-    const int64_t padded = static_cast<int64_t>(values.size()), at = (layer * n_queries + row) * k;
-    const int64_t count = bounded.smallest(values.data(), n_bank, padded, k, ids, squared);
+    const int64_t at = (layer * n_queries + row) * k;
+    const int64_t count = bounded.smallest(values, n_bank, padded, k, ids, squared);
     sorter.put_first(bounded.values(), bounded.places(), count, k, distances + at, indices + at);
   }
 };
@@ -203,7 +203,7 @@ class Group {
     desk_.whole.assign(padded_, INF);
     distances_to_some<1>(queries_ + g, p_.bank, p_.width, p_.n_bank, [](int64_t j) { return j; },
                          [&](int, int64_t j, float distance) { desk_.whole[j] = distance; });
-    p_.from_values(0, rows_[g], desk_.whole, false, desk_.kept[g], desk_.bounded, desk_.buckets, desk_.sorter);
+    p_.from_values(0, rows_[g], desk_.whole.data(), padded_, false, desk_.kept[g], desk_.bounded, desk_.buckets, desk_.sorter);
     std::fill(values_ + g * padded_, values_ + (g + 1) * padded_, INF);
   }
 

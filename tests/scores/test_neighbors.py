@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastcluster_lm.errors import DataError, ShapeError
+from fastcluster_lm.kernels import native
 from fastcluster_lm.scores.engines import _fused_neighbors as fused
 from fastcluster_lm.scores.engines import choose_engine
 from fastcluster_lm.scores.engines.params import NeighborsParams
@@ -372,3 +373,15 @@ def test_equal_distances_under_each_go_to_the_lower_index(k: int, n: int) -> Non
     for one, params in zip(engine.neighbors_under_each(bank, bank.clone(), asked), asked, strict=True):
         expected = engine.neighbors(bank, bank.clone(), params)
         assert torch.equal(one.indices, expected.indices) and torch.equal(one.distances, expected.distances)
+
+
+@pytest.mark.parametrize("n, width", [(9, 8), (64, 33), (131, 8), (1030, 8)])
+@pytest.mark.parametrize("threads", [1, 2, 9])
+def test_points_compared_in_pairs_have_the_neighbours_of_points_beside_a_copy(n, width, threads, monkeypatch) -> None:
+    monkeypatch.setattr(native, "_threads", threads)
+    X = torch.randn(5, n, width, generator=torch.Generator().manual_seed(n)).round(decimals=1)
+    for k in (4, n // 2):
+        params = NeighborsParams(k, torch.arange(n), torch.arange(n))
+        engine = choose_engine("fused", "cpu")
+        pairs, copied = engine.neighbors(X, X, params), engine.neighbors(X, X.clone(), params)
+        assert torch.equal(pairs.indices, copied.indices) and torch.equal(pairs.distances, copied.distances)
