@@ -149,10 +149,11 @@ def _cluster(
         for ((_, _, k, _), keys), result in zip(rounds, results, strict=True):
             labels.update(zip(keys, result.labels.reshape(n_layers, n_jobs, n).unbind(1), strict=True))
             found = result.centroids.reshape(n_layers, n_jobs, k, width).transpose(0, 1)
-            for name, same in groupby(range(n_jobs), lambda j: position[keys[j]][0]):
-                at_name = list(same)
-                indices = [position[keys[j]][1] for j in at_name]
-                centroids[name].append((indices, found[at_name[0] : at_name[-1] + 1]))
+            first = 0
+            for name, same in groupby([position[key] for key in keys], lambda at: at[0]):
+                indices = [index for _, index in same]
+                centroids[name].append((indices, found[first : first + len(indices)]))
+                first += len(indices)
     return labels, {name: _ordered(found) for name, found in centroids.items()}
 
 

@@ -21,8 +21,9 @@ class TornLineWarning(UserWarning):
 def append_lines(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Append rows in one write, forced to disk; a torn last line is first cut off.
 
-    Numbers that are not finite would become null: who calls this has no such numbers, as rows.py makes sure.
-    Errors: DataError if a row has no whole-number step or no place in JSON; RunFolderError if the disk refuses, and no row is then added
+    Numbers that are not finite would become null; rows.py lets none pass
+    Errors: DataError if a row has no whole-number step or no place in JSON; RunFolderError if the disk refuses, and no
+            row is then added
     """
     if not rows:
         return

@@ -145,7 +145,9 @@ def room_for(n_layers: int, n_queries: int, k: int) -> tuple[Tensor, Tensor]:
     return room(n_layers, n_queries, k, dtype=torch.float32), room(n_layers, n_queries, k, dtype=torch.int64)
 
 
-def count_nearer(X: Float[Tensor, "layers n d"], indices: Int[Tensor, "layers n k"]) -> Int[Tensor, "layers n k"] | None:
+def count_nearer(
+    X: Float[Tensor, "layers n d"], indices: Int[Tensor, "layers n k"]
+) -> Int[Tensor, "layers n k"] | None:
     """Count the points that are nearer to each point than those that its indices name; it is not counted itself.
 
     Shapes: X (layers, n, d) f32, indices (layers, n, k), never the point's own -> counts i64 (layers, n, k); None where
