@@ -39,5 +39,13 @@ class Pairs(NamedTuple):
     values: Float[Tensor, "layers padded padded"]
     n: int
 
+    def edges(self) -> Edges:
+        """Give the pairs that attract each other as edges, for code that walks those."""
+        found = self.values[:, : self.n, : self.n]
+        layers, rows, columns = found.nonzero(as_tuple=True)
+        lengths = (found != 0).sum(-1).flatten()
+        starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        return Edges(starts, columns.int(), found[layers, rows, columns])
+
 
 Affinities = Edges | Pairs

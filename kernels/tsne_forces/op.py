@@ -66,10 +66,9 @@ def start_descent(
 ) -> Descent:
     """Begin a descent at these points.
 
-    Shapes: start (layers, 2, n) f32, n >= 2; affinities of as many points, Pairs only on a CPU, whose repulsion is then
-            over all pairs too
+    Shapes: start (layers, 2, n) f32, n >= 2; affinities of as many points
             repulsion: over all pairs, by a tree (compiled code on a CPU alone) or a grid; None: what is quickest for n
-    Errors: ValueError for a tree, or Pairs, where there is no compiled code for them
+    Errors: ValueError for a tree where there is no compiled code for it, or Pairs of another number of points
     Source: van der Maaten and Hinton 2008; gains and step rule of openTSNE 1.0.4; tree.cpp and grid.py have theirs
     """
     n = start.shape[-1]
@@ -77,10 +76,11 @@ def start_descent(
     if repulsion is None:
         beyond: tuple[int, Repulsion] = (GRID_POINTS, "grid") if native is None else (PAIRS_POINTS, "tree")
         repulsion = beyond[1] if n > beyond[0] else "pairs"
-    if isinstance(affinities, Pairs) and (native is None or repulsion != "pairs" or affinities.n != n):
-        raise ValueError(
-            f"Pairs of {affinities.n} points need compiled code, repulsion over all pairs and as many points"
-        )
+    if isinstance(affinities, Pairs):
+        if affinities.n != n:
+            raise ValueError(f"affinities are of {affinities.n} points, the start has {n}")
+        if native is None or repulsion != "pairs":
+            affinities = affinities.edges()
     if native is not None:
         return NativeDescent(native, start, affinities, repulsion)
     assert isinstance(affinities, Edges)

@@ -460,9 +460,26 @@ def test_whole_matrices_are_for_few_points_and_compiled_code(monkeypatch):
         outside[1, 19, 5] = wrong
         with pytest.raises(DataError, match="indices run from"):
             pair_affinities(few.distances, outside, 2.0)
-    for start, way in ((torch.zeros(2, 2, 20), "tree"), (torch.zeros(2, 2, 19), None)):
-        with pytest.raises(ValueError, match="Pairs of 20 points need"):
-            start_descent(start, pairs, repulsion=way)
-    monkeypatch.setattr(op, "library", lambda source: None)
-    with pytest.raises(ValueError, match="Pairs of 20 points need"):
-        start_descent(torch.zeros(2, 2, 20), pairs)
+    with pytest.raises(ValueError, match="affinities are of 20 points, the start has 19"):
+        start_descent(torch.zeros(2, 2, 19), pairs)
+
+
+@needs_compiler
+@pytest.mark.parametrize("way", ["tree", "grid", "in torch"])
+def test_whole_matrices_are_walked_as_edges_where_those_are_wanted(way, monkeypatch):
+    few = near(20, 6)
+    start = torch.randn(2, 2, 20, generator=torch.Generator().manual_seed(0))
+    pairs, edges = pair_affinities(*few, 2.0), tsne_affinities(*few, 2.0)
+    assert isinstance(pairs, Pairs)
+    found = pairs.edges()
+    assert torch.equal(found.starts, edges.starts) and torch.equal(found.columns, edges.columns)
+    torch.testing.assert_close(found.values, edges.values)
+    if way == "in torch":
+        # one kernel may compile where the other does not
+        monkeypatch.setattr(op, "library", lambda source: None)
+    after = []
+    for affinities in (pairs, edges):
+        descent = start_descent(start, affinities, repulsion=None if way == "in torch" else way)
+        descent.advance(3, StepRule(2.0, 0.5, 5.0, 5.0), torch.ones(2, dtype=torch.bool))
+        after.append(descent.points())
+    torch.testing.assert_close(*after)
