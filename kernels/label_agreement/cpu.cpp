@@ -12,7 +12,7 @@
 
 namespace {
 
-constexpr int64_t SCORES = 5;
+constexpr int64_t SCORES = 5, TABLES = 4;  // tables that are counted side by side
 
 // E[x/n log(n x / (a b))] for x hypergeometric: the overlap of random sets of a and b points among n
 double expected_cell(int64_t a, int64_t b, int64_t n) {
@@ -105,14 +105,20 @@ struct Cell {
   int64_t row, column, count;
 };
 
+// The cells of one table
+struct Cells {
+  const Cell* first;
+  int64_t count;
+  const Cell* begin() const { return first; }
+  const Cell* end() const { return first + count; }
+};
+
 // What scoring one table after the other needs, so that nothing is allocated in between
 struct Scratch {
   Expected expected;
   XLogX xlogx;
   Matching matching;
-  std::vector<int32_t> table;
   std::vector<int64_t> rows, columns, row_place, column_place;
-  std::vector<Cell> cells;
   std::vector<std::pair<int64_t, int64_t>> row_sizes, column_sizes;
 };
 
@@ -134,12 +140,12 @@ void number(const std::vector<int64_t>& margins, std::vector<int64_t>& places) {
   for (size_t i = 0; i < margins.size(); ++i) places[i] = margins[i] ? next++ : -1;
 }
 
-// ari, ami, f1, f1_pairwise, f1_bcubed of one table (R, C), whose cells that hold points are in the scratch
-void score(int64_t R, int64_t C, Scratch& s, double* out) {
+// ari, ami, f1, f1_pairwise, f1_bcubed of one table (R, C), by its cells that hold points
+void score(const Cells& table, int64_t R, int64_t C, Scratch& s, double* out) {
   s.rows.assign(R, 0);
   s.columns.assign(C, 0);
   int64_t n = 0, squares = 0, row_squares = 0, column_squares = 0, n_rows = 0, n_columns = 0;
-  for (const Cell& cell : s.cells) {
+  for (const Cell& cell : table) {
     s.rows[cell.row] += cell.count;
     s.columns[cell.column] += cell.count;
     squares += cell.count * cell.count;
@@ -157,7 +163,7 @@ void score(int64_t R, int64_t C, Scratch& s, double* out) {
   out[1] = same ? 1 : 0;
   if (!same && n_rows > 1 && n_columns > 1) {
     double cells = 0, of_rows = 0, of_columns = 0, expected = 0;
-    for (const Cell& cell : s.cells) cells += s.xlogx(cell.count);
+    for (const Cell& cell : table) cells += s.xlogx(cell.count);
     for (const int64_t m : s.rows) of_rows += s.xlogx(m);
     for (const int64_t m : s.columns) of_columns += s.xlogx(m);
     const double log_n = std::log(static_cast<double>(n)), information = log_n + (cells - of_rows - of_columns) / n;
@@ -175,7 +181,7 @@ void score(int64_t R, int64_t C, Scratch& s, double* out) {
   number(s.columns, s.column_place);
   double precision = 0, recall = 0;
   s.matching.begin(std::min(n_rows, n_columns), std::max(n_rows, n_columns));
-  for (const Cell& cell : s.cells) {
+  for (const Cell& cell : table) {
     const double x = cell.count, row = s.rows[cell.row], column = s.columns[cell.column];
     const int64_t r = s.row_place[cell.row], c = s.column_place[cell.column];
     s.matching.add(tall ? c : r, tall ? r : c, 2 * x / (row + column));
@@ -187,6 +193,62 @@ void score(int64_t R, int64_t C, Scratch& s, double* out) {
   out[4] = n ? 2 * precision * recall / (precision + recall) / n : 1;
 }
 
+// Counts the tables of one labeling with some clusterings of the same points, side by side: the next point's cell of one
+// table is often the last one's, and would wait for it.
+class Counting {
+ public:
+  Counting(int64_t n, int64_t R, int64_t C) : n_(n), R_(R), C_(C), tables_(TABLES * R * C, 0) {
+    // one more than there can be, which is written and never counted
+    for (auto& own : cells_) own.resize(n + 1);
+  }
+
+  // rows (n), columns (some, n)
+  void count(const int64_t* rows, const int64_t* columns, int64_t some) {
+    switch (some) {
+      case 1: count_of<1>(rows, columns); break;
+      case 2: count_of<2>(rows, columns); break;
+      case 3: count_of<3>(rows, columns); break;
+      default: count_of<TABLES>(rows, columns);
+    }
+  }
+
+  // Those that hold points, of one of the tables counted last.
+  Cells cells(int64_t table) const { return {cells_[table].data(), found_[table]}; }
+
+ private:
+  template <int64_t SOME>
+  void count_of(const int64_t* rows, const int64_t* columns) {
+    Cell* next[SOME];
+    int32_t* tables[SOME];
+    for (int64_t t = 0; t < SOME; ++t) {
+      next[t] = cells_[t].data();
+      tables[t] = tables_.data() + t * R_ * C_;
+    }
+    for (int64_t point = 0; point < n_; ++point) {
+      const int64_t row = rows[point];
+#pragma GCC unroll 4
+      for (int64_t t = 0; t < SOME; ++t) {
+        const int64_t column = columns[t * n_ + point];
+        *next[t] = {row, column, 0};
+        // a cell that was there already is written over: no branch to mispredict
+        next[t] += ++tables[t][row * C_ + column] == 1;
+      }
+    }
+    for (int64_t t = 0; t < SOME; ++t) {
+      found_[t] = next[t] - cells_[t].data();
+      // most tables are mostly empty, and left as they were found: with no points
+      for (int64_t c = 0; c < found_[t]; ++c) {
+        Cell& cell = cells_[t][c];
+        cell.count = std::exchange(tables[t][cell.row * C_ + cell.column], 0);
+      }
+    }
+  }
+
+  int64_t n_, R_, C_, found_[TABLES];
+  std::vector<int32_t> tables_;
+  std::vector<Cell> cells_[TABLES];
+};
+
 }  // namespace
 
 // tables (count, R, C) -> scores (count, 5)
@@ -195,13 +257,14 @@ extern "C" void score_tables(const int64_t* tables, int64_t count, int64_t R, in
 #pragma omp parallel num_threads(threads)
   {
     Scratch scratch;
+    std::vector<Cell> cells;
 #pragma omp for schedule(dynamic, 16)
     for (int64_t i = 0; i < count; ++i) {
       const int64_t* table = tables + i * R * C;
-      scratch.cells.clear();
+      cells.clear();
       for (int64_t cell = 0; cell < R * C; ++cell)
-        if (table[cell]) scratch.cells.push_back({cell / C, cell % C, table[cell]});
-      score(R, C, scratch, scores + i * SCORES);
+        if (table[cell]) cells.push_back({cell / C, cell % C, table[cell]});
+      score({cells.data(), static_cast<int64_t>(cells.size())}, R, C, scratch, scores + i * SCORES);
     }
   }
 }
@@ -210,21 +273,18 @@ extern "C" void score_tables(const int64_t* tables, int64_t count, int64_t R, in
 // clusterings (J, L, n) of codes below C -> scores (J, S, L, 5)
 extern "C" void score_labelings(const int64_t* labelings, const int64_t* clusterings, int64_t J, int64_t S, int64_t L,
                                 int64_t n, int64_t R, int64_t C, double* scores, int32_t threads) {
+  const int64_t parts = (L + TABLES - 1) / TABLES;
 #pragma omp parallel num_threads(threads)
   {
     Scratch scratch;
-    scratch.table.assign(R * C, 0);
-#pragma omp for schedule(dynamic, 16)
-    for (int64_t i = 0; i < J * S * L; ++i) {
-      const int64_t* rows = labelings + i / L * n;
-      const int64_t* columns = clusterings + (i / (S * L) * L + i % L) * n;
-      scratch.cells.clear();
-      for (int64_t point = 0; point < n; ++point)
-        if (++scratch.table[rows[point] * C + columns[point]] == 1)
-          scratch.cells.push_back({rows[point], columns[point], 0});
-      // most tables are mostly empty, and left as they were found: with no points
-      for (Cell& cell : scratch.cells) cell.count = std::exchange(scratch.table[cell.row * C + cell.column], 0);
-      score(R, C, scratch, scores + i * SCORES);
+    Counting counting(n, R, C);
+#pragma omp for schedule(dynamic, 4)
+    for (int64_t task = 0; task < J * S * parts; ++task) {
+      const int64_t labeling = task / parts, first = task % parts * TABLES, some = std::min(TABLES, L - first);
+      const int64_t* columns = clusterings + (labeling / S * L + first) * n;
+      counting.count(labelings + labeling * n, columns, some);
+      for (int64_t t = 0; t < some; ++t)
+        score(counting.cells(t), R, C, scratch, scores + (labeling * L + first + t) * SCORES);
     }
   }
 }

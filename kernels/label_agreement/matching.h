@@ -1,6 +1,7 @@
 // The one-to-one matching of largest gain between two sets of which few pairs gain anything.
 //
-// Source: shortest augmenting paths, as in Jonker and Volgenant 1987; rows may stay alone, which gains 0
+// Source: Jonker and Volgenant 1987, augmenting row reduction and shortest augmenting paths; rows may stay alone, which
+// gains 0
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -52,6 +53,7 @@ class Matching {
   }
 
  private:
+  static constexpr int64_t MOST_TAKEN = 16;  // columns that are taken from their rows before a path is sought
   static constexpr double INFINITE = std::numeric_limits<double>::infinity();
 
   struct Pair {
@@ -59,24 +61,44 @@ class Matching {
     double gain;
   };
 
-  // Match one row more: along the shortest path to a column that is free, or to a row that had better be alone.
+  // Match one row more: to the column that it gains most by, whose row then looks for another, a few times; and the last
+  // one along the shortest path to a column that is free, or to a row that had better be alone.
   void match(int64_t first) {
     const int64_t* columns = column_.data();
     const double* gains = gain_.data();
     double price = 0;
-    int64_t best = -1;
-    for (int64_t e = starts_[first]; e < starts_[first + 1]; ++e) {
-      const double left = gains[e] - column_price_[columns[e]];
-      if (left < price || (left == price && best >= 0 && owner_[best] < 0)) continue;
-      price = left;
-      best = columns[e];
-    }
-    row_price_[first] = price;
-    if (best >= 0 && owner_[best] < 0) {
+    for (int64_t taken = 0;; ++taken) {
+      // the best column less its price, and the next best, which may be to stay alone
+      double next = 0;
+      int64_t best = -1;
+      price = 0;
+      for (int64_t e = starts_[first]; e < starts_[first + 1]; ++e) {
+        const double left = gains[e] - column_price_[columns[e]];
+        if (left < price || (left == price && best >= 0 && owner_[best] < 0)) {
+          next = std::max(next, left);
+          continue;
+        }
+        next = price;
+        price = left;
+        best = columns[e];
+      }
+      if (best >= 0 && owner_[best] < 0) {
+        row_price_[first] = price;
+        owner_[best] = first;
+        column_of_[first] = best;
+        return;
+      }
+      if (best < 0 || taken == MOST_TAKEN || !(price > next)) break;
+      // the column rises to where the next best is as good, and the row that had it looks for another
+      const int64_t other = owner_[best];
+      column_price_[best] += price - next;
+      row_price_[first] = next;
       owner_[best] = first;
       column_of_[first] = best;
-      return;
+      column_of_[other] = -1;
+      first = other;
     }
+    row_price_[first] = price;
     // the best end so far, and the column that the path reaches last; -1: `first` stays alone
     double end = price, length = 0;
     int64_t last = -1, row = first;
