@@ -44,18 +44,15 @@ class Seeding {
   // Points by odds: the first at which the cumulated distance exceeds the draw; one at distance 0 only where all are.
   void draw_candidates(const double* draw, int64_t* candidates) {
     double sum = 0;
-    int64_t farthest_tile = 0;
     for (int64_t tile = 0; tile < tiles_.count; ++tile) {
       vec mass = {};
       for (int64_t v = 0; v < TILE; v += WIDTH) mass += load(closest_ + tile * TILE + v);
-      const float own = total(mass);
-      if (own > 0) farthest_tile = tile;
-      cumulated_[tile] = sum += own;
+      cumulated_[tile] = sum += total(mass);
     }
     for (int64_t t = 0; t < trials_; ++t) {
       const double drawn = draw[t] * sum;
       int64_t tile = 0;
-      for (int64_t before = 0; before < farthest_tile; ++before) tile += cumulated_[before] <= drawn;
+      for (int64_t before = 0; before < tiles_.count - 1; ++before) tile += cumulated_[before] <= drawn;
       double rest = tile ? drawn - cumulated_[tile - 1] : drawn;
       // where rounding leaves nothing to exceed the draw, the last point at a distance
       int64_t at = tiles_.n - 1;

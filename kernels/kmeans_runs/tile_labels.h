@@ -15,6 +15,7 @@ namespace {
 // farther than the next may be, it is compared with all.
 class TileLabels {
  public:
+  // Points begin with a cluster beyond the last, infinitely far.
   TileLabels(const Tiles& tiles, const float* X, int64_t k)
       : tiles_(tiles), X_(X), labels_(tiles.count * TILE, static_cast<int32_t>(k)), moves_(k + 1),
         best_(tiles.count * TILE, INF), next_(tiles.count * TILE, INF) {}
@@ -24,9 +25,7 @@ class TileLabels {
   template <typename Relabel>
   void look(Products& products, const float* centroids, const std::vector<int64_t>& moved, Relabel relabel) {
     if (moved.empty()) return;
-    // no centroid is the one beyond the last, which points begin from
-    std::fill(moves_.begin(), moves_.end() - 1, 0);
-    moves_.back() = -1;
+    std::fill(moves_.begin(), moves_.end(), 0);
     rows_.clear();
     for (const int64_t c : moved) {
       moves_[c] = -1;

@@ -5,6 +5,7 @@ import torch
 
 from fastcluster_lm.kernels import native
 from fastcluster_lm.kernels.kmeans_runs import kmeans_runs_native, op
+from fastcluster_lm.scores.engines import _fused_kmeans
 
 pytestmark = pytest.mark.skipif(not native.status()[0], reason=native.status()[1])
 N, WIDTH, K = 600, 300, 12
@@ -104,11 +105,47 @@ def test_points_compared_with_moved_centroids_end_where_bounds_do(
     torch.testing.assert_close(own, apart.amin(-1), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_point_as_near_to_a_moved_centroid_goes_to_the_lower_label(first: int) -> None:
+    # after one update the origin is as near to both: to one that came and its own, or to one that stayed and its own
+    coming = torch.tensor([[0.0, 0], [100, 0], [-50, 5], [-50, -5]]), torch.tensor([[-50.0, 10], [50, 0]])
+    going = torch.tensor([[0.0, 0], [-100, 0], [50, 5], [50, -5]]), torch.tensor([[50.0, 0], [-40, 0]])
+    X, init = (coming, going)[first]
+    none = torch.empty(2, 0, 2, dtype=torch.float64)
+    assert kmeans_runs_native(X[None], 2, none, init[None], 1, 0.0).labels[0, 0, 0] == 0
+    # the labels of the first iteration are the other way round
+    assert kmeans_runs_native(X[None], 2, none, init[None], 0, 0.0).labels[0, 0, 0] == 1
+
+
+def test_a_centroid_that_stays_is_not_forgotten_by_points_that_left_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    # points and centroids that mirror each other: the one in the middle stays where it is as it loses points in pairs
+    monkeypatch.setattr(op, "LEAST_WIDTH", 300)
+    generator = torch.Generator().manual_seed(0)
+    half = torch.randint(-9, 10, (4000, 20, 2), generator=generator).float()
+    X = torch.cat([half, -half], 1)
+    side = torch.randint(-20, 21, (4000, 3, 2), generator=generator).float()
+    init = torch.cat([torch.zeros(4000, 1, 2), side, -side], 1)
+    none = torch.empty(7, 0, 3, dtype=torch.float64)
+    wide = [torch.cat([part, torch.zeros(*part.shape[:2], 254)], -1) for part in (X, init)]
+    for iterations in (2, 3, 4, 100):
+        found = kmeans_runs_native(X, 7, none, init, iterations, 0.0)
+        assert torch.equal(found.labels, kmeans_runs_native(wide[0], 7, none, wide[1], iterations, 0.0).labels)
+
+
 def test_points_at_distance_nought_are_not_drawn_while_others_are_left() -> None:
     # five places, most points at one of them, all squares whole numbers: five clusters find all, whatever is drawn
     places = torch.eye(5)[None] * 3
-    X = torch.cat([places, places[:, :1].expand(1, 90, -1)], 1)
-    for seed in range(20):
+    crowd = places[:, :1].expand(1, 90, -1)
+    for seed, X in ((seed, torch.cat(parts, 1)) for seed in range(20) for parts in ((places, crowd), (crowd, places))):
         draws = torch.rand(5, 1, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        draws[seed % 5] = torch.tensor(1 - 2**-53, dtype=torch.float64)
+        draws[seed % 5] = torch.tensor(0.0 if seed % 2 else 1 - 2**-53, dtype=torch.float64)
         assert kmeans_runs_native(X, 5, draws, None, 0, 0.0).inertia.item() < 1e-9
+
+
+@pytest.mark.parametrize("n, width, k", [(40, 3, 5), (333, 17, 30)])
+def test_runs_start_from_the_points_that_torch_chooses(n: int, width: int, k: int) -> None:
+    X = torch.randn(3, n, width, generator=torch.Generator().manual_seed(n))
+    draws = torch.rand(k, 4, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    # no iteration: the centroids are where they began
+    found = kmeans_runs_native(X, k, draws, None, 0, 0.0)
+    assert torch.equal(found.centroids.float(), _fused_kmeans._seed(X, draws))

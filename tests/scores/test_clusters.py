@@ -231,6 +231,18 @@ def test_centroids_start_the_next_call() -> None:
         score_space({"val": val}, train, space="hidden", plan=plan, engine=ENGINE, kmeans_init=broken)
 
 
+def test_centroids_of_groups_of_unlike_size_stand_in_the_groups_order() -> None:
+    # the second of three groups is the larger one; each lies elsewhere
+    given = torch.tensor([0] * 10 + [1] * 14 + [2] * 10)
+    X = 100.0 * given[:, None] + torch.randn(34, 3, generator=torch.Generator().manual_seed(0))
+    split = Split("train", X[None], {"task": torch.arange(34) % 2, "input": given})
+    scored = score_space(
+        {"train": split}, split, space="hidden", plan=[("input", "task")], scoring=SCORING, engine=ENGINE
+    )
+    places = scored.centroids["hidden/train/input/2"].mean((1, 2, 3))
+    torch.testing.assert_close(places, torch.tensor([0.0, 100, 200]), rtol=0, atol=3)
+
+
 def test_states_that_hold_only_the_distribution_score_about_the_null() -> None:
     task, place, given = _cells(5).T
     centers = torch.from_numpy(np.random.default_rng(0).normal(size=(8, 6)).astype("f4")) * 20

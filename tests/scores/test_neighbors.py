@@ -379,9 +379,30 @@ def test_equal_distances_under_each_go_to_the_lower_index(k: int, n: int) -> Non
 @pytest.mark.parametrize("threads", [1, 2, 9])
 def test_points_compared_in_pairs_have_the_neighbours_of_points_beside_a_copy(n, width, threads, monkeypatch) -> None:
     monkeypatch.setattr(native, "_threads", threads)
-    X = torch.randn(5, n, width, generator=torch.Generator().manual_seed(n)).round(decimals=1)
+    generator = torch.Generator().manual_seed(n)
+    X, others = (torch.randn(5, n, width, generator=generator).round(decimals=1) for _ in range(2))
+    engine = choose_engine("fused", "cpu")
     for k in (4, n // 2):
-        params = NeighborsParams(k, torch.arange(n), torch.arange(n))
-        engine = choose_engine("fused", "cpu")
-        pairs, copied = engine.neighbors(X, X, params), engine.neighbors(X, X.clone(), params)
-        assert torch.equal(pairs.indices, copied.indices) and torch.equal(pairs.distances, copied.distances)
+        for params in (NeighborsParams(k), NeighborsParams(k, torch.arange(n), torch.arange(n))):
+            pairs, copied = engine.neighbors(X, X, params), engine.neighbors(X, X.clone(), params)
+            assert torch.equal(pairs.indices, copied.indices) and torch.equal(pairs.distances, copied.distances)
+        # as many other points are not compared as if they were the bank's own
+        found = engine.neighbors(others, X, NeighborsParams(k)).distances
+        expected = torch.cdist(others.double(), X.double()).sort(-1).values[..., :k]
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_distances_that_are_equal_once_rounded_are_ties_under_each_too() -> None:
+    # squares are whole numbers that float32 holds, 1 apart: two points differ in them and not in their roots
+    side = torch.arange(4096.0)
+    squares = (side[3500:, None] ** 2 + side[:2000] ** 2).flatten()
+    squares, order = squares[squares < 2**24].sort()[0], (squares >= 2**24).float().mul(2**30).add(squares).argsort()
+    roots = squares.double().sqrt().float()
+    at = int(((squares[1:] - squares[:-1] == 1) & (roots[1:] == roots[:-1])).nonzero()[-1])
+    pair = torch.stack([order[[at + 1, at]] // 2000 + 3500, order[[at + 1, at]] % 2000], -1).float()
+    assert pair.square().sum(-1).tolist() == [float(squares[at]) + 1, float(squares[at])]
+    # the farther one comes first
+    bank = torch.cat([pair, torch.full((20, 2), 4095.0)])[None]
+    asked = [NeighborsParams(1), NeighborsParams(1, torch.zeros(1).long(), torch.ones(22).long())]
+    for found in choose_engine("fused", "cpu").neighbors_under_each(torch.zeros(1, 1, 2), bank, asked):
+        assert found.indices.tolist() == [[[0]]]

@@ -23,6 +23,15 @@ def test_rows_come_back_as_they_were(tmp_path):
     assert read_lines(tmp_path / "absent.jsonl") == []
 
 
+def test_a_row_that_has_no_place_in_json_adds_none(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    append_lines(path, ROWS[:1])
+    for value in (object(), {1, 2}, "\ud800"):
+        with pytest.raises(DataError, match="a row of step 3 cannot be stored as JSON"):
+            append_lines(path, [ROWS[1], {"step": 3, "x": value}])
+    assert read_lines(path) == ROWS[:1]
+
+
 def test_one_append_is_one_write_and_one_sync(tmp_path, monkeypatch):
     path = tmp_path / "rows.jsonl"
     append_lines(path, ROWS[:1])
