@@ -291,6 +291,8 @@ def serve(connection: Connection, build: Callable[[Any], tuple[RunProbe, torch.n
             return
 
 
+# nothing here has a gradient; without views and versions of tensors to keep track of, the many small ones cost less
+@torch.inference_mode()
 def _answer(probe: RunProbe, model: torch.nn.Module, kind: str, *content: Any) -> tuple[str, int | None, Any] | None:
     if kind == "score":
         return "done", content[0], _score(probe, model, *content)
