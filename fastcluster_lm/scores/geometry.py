@@ -88,7 +88,7 @@ def trustworthiness(X: Float[Tensor, "layers n d"], map_indices: Int[Tensor, "la
     if 2 * n <= 3 * k + 1:
         return X.new_full((n_layers,), torch.nan, dtype=torch.float64)
     X = (X - X.mean(1, keepdim=True)).float()
-    nearer = count_nearer(X, map_indices)
+    nearer = count_nearer(X, map_indices, 4 * BLOCK)
     if nearer is None:
         nearer = _count_by_matmul(X, map_indices)
     excess = (nearer + 1 - k).clamp_(min=0).sum((1, 2)).double()

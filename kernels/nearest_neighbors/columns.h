@@ -16,9 +16,9 @@ int64_t omp_threads() {
 #endif
 }
 
-// points of so many coordinates are compared in pairs, so many of them at most, whose matrix takes 4 MiB: for narrower ones
-// to mirror a distance costs as much as to compute it
-constexpr int64_t LEAST_MIRRORED = 8, MOST_MIRRORED = 1024;
+// points of so many coordinates may be compared in pairs: for narrower ones to mirror a distance costs as much as to
+// compute it
+constexpr int64_t LEAST_MIRRORED = 8;
 constexpr int64_t QUERIES = 4;  // rows whose distances are computed together: as many sums as hide an addition's latency
 
 // adds to sums the squares of the differences in one coordinate, of some queries and vectors of points
@@ -119,15 +119,15 @@ void squares_of_pairs(const float* points, const float* columns, int64_t n, int6
 
 // Give use(layer, query, squares) each query's squared distances from all points of its layer, infinite beyond the last,
 // within a parallel region; use may write into them. columns (layers, width, padded) is room for the points' coordinates
-// one after the other.
+// one after the other. Up to most_paired points that are their own bank are compared in pairs, in a matrix for each thread.
 template <typename Use>
 void pass_squares(const float* queries, const float* bank, float* columns, int64_t layers, int64_t n_queries,
-                  int64_t n_bank, int64_t padded, int64_t width, Use use) {
+                  int64_t n_bank, int64_t padded, int64_t width, int64_t most_paired, Use use) {
 #pragma omp for schedule(static)
   for (int64_t layer = 0; layer < layers; ++layer)
     lay_columns(bank + layer * n_bank * width, n_bank, padded, width, columns + layer * width * padded);
   std::vector<float> room;
-  if (queries == bank && n_queries == n_bank && width >= LEAST_MIRRORED && padded <= MOST_MIRRORED &&
+  if (queries == bank && n_queries == n_bank && width >= LEAST_MIRRORED && padded <= most_paired &&
       layers >= 2 * omp_threads()) {
     room.resize(padded * padded);
 #pragma omp for schedule(dynamic, 1)

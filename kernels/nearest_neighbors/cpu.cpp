@@ -66,13 +66,13 @@ class UnderEach {
 
 }  // namespace
 
-// All rows by direct differences, under each of some sets of identities: query_ids (sets, id_layers, n_queries), bank_ids
+// All rows by direct differences (most_paired: see pass_squares), under each of some sets of identities: query_ids (sets, id_layers, n_queries), bank_ids
 // likewise, or nullptr for one set that admits all. columns (layers, width, padded): room for the bank's coordinates one
 // after the other -> distances, indices (sets, layers, n_queries, k)
 extern "C" void neighbors_direct(const float* queries, const float* bank, float* columns, const int32_t* query_ids,
                                  const int32_t* bank_ids, int64_t sets, int64_t id_layers, int64_t layers,
                                  int64_t n_queries, int64_t n_bank, int64_t padded, int64_t width, int64_t k,
-                                 float* distances, int64_t* indices, int32_t threads) {
+                                 int64_t most_paired, float* distances, int64_t* indices, int32_t threads) {
   std::vector<Problem> problems;
   for (int64_t s = 0; s < sets; ++s) {
     const int64_t places = s * layers * n_queries * k;
@@ -83,7 +83,7 @@ extern "C" void neighbors_direct(const float* queries, const float* bank, float*
 #pragma omp parallel num_threads(threads)
   {
     UnderEach under_each(problems);
-    pass_squares(queries, bank, columns, layers, n_queries, n_bank, padded, width,
+    pass_squares(queries, bank, columns, layers, n_queries, n_bank, padded, width, most_paired,
                  [&](int64_t layer, int64_t row, const float* values) { under_each.choose(layer, row, values, padded); });
   }
 }
@@ -115,13 +115,15 @@ extern "C" void neighbors_bounded(const float* block, const int64_t* which, int6
 // How many points are nearer to each point than each of some others: indices, counts (layers, n, k), the point itself not
 // counted; columns (layers, width, padded) as above. Direct differences.
 extern "C" void count_nearer(const float* points, float* columns, const int64_t* indices, int64_t layers, int64_t n,
-                             int64_t padded, int64_t width, int64_t k, int64_t* counts, int32_t threads) {
-#pragma omp parallel num_threads(threads)
-  pass_squares(points, points, columns, layers, n, n, padded, width, [&](int64_t layer, int64_t row, float* values) {
+                             int64_t padded, int64_t width, int64_t k, int64_t most_paired, int64_t* counts,
+                             int32_t threads) {
+  const auto count = [&](int64_t layer, int64_t row, float* values) {
     values[row] = INF;
     for (int64_t place = (layer * n + row) * k; place < (layer * n + row + 1) * k; ++place)
       counts[place] = values_below(values, n, values[indices[place]]);
-  });
+  };
+#pragma omp parallel num_threads(threads)
+  pass_squares(points, points, columns, layers, n, n, padded, width, most_paired, count);
 }
 
 // How many values of each row are below each of its thresholds: values (rows, n), thresholds, counts (rows, k)

@@ -1,6 +1,7 @@
 """Dispatch of nearest_neighbors and ranks: C++ for float32 on a CPU; elsewhere torch code, the caller's or this one."""
 
 import ctypes
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ SOURCE = Path(__file__).with_name("cpu.cpp")
 VECTOR = 8
 # up to this width direct differences with all points cost less than a matmul and a second look at its candidates
 DIRECT_WIDTH = 64
+# so many points, padded, may be compared in pairs: a matrix of 4 MiB for each thread
+MOST_PAIRED = 1024
 
 
 def nearest_neighbors_native(
@@ -48,7 +51,7 @@ def nearest_neighbors_native(
     distances, indices = out or room_for(n_layers, n_queries, k)
     ids = None if query_ids is None or bank_ids is None else _small_ids(query_ids, bank_ids)
     if width <= DIRECT_WIDTH:
-        _search_directly(native, queries, bank, [ids], distances[None], indices[None])
+        _search_directly(native, queries, bank, [ids], memory_budget, distances[None], indices[None])
         return distances, indices
     own, others = (None, None) if ids is None else ids
     for at in range(n_layers):
@@ -65,12 +68,14 @@ def nearest_neighbors_under_each(
     bank: Float[Tensor, "layers nb d"],
     k: int,
     ids: Sequence[tuple[Tensor, Tensor] | None],
+    memory_budget: int,
 ) -> tuple[Float[Tensor, "sets layers nq k"], Int[Tensor, "sets layers nq k"]] | None:
     """Give each query its nearest bank points under each set of identities; distances are computed once for all.
 
     ids: of the queries (layers, nq) or (nq,) and of the bank (layers, nb) or (nb,); None: every point is admissible
     Shapes: queries (layers, nq, d), bank (layers, nb, d) -> distances f32, indices i64, both (sets, layers, nq, k);
             None where compiled code cannot, and for wide points, whose rows are bounded under one set at a time
+    Units:  memory_budget in bytes, for the distances of all pairs
     """
     if queries.device.type != "cpu" or queries.dtype != torch.float32 or queries.shape[-1] > DIRECT_WIDTH:
         return None
@@ -81,7 +86,7 @@ def nearest_neighbors_under_each(
     shape = (len(ids), n_layers, n_queries, k)
     distances, indices = room(*shape, dtype=torch.float32), room(*shape, dtype=torch.int64)
     small = [None if pair is None else _small_ids(*pair) for pair in ids]
-    _search_directly(native, queries.contiguous(), bank.contiguous(), small, distances, indices)
+    _search_directly(native, queries.contiguous(), bank.contiguous(), small, memory_budget, distances, indices)
     return distances, indices
 
 
@@ -90,6 +95,7 @@ def _search_directly(
     queries: Tensor,
     bank: Tensor,
     ids: Sequence[tuple[Tensor, Tensor] | None],
+    memory_budget: int,
     distances: Tensor,
     indices: Tensor,
 ) -> None:
@@ -115,9 +121,14 @@ def _search_directly(
     native.neighbors_direct(
         *(address(part, torch.float32) for part in (queries, bank, columns)), *places,
         *(ctypes.c_int64(size) for size in (len(ids), rows, n_layers, n_queries, n_bank, padded, width)),
-        ctypes.c_int64(distances.shape[-1]), address(distances, torch.float32), address(indices, torch.int64),
-        ctypes.c_int32(thread_count()),
+        ctypes.c_int64(distances.shape[-1]), ctypes.c_int64(_most_paired(memory_budget)),
+        address(distances, torch.float32), address(indices, torch.int64), ctypes.c_int32(thread_count()),
     )  # fmt: skip
+
+
+def _most_paired(memory_budget: int) -> int:
+    """Give how many points may be compared in pairs, so that the matrices of all threads stay within the budget."""
+    return min(MOST_PAIRED, math.isqrt(memory_budget // (4 * thread_count())))
 
 
 def _small_ids(query_ids: Tensor, bank_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,12 +157,13 @@ def room_for(n_layers: int, n_queries: int, k: int) -> tuple[Tensor, Tensor]:
 
 
 def count_nearer(
-    X: Float[Tensor, "layers n d"], indices: Int[Tensor, "layers n k"]
+    X: Float[Tensor, "layers n d"], indices: Int[Tensor, "layers n k"], memory_budget: int
 ) -> Int[Tensor, "layers n k"] | None:
     """Count the points that are nearer to each point than those that its indices name; it is not counted itself.
 
     Shapes: X (layers, n, d) f32, indices (layers, n, k), never the point's own -> counts i64 (layers, n, k); None where
             compiled code cannot, and for wide points, for which a matmul is quicker
+    Units:  memory_budget in bytes, for the distances of all pairs
     Errors: ShapeError if the indices do not fit; DataError for one that names no point
     """
     if indices.shape[:-1] != X.shape[:-1]:
@@ -166,7 +178,8 @@ def count_nearer(
     padded = -(-n // VECTOR) * VECTOR
     columns = torch.empty(n_layers, width, padded, dtype=torch.float32)
     counts = torch.empty(indices.shape, dtype=torch.int64)
-    sizes = [ctypes.c_int64(size) for size in (n_layers, n, padded, width, indices.shape[-1])]
+    most_paired = _most_paired(memory_budget)
+    sizes = [ctypes.c_int64(size) for size in (n_layers, n, padded, width, indices.shape[-1], most_paired)]
     points = (address(X, torch.float32), address(columns, torch.float32), address(indices, torch.int64))
     native.count_nearer(*points, *sizes, address(counts, torch.int64), ctypes.c_int32(thread_count()))
     return counts

@@ -77,7 +77,7 @@ def find_neighbors_under_each(
         ids = [
             None if one.query_ids is None or one.bank_ids is None else (one.query_ids, one.bank_ids) for one in params
         ]
-        found = nearest_neighbors_under_each(own, others, params[0].n_neighbors, ids)
+        found = nearest_neighbors_under_each(own, others, params[0].n_neighbors, ids, memory_budget)
         if found is not None:
             distances = found[0] if frame.plain else found[0].mul_(frame.scale)
             return [Neighbors(*one) for one in zip(distances, found[1], strict=True)]
