@@ -26,6 +26,9 @@ from fastcluster_lm.probe.run_probe import RunProbe
 
 # probes and states that training may be ahead of the process beside it, and bytes that may wait to be sent there
 LEAD, LEAD_BYTES = 4, 2**28
+# more of them, as long as all take no longer than so many seconds, which is what training waits for when it is stopped: a
+# small model takes hundreds of steps while the process starts
+LONGEST_LEAD, LEAD_SECONDS = 16, 5.0
 
 
 class FinishedProbe(NamedTuple):
@@ -121,6 +124,8 @@ class WorkerRunner:
         self._pending: deque[int | None] = deque()
         self._done: list[Event] = []
         self._failure: FclmError | None = None
+        # that the last probe took
+        self._seconds = 0.0
         # a thread sends, so that training goes on while the process starts or takes in large weights
         self._sender = ThreadPoolExecutor(1, "probe-sender")
         self._sending: Future[None] | None = None
@@ -160,8 +165,10 @@ class WorkerRunner:
             self._send("observe", _copy(batch), _copy(states), step)
 
     def submit(self, step: int) -> None:
-        """Send a copy of the weights; wait where the process is more than LEAD behind."""
-        while len(self._pending) >= LEAD:
+        """Send a copy of the weights; wait where the process is too far behind."""
+        while len(self._pending) >= LEAD and (
+            len(self._pending) >= LONGEST_LEAD or len(self._pending) * self._seconds > LEAD_SECONDS
+        ):
             self._receive_one()
         weights = self._model.state_dict() if self._probe.needs_weights(step) else {}
         self._send("score", step, _copies(weights))
@@ -225,7 +232,10 @@ class WorkerRunner:
         asked = self._pending.popleft()
         if step != asked:
             raise ProbeError(f"expected the probe's process to answer for step {asked}, got an answer for {step}")
-        return SavedState(_tensors(value)) if step is None else FinishedProbe(step, value)
+        if step is None:
+            return SavedState(_tensors(value))
+        self._seconds = value.seconds
+        return FinishedProbe(step, value)
 
     def _send(self, *message: Any) -> None:
         size = sum(_size(part) for part in message)
