@@ -26,8 +26,8 @@ from fastcluster_lm.probe.run_probe import RunProbe
 
 # probes and states that training may be ahead of the process beside it, and bytes that may wait to be sent there
 LEAD, LEAD_BYTES = 4, 2**28
-# more of them, as long as all take no longer than so many seconds, which training waits when it is stopped: a small model
-# takes hundreds of steps while the process starts
+# more of them, as long as all take no longer than so many seconds, for which training waits when it is stopped: a small
+# model takes hundreds of steps while the process starts
 LONGEST_LEAD, LEAD_SECONDS = 16, 5.0
 
 
