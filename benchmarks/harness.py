@@ -48,11 +48,13 @@ def time_side_by_side(
 ) -> dict[str, Timing]:
     """Run each thing in turn, again and again, so that a slow minute of the machine falls on all of them.
 
+    Every other round goes backwards, so that none always follows the same other, whose threads sleep and whose numbers
+    fill the cache
     Units:  seconds of wall clock; the first round is left out if warm_up, with what it compiles and allocates
     """
     taken: dict[str, list[float]] = {name: [] for name in things}
     for turn in range(repeats + warm_up):
-        for name, thing in things.items():
+        for name, thing in things.items() if turn % 2 == 0 else reversed(things.items()):
             started = time.perf_counter()
             thing()
             if turn >= warm_up:

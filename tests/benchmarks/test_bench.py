@@ -24,10 +24,10 @@ def bench(kind: str, **changes):
     return list(run_benchmark(kind, **{**settings, **changes}))
 
 
-def test_things_are_timed_in_turns_after_a_round_that_does_not_count():
+def test_things_are_timed_in_turns_to_and_fro_after_a_round_that_does_not_count():
     order = []
     found = harness.time_side_by_side({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3)
-    assert order == ["a", "b"] * 4
+    assert order == ["a", "b", "b", "a"] * 2
     assert len(found["a"].seconds) == 3 and found["b"].as_dict()["repeats"] == 3
     assert harness.Timing((3.0, 1.0, 2.0)).as_dict() == {"median_s": 2.0, "low_s": 1.0, "high_s": 3.0, "repeats": 3}
 
