@@ -49,8 +49,8 @@ void squares_to_vectors(const float* const* queries, const float* columns, int64
     for (int64_t v = 0; v < VECTORS; ++v) store(out[q] + start + v * WIDTH, sums[q][v]);
 }
 
-// The same of TOGETHER queries and some vectors of points at a time, from `start` on; says where what is left begins. Queries
-// take turns at the points, which stay in the nearest cache meanwhile.
+// The same of TOGETHER queries and some vectors of points at a time, from `start` on; says where what is left begins.
+// Queries take turns at the points, which stay in the nearest cache meanwhile.
 template <int64_t VECTORS>
 int64_t squares_from(int64_t start, const float* const* queries, const float* columns, int64_t padded, int64_t width,
                      float* const* out) {

@@ -66,9 +66,9 @@ class UnderEach {
 
 }  // namespace
 
-// All rows by direct differences (most_paired: see pass_squares), under each of some sets of identities: query_ids (sets, id_layers, n_queries), bank_ids
+// All rows by direct differences, under each of some sets of identities: query_ids (sets, id_layers, n_queries), bank_ids
 // likewise, or nullptr for one set that admits all. columns (layers, width, padded): room for the bank's coordinates one
-// after the other -> distances, indices (sets, layers, n_queries, k)
+// after the other; most_paired: as in pass_squares -> distances, indices (sets, layers, n_queries, k)
 extern "C" void neighbors_direct(const float* queries, const float* bank, float* columns, const int32_t* query_ids,
                                  const int32_t* bank_ids, int64_t sets, int64_t id_layers, int64_t layers,
                                  int64_t n_queries, int64_t n_bank, int64_t padded, int64_t width, int64_t k,

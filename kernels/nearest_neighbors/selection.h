@@ -117,9 +117,7 @@ class Bounded {
   // All finite admissible values (whole vectors, infinite beyond n) up to the k-th smallest, and few more; says how many.
   // Of squares it gives the roots, and all whose root may be that of the k-th.
   int64_t smallest(const float* values, int64_t n, int64_t padded, int64_t k, const Identities& ids, bool squared) {
-    float bound = k <= WIDTH ? bound_of_lanes<2>(values, n, padded, k, ids)
-                  : k <= FEW ? bound_of_lanes<4>(values, n, padded, k, ids)
-                             : bound_of_many(values, n, padded, k, ids);
+    float bound = k <= FEW ? bound_of_few(values, n, padded, k, ids) : bound_of_many(values, n, padded, k, ids);
     if (squared) bound *= 1 + SAME_ROOT;
     return keep(admitted_.data(), padded, bound, squared);
   }
@@ -128,9 +126,7 @@ class Bounded {
   int64_t smallest_of_each(const float* values, int64_t n, int64_t padded, int64_t k, const std::vector<Identities>& sets,
                            bool squared) {
     float bound = -INF;
-    for (const Identities& ids : sets)
-      bound = std::max(bound, k <= WIDTH ? bound_of_lanes<2>(values, n, padded, k, ids)
-                                         : bound_of_lanes<4>(values, n, padded, k, ids));
+    for (const Identities& ids : sets) bound = std::max(bound, bound_of_few(values, n, padded, k, ids));
     if (squared) bound *= 1 + SAME_ROOT;
     return keep(values, padded, bound, squared);
   }
@@ -190,6 +186,11 @@ class Bounded {
       for (int64_t lane = 0; ids.bank && lane < WIDTH; ++lane) last[lane] = at + lane < n ? ids.bank[at + lane] : ids.query;
       pass(at, v, ids.bank ? last : nullptr);
     }
+  }
+
+  // A value that k of the values are at most, k <= FEW: more lanes where more are wanted.
+  float bound_of_few(const float* values, int64_t n, int64_t padded, int64_t k, const Identities& ids) {
+    return k <= WIDTH ? bound_of_lanes<2>(values, n, padded, k, ids) : bound_of_lanes<4>(values, n, padded, k, ids);
   }
 
   // The k-th smallest of the least values in lanes, of which there are k at least: k values are at most that.

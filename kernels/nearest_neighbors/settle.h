@@ -203,7 +203,8 @@ class Group {
     desk_.whole.assign(padded_, INF);
     distances_to_some<1>(queries_ + g, p_.bank, p_.width, p_.n_bank, [](int64_t j) { return j; },
                          [&](int, int64_t j, float distance) { desk_.whole[j] = distance; });
-    p_.from_values(0, rows_[g], desk_.whole.data(), padded_, false, desk_.kept[g], desk_.bounded, desk_.buckets, desk_.sorter);
+    p_.from_values(0, rows_[g], desk_.whole.data(), padded_, false, desk_.kept[g], desk_.bounded, desk_.buckets,
+                   desk_.sorter);
     std::fill(values_ + g * padded_, values_ + (g + 1) * padded_, INF);
   }
 

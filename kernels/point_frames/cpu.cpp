@@ -65,8 +65,8 @@ float farthest(const float* points, int64_t n, int64_t width, int64_t every, flo
 }  // namespace
 
 // X (layers, n, width) -> means (layers, width); sizes (2, layers): the sum of all squares, NaN where a value is, and the
-// largest deviation of each `every`-th point from the mean, infinite where all points are one. sums (layers, chunks, width + 1) is room for chunks of `chunk`
-// points.
+// largest deviation of each `every`-th point from the mean, infinite where all points are one. sums (layers, chunks,
+// width + 1) is room for chunks of `chunk` points.
 extern "C" void point_frames(const float* X, int64_t layers, int64_t n, int64_t width, int64_t chunk, int64_t every,
                              double* sums, float* means, double* sizes, int32_t threads) {
   const int64_t chunks = (n + chunk - 1) / chunk;

@@ -121,9 +121,9 @@ def _native_runs(X: Tensor, frame: Frame, asked: Sequence[_Asked]) -> list[Runs]
             if native is None:
                 return None
             found.append(native)
-    parts = [found[i :: len(asked)] for i in range(len(asked))]
     if layers == len(X):
         return found
+    parts = [found[i :: len(asked)] for i in range(len(asked))]
     return [Runs(*(torch.cat(column) for column in zip(*same, strict=True))) for same in parts]
 
 
