@@ -1,8 +1,6 @@
 """What every test shares: shapes checked at the public boundaries, one thread, small task sets."""
 
 import os
-import sys
-from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -19,11 +17,6 @@ from fastcluster_lm.config import ModelConfig  # noqa: E402
 from fastcluster_lm.data import Instances, Vocabulary, build_instances, split_instructions  # noqa: E402
 from fastcluster_lm.model import GPT2  # noqa: E402
 from fastcluster_lm.tasks import Task, TaskSet  # noqa: E402
-
-# `python -m pytest` puts the repository's root on sys.path, where transformers would take our `kernels` for its own;
-# all that is imported from there is imported by now
-_ROOT = Path(__file__).resolve().parents[1]
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != _ROOT]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -77,12 +77,8 @@ def test_unfit_arguments_are_refused() -> None:
         kmeans_assign(torch.zeros(5, 3).double(), torch.zeros(2, 3).double())
 
 
-def test_a_bare_import_of_kernels_is_refused() -> None:
+def test_the_workshop_is_imported_without_triton() -> None:
     root = str(HERE.parent.parent)
-    done = subprocess.run([sys.executable, "-c", "import kernels"], cwd=root, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "ImportError" in done.stderr and "fastcluster_lm.kernels" in done.stderr
-    loaded = "print(k.__name__, 'triton' in sys.modules, 'kernels' in sys.modules)"
-    full = f"import sys, fastcluster_lm.kernels as k; {loaded}"
-    done = subprocess.run([sys.executable, "-c", full], cwd=root, capture_output=True, text=True)
-    assert done.stdout == "fastcluster_lm.kernels False False\n", done.stdout + done.stderr[-1000:]
+    code = "import sys, fastcluster_lm.kernels; print('triton' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stdout + done.stderr[-1000:]

@@ -50,13 +50,39 @@ print(torch.cuda.is_initialized())"""
     assert run_python(code) == "False"
 
 
-def test_a_bare_import_of_the_workshop_is_refused():
+# a notebook's kernel has "" first on its sys.path, as a program on standard input has
+FROM_THE_ROOT = {"-c": ["-c", "{}"], "-m": ["-m", "timeit", "-n", "1", "-r", "1", "{}"], "notebook": ["-"]}
+
+
+@pytest.mark.parametrize("way", FROM_THE_ROOT)
+def test_transformers_loads_a_model_in_the_root_of_the_checkout(way, tmp_path):
+    pytest.importorskip("transformers")
+    code = f"""
+import os, sys
+assert os.getcwd() in map(os.path.abspath, sys.path[:2]), sys.path
+from transformers import AutoModelForCausalLM, BloomPreTrainedModel
+from tests.tiny_language_model import write_model
+import fastcluster_lm.kernels
+model = AutoModelForCausalLM.from_pretrained(write_model(__import__("pathlib").Path({str(tmp_path)!r})))
+print(model.config.model_type, BloomPreTrainedModel.__name__)"""
+    command = [sys.executable, *(part.format(code) for part in FROM_THE_ROOT[way])]
+    done = subprocess.run(command, input=code, capture_output=True, text=True, cwd=ROOT)
+    assert "llama BloomPreTrainedModel" in done.stdout, done.stderr[-2000:]
+
+
+def test_the_name_kernels_is_left_to_the_package_of_that_name(tmp_path):
     code = """
 try:
     import kernels
-except ImportError as error:
+    print(kernels.__file__)
+except ModuleNotFoundError as error:
     print(error)"""
-    assert "fastcluster_lm.kernels" in run_python(code)
+    # a folder that git emptied still holds caches, and is no module with a file
+    assert run_python(code) in ("No module named 'kernels'", "None")
+    installed = tmp_path / "kernels" / "__init__.py"
+    installed.parent.mkdir()
+    installed.touch()
+    assert run_python(f"import sys; sys.path.append({str(tmp_path)!r}){code}") == str(installed)
 
 
 def test_threads_are_told_to_sleep_before_torch_starts_them():
