@@ -1,0 +1,60 @@
+"""The campaign's short form: every promise, tried a few times; and the frame's own judgement."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.campaign.outcome import Outcome
+from tests.campaign.page import BEGIN, END, write_page
+from tests.campaign.schedule import Row, names
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def campaign(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen]:
+    """Start one campaign for all the promises chosen here: what they need is imported once."""
+    chosen = [item.callspec.params["name"] for item in request.session.items if "campaign" in item.fixturenames]
+    command = [sys.executable, "-m", "tests.campaign", "--short", "--json"]
+    command += [part for name in chosen for part in ("--only", name)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ) as process:
+        yield process
+        process.terminate()
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_promise_holds(name: str, campaign: subprocess.Popen) -> None:
+    line = campaign.stdout.readline()
+    assert line, "the campaign ended before this row; what it printed stands above"
+    row = json.loads(line)
+    assert row["name"] == name
+    assert row["met"], "\n".join([row["promise"], *row["outcome"]["broken"]])
+
+
+def test_a_row_is_met_only_if_it_was_tried_and_held_every_time() -> None:
+    assert Outcome("tries", 3, 3).met
+    assert not Outcome("tries", 0, 0).met
+    assert not Outcome("tries", 3, 2).met
+    assert not Outcome("tries", 3, 3, broken=["one"]).met
+
+
+def test_the_table_goes_between_the_marks_and_says_what_was_not_met(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nearlier\n{END}\nafter\n")
+    rows = [
+        Row("one", "It holds.", Outcome("tries", 3, 3), 3, 1.0),
+        Row("two", "It does not.", Outcome("tries | more", 3, 2, "1 of 3", ["seed 1"]), 500, 1.0),
+    ]
+    write_page(page, rows, command="a command")
+    text = page.read_text()
+    assert text.startswith(f"before\n{BEGIN}\nMade on ") and text.endswith(f"{END}\nafter\n") and "earlier" not in text
+    assert "| `one`: It holds. | tries | 3 | 3 |  | yes |" in text
+    assert "| `two`: It does not. | tries \\| more | 3 of 500 | 2 | 1 of 3 | **no** |" in text
+    page.write_text("no marks\n")
+    with pytest.raises(ValueError, match="expected the lines"):
+        write_page(page, rows, command="a command")
