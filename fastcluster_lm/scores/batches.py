@@ -1,8 +1,6 @@
 """Turns a caller's arrays into one batch (layers, n, d) and results back into the caller's kind; it scores nothing."""
 
 import math
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -19,21 +17,6 @@ Array = Tensor | np.ndarray
 MODEST, FEW_POINTS = 2.0**20, 16
 # inputs beyond this many bytes are taken in parts on a CPU, so that their copies stay small
 WHOLE_BYTES = 64 * 2**20
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Run float32 matmuls in float32 even where the caller allows TF32 or autocasts, and put the setting back."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with ExitStack() as stack:
-            for kind in ("cpu", "cuda"):
-                if torch.is_autocast_enabled(kind):
-                    stack.enter_context(torch.autocast(kind, enabled=False))
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def as_batch(X: Array, name: str) -> Float[Tensor, "layers n d"]:

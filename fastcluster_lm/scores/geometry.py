@@ -8,7 +8,7 @@ from fastcluster_lm.errors import ShapeError
 from fastcluster_lm.kernels.class_spread import class_pairs_native, class_spread
 from fastcluster_lm.kernels.nearest_neighbors import count_below, count_nearer
 from fastcluster_lm.kernels.transfer import to_device
-from fastcluster_lm.scores.batches import full_precision
+from fastcluster_lm.scores.precision import full_precision
 
 # points with two different neighbour distances that an estimate of the dimension needs; floats of a block of ranks
 FEWEST_POINTS, BLOCK = 10, 2**22

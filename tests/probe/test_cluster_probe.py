@@ -298,7 +298,7 @@ def test_too_large_a_perplexity_is_lowered_once_and_aloud(tmp_path):
     assert probe.folder.config()["resolved"]["perplexity"] == pytest.approx(47 / 3)
 
 
-@pytest.mark.parametrize("default", ["dtype", "device", "deterministic algorithms"])
+@pytest.mark.parametrize("default", ["dtype", "device", "fp32_precision", "deterministic algorithms"])
 def test_scores_do_not_change_with_the_callers_defaults(tmp_path, monkeypatch, default):
     model = torch.nn.Sequential(torch.nn.Embedding(14, 8), torch.nn.Linear(8, 8))
     options = {"layers": "*", "position": 1}
@@ -308,6 +308,9 @@ def test_scores_do_not_change_with_the_callers_defaults(tmp_path, monkeypatch, d
     elif default == "device":
         # tensors of this device hold nothing, so none may be made on it
         torch.set_default_device("meta")
+    elif default == "fp32_precision":
+        # torch's older getters raise from now on
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
     else:
         torch.use_deterministic_algorithms(True, warn_only=True)
         seen = []
@@ -323,11 +326,14 @@ def test_scores_do_not_change_with_the_callers_defaults(tmp_path, monkeypatch, d
             assert torch.get_default_dtype() == torch.bfloat16
         elif default == "device":
             assert torch.get_default_device().type == "meta"
+        elif default == "fp32_precision":
+            assert torch.backends.cuda.matmul.fp32_precision == "tf32"
         else:
             assert torch.is_deterministic_algorithms_warn_only_enabled() and seen == [False, False]
     finally:
         torch.set_default_dtype(torch.float32)
         torch.set_default_device(None)
+        torch.backends.cuda.matmul.fp32_precision = "none"
         torch.use_deterministic_algorithms(False)
     assert [row["ari"] for row in rows] == [row["ari"] for row in expected]
     assert [row.get("kl") for row in rows] == [row.get("kl") for row in expected]

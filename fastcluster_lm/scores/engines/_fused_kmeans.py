@@ -16,9 +16,10 @@ from fastcluster_lm.kernels.native import thread_count
 from fastcluster_lm.kernels.pages import room
 from fastcluster_lm.kernels.rounding import matmul_rounding
 from fastcluster_lm.kernels.transfer import Glance, to_device
-from fastcluster_lm.scores.batches import WHOLE_BYTES, Frame, full_precision, spared_scaling
+from fastcluster_lm.scores.batches import WHOLE_BYTES, Frame, spared_scaling
 from fastcluster_lm.scores.engines.checks import check_kmeans
 from fastcluster_lm.scores.engines.params import Clustering, KMeansParams
+from fastcluster_lm.scores.precision import full_precision
 
 # most bytes of one block of point-to-centroid distances: a CPU's stays in its cache, a GPU wants few large ones
 CPU_BUDGET, GPU_BUDGET = 16 * 2**20, 256 * 2**20

@@ -16,9 +16,10 @@ from fastcluster_lm.kernels.nearest_neighbors import (
 )
 from fastcluster_lm.kernels.rounding import SPARE, matmul_rounding
 from fastcluster_lm.kernels.transfer import to_device
-from fastcluster_lm.scores.batches import WHOLE_BYTES, Frame, full_precision, spared_scaling
+from fastcluster_lm.scores.batches import WHOLE_BYTES, Frame, spared_scaling
 from fastcluster_lm.scores.engines.checks import check_neighbors, forbidden
 from fastcluster_lm.scores.engines.params import Neighbors, NeighborsParams
+from fastcluster_lm.scores.precision import full_precision
 
 # most bytes of one block of distances or of gathered candidates, where the caller names none
 MEMORY_BUDGET = 256 * 2**20

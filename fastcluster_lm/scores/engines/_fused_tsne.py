@@ -9,10 +9,11 @@ from torch import Tensor
 from fastcluster_lm.kernels.transfer import Glance, to_device
 from fastcluster_lm.kernels.tsne_affinities import pair_affinities
 from fastcluster_lm.kernels.tsne_forces import Descent, StepRule, start_descent
-from fastcluster_lm.scores.batches import MODEST, full_precision, power_of_two, scaled, scaling
+from fastcluster_lm.scores.batches import MODEST, power_of_two, scaled, scaling
 from fastcluster_lm.scores.engines._fused_neighbors import MEMORY_BUDGET, find_neighbors
 from fastcluster_lm.scores.engines.checks import check_tsne
 from fastcluster_lm.scores.engines.params import CHECK_EVERY, Map, NeighborsParams, TsneParams
+from fastcluster_lm.scores.precision import full_precision
 
 log = logging.getLogger(__name__)
 

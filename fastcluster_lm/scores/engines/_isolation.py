@@ -7,21 +7,21 @@ from contextlib import contextmanager, nullcontext
 import torch
 
 from fastcluster_lm.device import generators_kept
+from fastcluster_lm.scores.precision import precisions_kept
 
 # switches that libraries set for the whole process
-CUDNN_FLAGS = ("enabled", "benchmark", "deterministic", "allow_tf32")
+CUDNN_FLAGS = ("enabled", "benchmark", "deterministic")
 
 
 @contextmanager
 def left_alone(device: torch.device) -> Iterator[None]:
-    """Leave Python's, numpy's, torch's and cupy's generators, and cuDNN's flags, as they were, whatever happens within.
+    """Leave Python's, numpy's, torch's and cupy's generators, and torch's flags, as they were, whatever happens within.
 
     Several GPU libraries reseed the program that calls them; the random numbers of training are not theirs to draw.
     cupy's generator cannot be read, so a spare one stands in its place meanwhile
     """
     flags = {name: getattr(torch.backends.cudnn, name) for name in CUDNN_FLAGS}
-    precision = torch.get_float32_matmul_precision()
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext(), generators_kept():
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext(), generators_kept(), precisions_kept():
         cupy = sys.modules.get("cupy")
         theirs = None
         if cupy is not None:
@@ -32,6 +32,5 @@ def left_alone(device: torch.device) -> Iterator[None]:
         finally:
             if cupy is not None:
                 cupy.random.set_random_state(theirs)
-            torch.set_float32_matmul_precision(precision)
             for name, value in flags.items():
                 setattr(torch.backends.cudnn, name, value)

@@ -16,7 +16,7 @@ from fastcluster_lm.errors import DataError, EngineError
 from fastcluster_lm.kernels.deferred import deferred
 from fastcluster_lm.kernels.tsne_affinities import tsne_affinities
 from fastcluster_lm.kernels.tsne_forces import start_descent
-from fastcluster_lm.scores.batches import full_precision, power_of_two, scaled, scaling
+from fastcluster_lm.scores.batches import power_of_two, scaled, scaling
 from fastcluster_lm.scores.engines._isolation import left_alone
 from fastcluster_lm.scores.engines._rapids_neighbors import search_layers
 from fastcluster_lm.scores.engines._rapids_packages import Libraries, load
@@ -34,6 +34,7 @@ from fastcluster_lm.scores.engines.params import (
     NeighborsParams,
     TsneParams,
 )
+from fastcluster_lm.scores.precision import full_precision
 
 log = logging.getLogger(__name__)
 
