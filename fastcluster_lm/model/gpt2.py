@@ -47,14 +47,12 @@ class GPT2(LanguageModel):
         d_model = config.d_model
         self.config = config
         self.n_positions = n_positions
-        # modules draw default weights from the global generator when built; on the meta device there are none to draw
-        with torch.device("meta"):
-            self.wte = nn.Embedding(vocab_size, d_model)
-            self.wpe = nn.Embedding(n_positions, d_model)
+        with generator.device:
+            self.wte = Embedding(vocab_size, d_model)
+            self.wpe = Embedding(n_positions, d_model)
             self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
             self.ln_f = nn.LayerNorm(d_model)
             self.drop = nn.Dropout(config.dropout)
-        self.to_empty(device=generator.device)
         self._draw_weights(generator)
 
     def forward(
@@ -120,6 +118,23 @@ class GPT2(LanguageModel):
                 nn.init.normal_(weight, std=std * scale, generator=generator)
 
 
+class Embedding(nn.Embedding):
+    """torch's, without default weights: they would be drawn from the global generator, and GPT2 draws its own.
+
+    (On the meta device, where there are none to draw, torch loads its compiler to say so: 1.9 s)
+    """
+
+    def reset_parameters(self) -> None:
+        """Draw nothing."""
+
+
+class Linear(nn.Linear):
+    """torch's, without default weights, as Embedding."""
+
+    def reset_parameters(self) -> None:
+        """Draw nothing."""
+
+
 class Block(nn.Module):
     """Attention, then an MLP, each on a normalised input and added to it."""
 
@@ -131,11 +146,11 @@ class Block(nn.Module):
         self.dropout = config.dropout
         self.fused = False
         self.ln_1 = nn.LayerNorm(d_model)
-        self.c_attn = nn.Linear(d_model, 3 * d_model)
-        self.attn_c_proj = nn.Linear(d_model, d_model)
+        self.c_attn = Linear(d_model, 3 * d_model)
+        self.attn_c_proj = Linear(d_model, d_model)
         self.ln_2 = nn.LayerNorm(d_model)
-        self.c_fc = nn.Linear(d_model, d_mlp)
-        self.mlp_c_proj = nn.Linear(d_mlp, d_model)
+        self.c_fc = Linear(d_model, d_mlp)
+        self.mlp_c_proj = Linear(d_mlp, d_model)
         self.drop = nn.Dropout(config.dropout)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -9,8 +10,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from fastcluster_lm.errors import ProbeError, ShapeError, UsageError
@@ -95,7 +94,7 @@ class LayerReader:
             for handle in handles:
                 handle.remove()
             for part in self.model.modules():
-                if isinstance(part, FSDPModule):
+                if isinstance(part, _sharding("fsdp", "FSDPModule")):
                     # whole weights that stay would go stale with the next optimiser step
                     part.reshard()
         return _stacked([torch.cat(chunks) for chunks in kept])
@@ -111,7 +110,7 @@ class LayerReader:
         states = _first_tensor(output)
         if states is None:
             raise ShapeError(f"layer {name!r} gives a {type(output).__name__} without a tensor; choose another layer")
-        if isinstance(states, DTensor):
+        if isinstance(states, _sharding("tensor", "DTensor")):
             states = states.full_tensor()
         position = self._position
         if callable(position):
@@ -141,8 +140,9 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def is_sharded(model: nn.Module) -> bool:
     """Say whether every rank must take part in a forward."""
-    parts = (isinstance(part, FSDPModule | FullyShardedDataParallel) for part in model.modules())
-    return any(parts) or any(isinstance(weight, DTensor) for weight in model.parameters())
+    wrappers = _sharding("fsdp", "FSDPModule", "FullyShardedDataParallel")
+    parts = (isinstance(part, wrappers) for part in model.modules())
+    return any(parts) or any(isinstance(weight, _sharding("tensor", "DTensor")) for weight in model.parameters())
 
 
 def matching_layers(model: nn.Module, patterns: Sequence[str]) -> list[str]:
@@ -175,6 +175,15 @@ def count_instances(inputs: Inputs) -> int:
     if len(set(sizes.values())) != 1:
         raise ShapeError(f"inputs: expected tensors with one row an instance, got rows {sizes or 'of no tensor'}")
     return next(iter(sizes.values()))
+
+
+def _sharding(module: str, *names: str) -> tuple[Any, ...]:
+    """Give the classes of torch.distributed that say a model is sharded, none where nothing has loaded them.
+
+    Loading them takes 1.4 s, and without them nothing can be sharded
+    """
+    loaded = sys.modules.get(f"torch.distributed.{module}")
+    return tuple(getattr(loaded, name) for name in names) if loaded is not None else ()
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -6,8 +6,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import linear_sum_assignment
-from scipy.special import gammaln
 from torch import Tensor
 
 from fastcluster_lm.errors import ShapeError
@@ -107,6 +105,9 @@ def adjusted_mutual_information(tables: Tables) -> Scores:
 
 def matched_f1(tables: Tables) -> Scores:
     """Give the macro F1 over true labels under the best one-to-one matching, for every table."""
+    # half a second to load, and compiled kernels do without it
+    from scipy.optimize import linear_sum_assignment
+
     rows, columns, _ = _margins(tables)
     f1 = 2.0 * tables / np.maximum(rows[:, :, None] + columns[:, None, :], 1)
     n_labels = (rows > 0).sum(1)
@@ -249,6 +250,9 @@ def _expected_cells(a: _Ints, b: _Ints, n: _Ints) -> _Floats:
     Source: Vinh, Epps & Bailey 2010, eq. 24a. The sum leaves out |x - ab/n| > 7 sqrt(m) + 2, m = min(a, b, n-a, n-b),
             whose probability is below 2 exp(-98) (Hoeffding 1963, section 6)
     """
+    # loaded where it is needed, as in matched_f1
+    from scipy.special import gammaln
+
     values = np.zeros(len(a))
     at = np.flatnonzero((a > 0) & (b > 0))
     a, b, n = a[at], b[at], n[at]

@@ -1,11 +1,23 @@
 """AdamW and its learning rate by step; it takes no step itself."""
 
+import inspect
 import math
 
 import torch
 from torch import nn
 
 from fastcluster_lm.config import TrainingConfig
+
+
+class AdamW(torch.optim.AdamW):
+    """torch's, whose first use does not load torch's compiler.
+
+    torch wraps these methods so that compiled code leaves them alone, which takes 2 s of imports and 100 MiB; no
+    compiled code reaches them here
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig, *, capturable: bool = False) -> torch.optim.AdamW:
@@ -19,9 +31,7 @@ def build_optimizer(model: nn.Module, config: TrainingConfig, *, capturable: boo
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True, capturable=capturable
-    )
+    return AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True, capturable=capturable)
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:

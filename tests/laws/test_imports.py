@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from fastcluster_lm.kernels import native
+
 ROOT = Path(__file__).parents[2]
+# what a run on a CPU does not use: torch's compilers, what shards models, what draws pages; each takes 0.2 to 2 s
+UNUSED = (
+    "torch._dynamo", "torch._inductor", "torch.distributed.fsdp", "torch.distributed.tensor", "sympy", "triton",
+    "scipy", "sklearn", "faiss", "matplotlib", "bokeh", "transformers",
+)  # fmt: skip
 
 
 def run_python(code: str) -> str:
@@ -39,6 +46,25 @@ def test_torch_is_not_loaded_before_it_is_used(code):
 
 def test_the_check_itself_sees_torch():
     assert run_python("from fastcluster_lm import kmeans\nimport sys; print('torch' in sys.modules)") == "True"
+
+
+@pytest.mark.skipif(not native.status()[0], reason=native.status()[1])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--probe-every", "0", "-s", "model.dropout=0.1"],
+        ["--probe-every", "2", "-s", "probe.worker=off"],
+        ["--probe-every", "1", "--probe-source", "batch", "-s", "probe.full_every=2", "-s", "probe.worker=off"],
+    ],
+)
+def test_a_run_on_a_cpu_loads_nothing_that_it_does_not_use(tmp_path, options):
+    short = ["training.steps=3", "device=cpu", "scores.n_iter=20", "scores.n_nulls=2"]
+    command = ["train", *options, *(part for text in short for part in ("-s", text)), "--out", str(tmp_path / "run")]
+    code = f"""
+from fastcluster_lm.cli import main
+main({command}, standalone_mode=False)
+import sys; print([name for name in {UNUSED} if name in sys.modules])"""
+    assert run_python(code) == "[]"
 
 
 def test_scoring_starts_no_cuda():

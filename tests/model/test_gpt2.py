@@ -95,6 +95,20 @@ def test_a_seed_draws_the_same_weights_and_leaves_the_global_generator_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_weights_come_from_the_generator_alone_in_the_order_of_their_names():
+    config = ModelConfig(d_model=16, n_layers=2, n_heads=2, init_std=0.5)
+    built, drawn = GPT2(config, 11, 6, torch.Generator().manual_seed(3)), torch.Generator().manual_seed(3)
+    for name, weight in built.named_parameters():
+        if name.endswith("bias"):
+            assert not weight.any()
+        elif "ln_" in name:
+            assert (weight == 1).all()
+        else:
+            std = 0.5 / 2 if "c_proj" in name else 0.5
+            assert torch.equal(weight, torch.empty_like(weight).normal_(0.0, std, generator=drawn).detach()), name
+        assert weight.requires_grad and weight.is_leaf and weight.device.type == "cpu"
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_the_graph_has_no_break(model, training):
     torch._dynamo.reset()
