@@ -44,6 +44,10 @@ class RunFolderError(FclmError):
     """A run folder cannot be read or written."""
 
 
+class HeldError(RunFolderError):
+    """Another process is writing there."""
+
+
 class ProbeError(FclmError):
     """A probe cannot be run: its process ended, say."""
 

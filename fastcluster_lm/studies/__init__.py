@@ -127,8 +127,8 @@ def perform(
             f"--page: expected a run of all studies, or of {', '.join(APART)}, at {FEWEST_SEEDS} seeds or more, got "
             f"{name} at {n_seeds}"
         )
-    # read before hours of runs: it may not be there
-    before = read_page(page) if page is not None and (page.exists() or name in APART) else ""
+    # read before hours of runs, since it may not be there, and again when it is written
+    _page_before(page, name)
     command = command_for(name, preset, n_seeds, model=model)
     found = run_studies(studies, preset, range(n_seeds), folder, say)
     verdicts = judge_all(studies, found, n_studies=1 if name in APART else len(STUDIES))
@@ -144,7 +144,7 @@ def perform(
         )
         if page is not None and name in APART:
             text = section(study, verdicts[study.name], found[study.name], command=command, columns=real_llm.COLUMNS)
-            replace_file(page, with_section(before, text).encode())
+            replace_file(page, with_section(_page_before(page, name), text).encode())
     if complete:
         code = folder.cells.count_by_code(studies, preset, range(n_seeds))
         text = findings_page(
@@ -155,8 +155,13 @@ def perform(
             code=code,
             measured_by=code_digest(),
         )
-        text = with_sections(text, sections_of(before))
+        text = with_sections(text, sections_of(_page_before(page, name)))
         for path in (out / "findings.md", page):
             if path is not None:
                 replace_file(path, text.encode())
     return list(verdicts.values())
+
+
+def _page_before(page: Path | None, name: str) -> str:
+    """Read what the page of verdicts holds already; "" without one."""
+    return read_page(page) if page is not None and (page.exists() or name in APART) else ""

@@ -6,14 +6,24 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from pathlib import Path
 
 from fastcluster_lm.config import RunConfig, apply_settings, config_to_dict, load_preset
-from fastcluster_lm.errors import UsageError, nearest_name
-from fastcluster_lm.store.files import encode_json, explaining, publish_folder, read_json, write_new_file
+from fastcluster_lm.errors import RunFolderError, UsageError, nearest_name
+from fastcluster_lm.store.files import (
+    encode_json,
+    explaining,
+    publish_folder,
+    read_json,
+    remove_temporaries,
+    temporary_sibling,
+    write_new_file,
+)
+from fastcluster_lm.store.lock import locked
 from fastcluster_lm.studies.study import Arm, Study
 
 # the studies' own names for whole runs
@@ -96,7 +106,11 @@ def code_digest() -> str:
 
 
 class CellStore:
-    """The folder of all cells; a finished one is there whole, and nothing else is."""
+    """The folder of all cells; a finished one is there whole, and nothing else is.
+
+    Notes: any number of processes may fill it; each cell has a lock in `.locks/`, which the kernel frees if its holder
+           dies, and is made in a folder of its holder's own
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -106,29 +120,57 @@ class CellStore:
         return self.root / cell.name
 
     def has(self, cell: Cell) -> bool:
-        """Say whether a cell is finished."""
-        return (self.path(cell) / "cell.json").is_file()
+        """Say whether a cell is finished: all that its maker left is there."""
+        return _missing(self.path(cell)) is None
 
-    def fill(self, cell: Cell) -> float:
+    def fill(self, cell: Cell, say: Callable[[str], None] = lambda text: None) -> float:
         """Do a cell's work, unless it is finished; give the seconds it took.
 
-        Errors: RunFolderError if the disk refuses, and whatever the work raises; the cell is then not there
+        A folder of its name that is not whole is moved aside, which is said.
+        Errors: HeldError if another process is making it; RunFolderError if the disk refuses or what the work left is
+                not whole, and whatever the work raises; the cell is then not there
         """
         path = self.path(cell)
         if self.has(cell):
             return self.seconds(cell) or 0.0
-        aside = path.with_name(f".{path.name}.part")
+        locks = self.root / ".locks"
+        with explaining("make", locks):
+            locks.mkdir(parents=True, exist_ok=True)
+        with locked(locks / cell.name, what=path):
+            # whoever held the lock before may have finished it
+            return (self.seconds(cell) or 0.0) if self.has(cell) else self._make(cell, say)
+
+    def _make(self, cell: Cell, say: Callable[[str], None]) -> float:
+        path = self.path(cell)
+        self._clear(path, say)
+        aside = temporary_sibling(path)
         with explaining("make", aside):
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(parents=True)
+            aside.mkdir()
         started = time.monotonic()
         cell.arm.work(cell.config, aside, dict(cell.arm.options))
         seconds = time.monotonic() - started
+        unfinished = _unfinished(aside)
+        if unfinished is not None:
+            raise RunFolderError(f"{path} cannot be finished: {unfinished}; what there is stands in {aside}")
         with explaining("finish", path):
-            made = {"seconds": seconds, "cost": float(cell.arm.cost), "code": code_digest()}
+            made = {"seconds": seconds, "cost": float(cell.arm.cost), "code": code_digest(), "files": _sizes(aside)}
             write_new_file(aside / "cell.json", encode_json(made, "cell"))
             publish_folder(aside, path)
         return seconds
+
+    def _clear(self, path: Path, say: Callable[[str], None]) -> None:
+        """Make room for a cell, for the holder of its lock: leftovers of the dead go, a broken cell is moved aside."""
+        with explaining("clean", path):
+            remove_temporaries(self.root, path.name)
+            # as an older version named it
+            shutil.rmtree(path.with_name(f".{path.name}.part"), ignore_errors=True)
+            if not os.path.lexists(path):
+                return
+            broken = next(
+                place for n in count(1) if not os.path.lexists(place := path.with_name(f"{path.name}.broken-{n}"))
+            )
+            say(f"{path} is not whole ({_missing(path)}): moved to {broken.name}, and made again")
+            os.replace(path, broken)
 
     def seconds(self, cell: Cell) -> float | None:
         """Say how long a finished cell took; None if it is not finished."""
@@ -168,3 +210,44 @@ class Plan:
         costs = sum(cell.arm.cost for cell in done)
         known = sum(store.seconds(cell) or 0.0 for cell in done) / costs if done else SECONDS[preset]
         return cls(preset, cells, len(done), None if known is None else left * known)
+
+
+def _missing(path: Path) -> str | None:
+    """Say what keeps a folder from being a finished cell; None if it is one.
+
+    Notes: cells of an older version list no files, and are held against the runs in them alone
+    """
+    if not (path / "cell.json").is_file():
+        return "no cell.json"
+    try:
+        files = read_json(path / "cell.json").get("files")
+    except RunFolderError as error:
+        return str(error)
+    if not isinstance(files, dict):
+        return _unfinished(path)
+    for name, size in files.items():
+        try:
+            found = (path / name).stat().st_size
+        except OSError as error:
+            return f"{name}: {error.strerror}"
+        if found != size:
+            return f"{name}: expected {size} bytes, found {found}"
+    return None
+
+
+def _unfinished(path: Path) -> str | None:
+    """Say what the work on a cell left undone; None if it is all done."""
+    files = _sizes(path)
+    if not files.keys() - {"cell.json"}:
+        return "its work left no file"
+    for name in files:
+        run = Path(name).parent
+        if Path(name).name == "run.toml" and (run / "summary.json").as_posix() not in files:
+            return f"run {run} has no summary.json, so it is not finished"
+    return None
+
+
+def _sizes(path: Path) -> dict[str, int]:
+    """List the files below a folder with their sizes, by their names from there."""
+    found = sorted(entry for entry in path.rglob("*") if entry.is_file())
+    return {entry.relative_to(path).as_posix(): entry.stat().st_size for entry in found}

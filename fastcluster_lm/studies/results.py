@@ -1,6 +1,7 @@
 """What a study leaves behind: rows, a figure and verdict.json; it decides nothing."""
 
 import importlib.util
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,8 +64,9 @@ def _draw(path: Path, study: Study, rows: list[Row], verdict: Verdict) -> None:
     draw_lines(left, rows, study.figure)
     _draw_pairs(right, verdict)
     figure.suptitle(f"{study.name}: {verdict.verdict}", fontsize=10)
-    with explaining("draw", path):
-        figure.savefig(path, dpi=120, metadata={"Software": None})
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=120, metadata={"Software": None})
+    replace_file(path, drawn.getvalue())
 
 
 def draw_lines(axes: Any, rows: list[Row], lines: Lines) -> None:

@@ -7,12 +7,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fastcluster_lm.errors import RunFolderError
+from fastcluster_lm.errors import HeldError, RunFolderError
 from fastcluster_lm.store.files import encode_json, explaining, read_json, replace_file
 from fastcluster_lm.studies.cells import Cell, CellStore, Plan, cells_of, code_digest
 from fastcluster_lm.studies.study import Measured, Study, Verdict, judge
 
 Say = Callable[[str], None]
+
+# between two looks at cells that other processes are making
+PAUSE_S = 0.5
 
 
 class StudyFolder:
@@ -59,21 +62,14 @@ def run_studies(
 ) -> dict[str, dict[int, Measured]]:
     """Fill every cell that is missing, then measure every seed that is not; give what was found, by study and seed.
 
-    A stop loses the cell or the measurement at hand.
+    A stop loses the cell or the measurement at hand. Several processes may work on one folder at once.
     Errors: whatever a cell's work or a measurement raises, with all that was finished kept
     """
     plan = Plan.of(studies, preset, seeds, folder.cells)
     say(describe(plan, studies, seeds))
     for study in studies:
         say(f"{study.name}: {study.claim} Rule: {study.rule}")
-    started, spent, total = time.monotonic(), 0.0, len(plan.cells)
-    waiting = [cell for cell in plan.cells.values() if not folder.cells.has(cell)]
-    left = sum(cell.arm.cost for cell in waiting)
-    for number, cell in enumerate(waiting, start=total - len(waiting) + 1):
-        seconds = folder.cells.fill(cell)
-        spent += cell.arm.cost
-        rest = (time.monotonic() - started) / spent * (left - spent)
-        say(f"run {number}/{total}  {cell.name}  {seconds:.1f} s  about {_clock(rest)} left")
+    _fill(plan, folder.cells, say)
     found: dict[str, dict[int, Measured]] = {}
     for study in studies:
         found[study.name] = {}
@@ -87,6 +83,34 @@ def run_studies(
                 say(f"measured {study.name} at seed {seed}  {time.monotonic() - begun:.1f} s")
             found[study.name][seed] = known
     return found
+
+
+def _fill(plan: Plan, store: CellStore, say: Say) -> None:
+    """Fill the cells of a plan; one that another process is making is left to it, and waited for in the end."""
+    started, spent, total = time.monotonic(), 0.0, len(plan.cells)
+    waiting = [cell for cell in plan.cells.values() if not store.has(cell)]
+    left = sum(cell.arm.cost for cell in waiting)
+    said: set[str] = set()
+    while waiting:
+        elsewhere: list[Cell] = []
+        for cell in waiting:
+            try:
+                seconds = store.fill(cell, say)
+            except HeldError as error:
+                elsewhere.append(cell)
+                last = str(error)
+                continue
+            spent += cell.arm.cost
+            rest = (time.monotonic() - started) / spent * (left - spent)
+            number = total - sum(not store.has(one) for one in plan.cells.values())
+            say(f"run {number}/{total}  {cell.name}  {seconds:.1f} s  about {_clock(rest)} left")
+        if len(elsewhere) == len(waiting):
+            # nothing was free: the holder finishes the cell, or dies and leaves it to whoever comes first
+            if last not in said:
+                say(f"waiting: {last.partition(';')[0]}")
+                said.add(last)
+            time.sleep(PAUSE_S)
+        waiting = elsewhere
 
 
 def judge_all(studies: Sequence[Study], found: dict[str, dict[int, Measured]], *, n_studies: int) -> dict[str, Verdict]:
