@@ -4,7 +4,6 @@ import ctypes
 import hashlib
 import logging
 import os
-import platform
 import shutil
 import subprocess
 import tempfile
@@ -15,14 +14,15 @@ import torch
 from torch import Tensor
 
 from fastcluster_lm.device import cpu_cores
-from fastcluster_lm.errors import DataError
+from fastcluster_lm.errors import DataError, UsageError
+from fastcluster_lm.kernels.compilation import levels
 from fastcluster_lm.kernels.deferred import check
 
 log = logging.getLogger(__name__)
 
 # plain IEEE arithmetic but for errno and traps. Not -ffast-math: a library linked with it turns denormals off in the
 # whole process, the caller's training included
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
+FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 OFF = "FCLM_NATIVE"
 CACHE = "FCLM_CACHE_DIR"
 _threads = 0
@@ -58,6 +58,23 @@ def status() -> tuple[bool, str]:
     except NativeError as error:
         return False, str(error)
     return True, _version(compiler)
+
+
+def compiled() -> bool:
+    """Say whether compiled kernels are in use here; training's bits and scores depend on it."""
+    return status()[0]
+
+
+def level() -> str:
+    """Name the level of instructions that kernels are compiled for here: FCLM_MARCH, or the highest that is offered.
+
+    x86-64-v2, x86-64-v3, x86-64-v4 or native, which is all that this processor offers
+    Errors: UsageError if FCLM_MARCH names none of these, or one beyond this processor's
+    """
+    try:
+        return levels.choose(os.environ.get(levels.VARIABLE, ""))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def forget() -> None:
@@ -129,7 +146,9 @@ def _load(source: Path) -> ctypes.CDLL:
     _check_not_off()
     compiler = _compiler()
     headers = sorted([*source.parent.parent.glob("*.h"), *source.parent.glob("*.h")])
-    recipe = [_version(compiler), _processor(), *FLAGS, *(path.read_text() for path in (source, *headers))]
+    # native code of one processor may not run on another that shares a home folder
+    made_for = [level(), levels.processor() if level() == levels.NATIVE else ""]
+    recipe = [_version(compiler), *made_for, *FLAGS, *(path.read_text() for path in (source, *headers))]
     name = f"{source.parent.name}-{hashlib.sha256(chr(0).join(recipe).encode()).hexdigest()[:16]}.so"
     target = cache_dir() / name
     if not target.exists():
@@ -150,7 +169,16 @@ def _compile(compiler: str, source: Path, target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         built = Path(folder) / target.name
         for openmp in (["-fopenmp"], []):
-            command = [compiler, *FLAGS, *openmp, f"-I{source.parent.parent}", str(source), "-o", str(built)]
+            command = [
+                compiler,
+                *FLAGS,
+                f"-march={level()}",
+                *openmp,
+                f"-I{source.parent.parent}",
+                str(source),
+                "-o",
+                str(built),
+            ]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode == 0:
                 # renamed into place, so that two processes may compile at once
@@ -180,12 +208,3 @@ def _compiler() -> str:
 def _version(compiler: str) -> str:
     done = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
     return (done.stdout or "unknown compiler").splitlines()[0]
-
-
-def _processor() -> str:
-    # -march=native code of one processor may not run on another that shares a home folder
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())

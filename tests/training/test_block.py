@@ -11,6 +11,7 @@ from fastcluster_lm.device import choose_device
 from fastcluster_lm.engine import Rooms
 from fastcluster_lm.errors import UsageError
 from fastcluster_lm.kernels import native
+from fastcluster_lm.kernels.transformer_block import op as block_op
 from fastcluster_lm.model import block_policy
 from fastcluster_lm.tasks import taskset_of
 from fastcluster_lm.training import Trainer
@@ -23,12 +24,16 @@ needs_compiler = pytest.mark.skipif(not native.status()[0], reason=native.status
 
 @needs_compiler
 @pytest.mark.parametrize("loss", ["output", "all"])
-def test_fused_and_plain_blocks_take_the_same_steps(model, splits, loss):
+def test_fused_and_plain_blocks_take_the_same_steps(model, splits, loss, monkeypatch):
     config = replace(CONFIG, loss=loss)
+    # gradients that compiled code gave, one a block and step: on some processors both ways round alike
+    compiled = []
+    backward = block_op._backward
+    monkeypatch.setattr(block_op, "_backward", lambda *given: compiled.append(1) or backward(*given))
     plain, expected = trained(model, splits, replace(config, block="plain"))
+    assert not plain.fused_block and not compiled
     fused, found = trained(model, splits, replace(config, block="fused"))
-    assert fused.fused_block and not plain.fused_block
-    assert any(one.loss != other.loss for one, other in zip(found, expected, strict=True)), "they round otherwise"
+    assert fused.fused_block and len(compiled) == len(found) * len(model.blocks)
     for one, other in zip(found, expected, strict=True):
         assert one.loss == pytest.approx(other.loss, rel=1e-5)
         assert one.grad_norm == pytest.approx(other.grad_norm, rel=1e-4)

@@ -1,0 +1,1 @@
+"""How the kernels' C++ becomes libraries: without torch, so that an installation can do it; it loads none."""
