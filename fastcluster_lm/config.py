@@ -10,6 +10,8 @@ from typing import Any
 
 from fastcluster_lm.errors import ConfigError, nearest_name
 
+# of run.toml; one that names none is of the first
+RUN_FORMAT = 1
 # the largest that every generator here takes
 MAX_SEED = 2**32 - 1
 
@@ -237,9 +239,14 @@ def load_config(path: str | Path, base: RunConfig | None = None) -> RunConfig:
         raise ConfigError(f"{path}: expected a TOML file, found none") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: expected a TOML file, got one that cannot be read: {error}") from error
+    if values.get("format", RUN_FORMAT) != RUN_FORMAT:
+        raise ConfigError(
+            f"{path}: expected a run.toml of format {RUN_FORMAT}, got format {values['format']!r}, of a newer fclm; "
+            "update fclm to repeat that run"
+        )
     if "taskset" in values:
         # the run.toml of a run: what was resolved there is decided anew, and its task set is its own file
-        values = {key: value for key, value in values.items() if key not in ("resolved", "taskset")}
+        values = {key: value for key, value in values.items() if key not in ("format", "resolved", "taskset")}
     tasks = values.get("tasks")
     if isinstance(tasks, dict) and isinstance(tasks.get("file"), str) and tasks["file"]:
         tasks["file"] = str((path.parent / tasks["file"]).resolve())

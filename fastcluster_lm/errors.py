@@ -48,6 +48,10 @@ class HeldError(RunFolderError):
     """Another process is writing there."""
 
 
+class NewerFormatError(RunFolderError):
+    """A file of a run was written by a newer version, in a format that this one does not know."""
+
+
 class ProbeError(FclmError):
     """A probe cannot be run: its process ended, say."""
 

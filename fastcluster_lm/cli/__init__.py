@@ -46,6 +46,7 @@ def main() -> None:
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of weights, batches and tasks.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="RUN", help="New run folder; dated under runs/.")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with a run that was stopped.")
+@click.option("--from-step", type=click.IntRange(min=0), metavar="N", help="With --resume: the checkpoint; 0 is none.")
 @click.option("--live", is_flag=True, help="Show the run in a browser on this machine, as `fclm watch` does.")
 @click.option("--tensorboard", is_flag=True, help="Write TensorBoard event files to RUN/tensorboard too.")
 @verbose
@@ -60,6 +61,7 @@ def train(
     seed: int | None,
     out: Path | None,
     resume: Path | None,
+    from_step: int | None,
     live: bool,
     tensorboard: bool,
 ) -> None:
@@ -94,6 +96,8 @@ def train(
             typed.append(f"probe.map_points={min(config.probe.map_points, probe_points)}")
         return apply_settings(config, typed)
 
+    if from_step is not None and resume is None:
+        raise ConfigError("--from-step: expected with --resume RUN alone; a new run begins at step 0")
     if resume is not None and out is not None:
         raise ConfigError(f"expected one of --out and --resume, got both; --resume goes on writing to {resume}")
     config = wiring.RunFolder.open(resume) if resume is not None else lay_over()
@@ -114,11 +118,11 @@ def train(
             progress.update(row, scores)
             beside.update(row, scores)
 
-        hooks = wiring.Hooks(say_where, show, lambda: bool(caught))
+        hooks = wiring.Hooks(progress.note, say_where, show, lambda: bool(caught))
         if resume is None:
             outcome = wiring.start_run(run_config, path, hooks)
         else:
-            outcome = wiring.resume_run(resume, hooks, wanted=lay_over)
+            outcome = wiring.resume_run(resume, hooks, wanted=lay_over, from_step=from_step)
     if not outcome.finished:
         click.echo(f"stopped; go on with: fclm train --resume {path}", err=True)
         sys.exit(128 + caught[0])

@@ -11,6 +11,7 @@ import torch
 
 from fastcluster_lm.config import RunConfig, config_from_dict, config_to_dict, differing_keys
 from fastcluster_lm.device import describe_environment
+from fastcluster_lm.engine.checkpoint import checkpoint_to_resume, load_checkpoint
 from fastcluster_lm.engine.loop import Hooks, Loop, Row, train
 from fastcluster_lm.engine.rooms import BuildModel, Rooms
 from fastcluster_lm.errors import ConfigError
@@ -72,14 +73,20 @@ def start_run(
 
 
 def resume_run(
-    path: str | Path, hooks: Hooks | None = None, *, wanted: Callable[[RunConfig], RunConfig] | None = None
+    path: str | Path,
+    hooks: Hooks | None = None,
+    *,
+    wanted: Callable[[RunConfig], RunConfig] | None = None,
+    from_step: int | None = None,
 ) -> RunOutcome:
-    """Go on with a run from its last complete checkpoint, bit for bit; a finished run is left as it is.
+    """Go on with a run from its newest checkpoint, bit for bit; a finished run is left as it is.
 
-    `wanted` gives the config asked for from the stored one; if they differ the run is not touched.
-    Errors: ConfigError naming the keys that differ; RunFolderError if the folder cannot be read
+    `wanted` gives the config asked for from the stored one; if they differ the run is not touched. from_step names an
+    earlier checkpoint, or 0 for the beginning, and takes up a finished run too. Nothing in the folder changes before
+    the checkpoint is loaded whole; what is later is then set aside, not removed.
+    Errors: ConfigError naming the keys that differ; RunFolderError if the folder, or the checkpoint, cannot be read
     """
-    folder = RunFolder.open(path)
+    folder, hooks = RunFolder.open(path), hooks or Hooks()
     stored = folder.config()
     config = stored_config(stored, str(path))
     asked = wanted(config) if wanted else config
@@ -91,12 +98,10 @@ def resume_run(
             f"--resume: expected the configuration stored in {path}, got other values for {', '.join(differing)}; "
             "leave those options out, or start a new run"
         )
-    if folder.status() == "finished":
+    if folder.status() == "finished" and from_step is None:
         return RunOutcome(folder, finished=True, already_finished=True)
     with folder.lock():
-        folder.clean()
-        step = folder.latest_checkpoint()
-        folder.drop_after(-1 if step is None else step)
+        step = checkpoint_to_resume(folder, from_step)
         # engine and threads were decided when the run began, and are kept: the bits of a run depend on both
         decided = stored["resolved"]
         config = replace(
@@ -105,10 +110,16 @@ def resume_run(
             training=replace(config.training, threads=decided["threads"]),
         )
         run = Rooms(config, taskset_from_dict(stored["taskset"]))
-        if step is not None:
-            run.load(*folder.read_checkpoint(step))
-        finished = train(run, folder, hooks or Hooks())
-    return RunOutcome(folder, finished, resumed_from=step if step is not None else 0)
+        if step:
+            load_checkpoint(run, folder, step, chosen=from_step is not None)
+        folder.clean()
+        folder.let_go_of_repeated()
+        # before the first step even the rows of step 0 are to come again
+        gone = folder.set_aside_after(step or -1)
+        if gone is not None:
+            hooks.note(f"{gone}, later than step {step}")
+        finished = train(run, folder, hooks)
+    return RunOutcome(folder, finished, resumed_from=step)
 
 
 def stored_config(stored: Mapping[str, Any], origin: str) -> RunConfig:

@@ -11,7 +11,7 @@ import torch
 
 from fastcluster_lm.data import Vocabulary
 from fastcluster_lm.data.vocabulary import PAD
-from fastcluster_lm.errors import DataError, RunFolderError, UsageError
+from fastcluster_lm.errors import DataError, UsageError
 from fastcluster_lm.model import GPT2, hugging_face_state
 from fastcluster_lm.store import SCORE_COLUMNS, STEP_COLUMNS, RunFolder
 from fastcluster_lm.store.arrays import encode_arrays
@@ -32,13 +32,12 @@ def export_hugging_face(run: str | Path, out: str | Path, *, step: int | None = 
     """
     # engine/__init__.py imports this file
     from fastcluster_lm.engine import stored_config
+    from fastcluster_lm.engine.checkpoint import newest_checkpoint
 
     folder = RunFolder.open(run)
     stored = folder.config()
     config = stored_config(stored, str(run))
-    step = folder.latest_checkpoint() if step is None else step
-    if step is None:
-        raise RunFolderError(f"{run} has no checkpoint yet, so there are no weights to export")
+    step = newest_checkpoint(folder, "export") if step is None else step
     weights = {name: torch.from_numpy(array) for name, array in folder.read_checkpoint(step)[0]["model"].items()}
     vocabulary = Vocabulary.of(taskset_from_dict(stored["taskset"]))
     n_positions = len(weights["wpe.weight"])

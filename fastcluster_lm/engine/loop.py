@@ -20,12 +20,14 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the caller of a run wants to hear and say: where it begins, each step, whether to stop.
+    """What the caller of a run wants to hear and say: what is out of the ordinary, where it begins, each step, whether
+    to stop.
 
     on_step gets a step's row and the score rows that have come since the step before, None without any; those of a
     probe beside training come some steps after its own
     """
 
+    note: Callable[[str], None] = lambda text: None
     on_start: Callable[[RunFolder, int], None] = lambda folder, step: None
     on_step: Callable[[Row, list[Row] | None], None] = lambda row, scores: None
     should_stop: Callable[[], bool] = lambda: False
@@ -43,7 +45,11 @@ def train(run: Rooms, folder: RunFolder, hooks: Hooks) -> bool:
         if runner is not None:
             runner.close()
     if finished:
-        folder.mark_finished(_summary(run, folder))
+        # what a crash left under no name, or a resume set aside and this run has written again
+        folder.clean()
+        summary = _summary(run, folder)
+        folder.let_go_of_repeated(summary)
+        folder.mark_finished(summary)
     return finished
 
 
@@ -58,7 +64,7 @@ class Loop:
         # copies that wait for the probe's state, states that have come, and the last step that was copied
         self._unwritten: deque[tuple[int, dict[str, dict[str, np.ndarray]], Row]] = deque()
         self._states: deque[dict[str, torch.Tensor]] = deque()
-        self._saved = folder.latest_checkpoint()
+        self._saved = run.trainer.step or None
 
     def run(self) -> bool:
         """Go on to the last step, or to where the caller stops; say whether it was the last."""

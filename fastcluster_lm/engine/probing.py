@@ -12,6 +12,7 @@ from fastcluster_lm.config import RunConfig, apply_settings, differing_keys
 from fastcluster_lm.data import Instances, build_instances, split_instructions
 from fastcluster_lm.device import choose_device
 from fastcluster_lm.engine import stored_config
+from fastcluster_lm.engine.checkpoint import newest_checkpoint
 from fastcluster_lm.engine.hugging_face import load_model
 from fastcluster_lm.engine.probe_work import ProbeOptions, ProbeWork, Row, refuse_existing
 from fastcluster_lm.engine.rooms import Rooms
@@ -51,7 +52,7 @@ def probe_run(
     refuse_existing(options.out)
     stored = folder.config()
     config = _configured(stored_config(stored, str(path)), stored["resolved"], configure)
-    steps = _checkpoints(folder, step)
+    steps = _checkpoints(folder, step, say)
     # no probe, whose states would lie in memory whole
     unprobed = replace(config, probe=replace(config.probe, every=0, worker="off"))
     rooms = Rooms(unprobed, taskset_from_dict(stored["taskset"]))
@@ -161,12 +162,16 @@ def _check_settable(config: RunConfig, asked: RunConfig) -> None:
         )
 
 
-def _checkpoints(folder: RunFolder, step: int | str | None) -> list[int]:
+def _checkpoints(folder: RunFolder, step: int | str | None, say: Callable[[str], None]) -> list[int]:
+    if step is None:
+        return [newest_checkpoint(folder, "score")]
     steps = folder.checkpoint_steps()
-    if not steps:
-        raise RunFolderError(f"{folder.path} has no checkpoint yet, so there are no weights to score")
-    if step is None or step == "all":
-        return steps if step == "all" else steps[-1:]
+    if step == "all":
+        for at, why in folder.unreadable_checkpoints().items():
+            say(f"the checkpoint of step {at} is left out: {why}")
+        if not steps:
+            raise RunFolderError(f"{folder.path} has no checkpoint that can be read, so there are no weights to score")
+        return steps
     if step not in steps:
         raise RunFolderError(
             f"{folder.path} has no checkpoint of step {step}; whole ones: {', '.join(map(str, steps))}"

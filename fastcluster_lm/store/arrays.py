@@ -31,9 +31,21 @@ def encode_arrays(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] 
     native = {name: np.asarray(array, array.dtype.newbyteorder("="), order="C") for name, array in arrays.items()}
     try:
         # safetensors 0.8 writes a broken header for no arrays with empty metadata
-        return save(native, metadata=dict(metadata) if metadata else None)
+        return _with_sorted_text(save(native, metadata=dict(metadata) if metadata else None))
     except (SafetensorError, KeyError) as error:
         raise DataError(f"these arrays do not fit a safetensors file: {error}") from error
+
+
+def _with_sorted_text(data: bytes) -> bytes:
+    """Put the text in the header in the order of its keys: safetensors 0.8 draws another order in each process."""
+    (header_size,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + header_size])
+    if len(header.get("__metadata__", ())) < 2:
+        return data
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + data[8 + header_size :]
 
 
 def decode_arrays(data: bytes) -> tuple[Arrays, dict[str, str]]:

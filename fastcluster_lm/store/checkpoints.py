@@ -1,6 +1,7 @@
-"""Checkpoints of a run: a folder each, whole or absent, checked by its digests; what is in them is the caller's."""
+"""Checkpoints of a run: a folder each, whole by its digests, never removed unread; what is in them is the caller's."""
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,18 +11,21 @@ import numpy as np
 from fastcluster_lm.errors import DataError, RunFolderError
 from fastcluster_lm.store.arrays import Arrays, decode_arrays, encode_arrays
 from fastcluster_lm.store.files import (
+    check_format,
+    decode_object,
     encode_json,
     explaining,
     publish_folder,
-    read_json,
-    remove_folder,
     remove_temporaries,
     temporary_sibling,
     write_new_file,
 )
 
-FORMAT = 1
+# 1 had no digest of the state itself
+FORMAT = 2
 STATE_FILE = "state.json"
+# the last line of the state's file: a digest of all bytes before it
+SEALED = re.compile(rb'(?s)(?P<sealed>.*,\n) "sha256": "(?P<digest>[0-9a-f]{64})"\n\}\n')
 PLAIN_NAME = re.compile(r"[a-z][a-z0-9_]*")
 STEP_NAME = re.compile(r"step-(\d{6,})(?:\.safetensors)?")
 
@@ -37,12 +41,24 @@ def step_name(step: int) -> str:
 
 
 def named_steps(folder: Path, *, suffix: str = "") -> list[int]:
-    """List the steps that have an entry of the form step-000500 plus suffix in a folder, in order."""
-    if not folder.is_dir():
-        return []
-    found = ((entry.name, STEP_NAME.fullmatch(entry.name)) for entry in folder.iterdir())
-    steps = (int(match[1]) for name, match in found if match)
-    return sorted(step for step in steps if (folder / f"{step_name(step)}{suffix}").exists())
+    """List the steps that have an entry of the form step-000500 plus suffix in a folder, in order.
+
+    Errors: RunFolderError if the disk refuses; a folder that is not there has none
+    """
+    with explaining("list", folder):
+        try:
+            names = os.listdir(folder)
+        except FileNotFoundError:
+            return []
+    steps = {step_of(name): name for name in names if STEP_NAME.fullmatch(name)}
+    return sorted(step for step, name in steps.items() if f"{step_name(step)}{suffix}" in names)
+
+
+def step_of(name: str) -> int:
+    """Give the step of an entry of the form step-000500, with or without a suffix."""
+    match = STEP_NAME.fullmatch(name)
+    assert match is not None
+    return int(match[1])
 
 
 def write_checkpoint(
@@ -53,8 +69,8 @@ def write_checkpoint(
     Errors: RunFolderError if the step has one already or the disk refuses; DataError if something cannot be stored
     """
     path = folder / step_name(step)
-    if is_whole(path):
-        raise RunFolderError(f"{path} exists already; drop the steps after {step - 1} first to write it anew")
+    if os.path.lexists(path):
+        raise RunFolderError(f"{path} exists already; set the steps after {step - 1} aside first to write it anew")
     for group in tensors:
         if not PLAIN_NAME.fullmatch(group):
             raise DataError(f"the group of tensors {group!r} names a file; expected small letters, digits and _")
@@ -65,12 +81,10 @@ def write_checkpoint(
         "files": {name: {"bytes": len(data), "sha256": _digest(data)} for name, data in encoded.items()},
         "state": dict(state),
     }
-    encoded[STATE_FILE] = encode_json(record, STATE_FILE)
+    encoded[STATE_FILE] = _seal(encode_json(record, STATE_FILE))
     aside = temporary_sibling(path)
     with explaining("write", path):
         try:
-            if path.exists():
-                remove_folder(path)
             remove_temporaries(folder, path.name)
             aside.mkdir(parents=True)
             for name, data in encoded.items():
@@ -96,7 +110,7 @@ def read_checkpoint(folder: Path, step: int) -> tuple[dict[str, Arrays], dict[st
         with explaining("read", path / name):
             data = (path / name).read_bytes()
         if _digest(data) != digest:
-            raise RunFolderError(f"{path / name} is damaged: it is not what was written; use an earlier checkpoint")
+            raise RunFolderError(f"{path / name} is damaged: it is not what was written")
         try:
             tensors[name.removesuffix(".safetensors")] = decode_arrays(data)[0]
         except DataError as error:
@@ -110,12 +124,24 @@ def checkpoint_steps(folder: Path) -> list[int]:
 
 
 def is_whole(path: Path) -> bool:
-    """Say whether a checkpoint has all its files in their full size; their digests are checked on reading."""
+    """Say whether a checkpoint has its state and all files in their full size; their digests are checked on reading."""
     try:
-        files, _ = _read_record(path)
+        check_whole(path)
     except RunFolderError:
         return False
-    return all((path / name).is_file() and (path / name).stat().st_size == size for name, (size, _) in files.items())
+    return True
+
+
+def check_whole(path: Path) -> None:
+    """Look whether a checkpoint's state is what was written, and all its files are there in their full size.
+
+    Errors: RunFolderError naming the file that is missing, damaged or cannot be read; NewerFormatError
+    """
+    for name, (size, _) in _read_record(path)[0].items():
+        with explaining("read", path / name):
+            found = (path / name).stat().st_size
+        if found != size:
+            raise RunFolderError(f"{path / name} is damaged: expected {size} bytes, found {found}")
 
 
 def _digest(data: bytes) -> str:
@@ -123,10 +149,10 @@ def _digest(data: bytes) -> str:
 
 
 def _read_record(path: Path) -> tuple[dict[str, tuple[int, str]], dict[str, object]]:
-    record = read_json(path / STATE_FILE)
+    record = _unsealed(path / STATE_FILE)
     files, state = record.get("files"), record.get("state")
-    damaged = RunFolderError(f"{path / STATE_FILE} is damaged: expected format {FORMAT} with its files and state")
-    if record.get("format") != FORMAT or not isinstance(files, dict) or not isinstance(state, dict):
+    damaged = RunFolderError(f"{path / STATE_FILE} is damaged: expected a step with its files and state")
+    if record.get("step") != step_of(path.name) or not isinstance(files, dict) or not isinstance(state, dict):
         raise damaged
     found: dict[str, tuple[int, str]] = {}
     for name, entry in files.items():
@@ -137,3 +163,29 @@ def _read_record(path: Path) -> tuple[dict[str, tuple[int, str]], dict[str, obje
             raise damaged
         found[name] = (size, digest)
     return found, state
+
+
+def _seal(data: bytes) -> bytes:
+    """Put a digest of all that stands before it at the end of a JSON object."""
+    sealed = data.removesuffix(b"\n}\n") + b",\n"
+    return sealed + f' "sha256": "{_digest(sealed)}"\n}}\n'.encode()
+
+
+def _unsealed(path: Path) -> dict[str, object]:
+    """Read the state's file and check its digest; the oldest format has none.
+
+    Errors: RunFolderError if it is missing or damaged; NewerFormatError
+    """
+    with explaining("read", path):
+        data = path.read_bytes()
+    sealed = SEALED.fullmatch(data)
+    if sealed and _digest(sealed["sealed"]) != sealed["digest"].decode():
+        raise RunFolderError(f"{path} is damaged: it is not what was written")
+    try:
+        record = decode_object(data)
+    except (ValueError, RecursionError) as error:
+        raise RunFolderError(f"{path} is damaged: expected a JSON object, found {error}") from error
+    check_format(path, record.get("format"), FORMAT)
+    if record["format"] != 1 and not sealed:
+        raise RunFolderError(f"{path} is damaged: expected its digest at the end")
+    return record

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from fastcluster_lm.errors import DataError, RunExistsError, RunFolderError
+from fastcluster_lm.errors import DataError, NewerFormatError, RunExistsError, RunFolderError
 
 # leftovers of a crash are recognised by this piece of their name
 TEMPORARY = ".tmp-"
@@ -146,6 +146,20 @@ def remove_temporaries(folder: Path, name: str = "*") -> None:
 def temporary_sibling(path: Path) -> Path:
     """Name the place beside a path where its new content is written."""
     return path.with_name(f".{path.name}{TEMPORARY}{os.getpid()}")
+
+
+def check_format(path: Path, found: object, newest: int) -> None:
+    """Refuse a file whose format is no whole number up to the newest that is known here.
+
+    Errors: NewerFormatError saying to update; RunFolderError for what is no format at all
+    """
+    if type(found) is not int or found < 1:
+        raise RunFolderError(f"{path} is damaged: expected a format from 1 to {newest}, found {found!r}")
+    if found > newest:
+        raise NewerFormatError(
+            f"{path} has format {found}, and this version of fclm knows formats up to {newest}: a newer one wrote it; "
+            "update fclm to go on"
+        )
 
 
 def encode_json(value: object, what: str) -> bytes:

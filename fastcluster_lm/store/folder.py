@@ -1,5 +1,6 @@
 """The run folder: the one place that knows which file of a run holds what; it trains, scores and draws nothing."""
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -9,10 +10,12 @@ from typing import Any, Literal, Self
 import numpy as np
 import tomli_w
 
+from fastcluster_lm.config import RUN_FORMAT
 from fastcluster_lm.errors import DataError, RunFolderError, nearest_name
-from fastcluster_lm.store import checkpoints, lines, lock
+from fastcluster_lm.store import checkpoints, lines, lock, set_aside
 from fastcluster_lm.store.arrays import Arrays, decode_arrays, encode_arrays
 from fastcluster_lm.store.files import (
+    check_format,
     encode_json,
     explaining,
     new_folder,
@@ -20,12 +23,14 @@ from fastcluster_lm.store.files import (
     remove_folder,
     remove_temporaries,
     replace_file,
-    sync_folder,
     write_new_file,
 )
 from fastcluster_lm.store.rows import SCORE_COLUMNS, STEP_COLUMNS, score_row, step_row
+from fastcluster_lm.store.set_aside import SetAside
 from fastcluster_lm.store.tail import LineTail
 
+# a map that names none is of the first
+MAP_FORMAT = 1
 Status = Literal["finished", "running", "stopped"]
 StoredRow = dict[str, Any]
 
@@ -47,7 +52,10 @@ class RunFolder:
                 disk refuses
         """
         path = Path(path)
-        run_toml, environment_json = _encode_toml(config), encode_json(dict(environment), "environment")
+        run_toml, environment_json = (
+            _encode_toml({"format": RUN_FORMAT, **config}),
+            encode_json(dict(environment), "environment"),
+        )
         with new_folder(path, "create", "choose another name, resume that run, or remove it") as aside:
             write_new_file(aside / "run.toml", run_toml)
             write_new_file(aside / "environment.json", environment_json)
@@ -71,15 +79,17 @@ class RunFolder:
     def config(self) -> dict[str, Any]:
         """Read run.toml, the resolved configuration.
 
-        Errors: RunFolderError naming the file, if it is missing or damaged
+        Errors: RunFolderError naming the file, if it is missing or damaged; NewerFormatError if a newer fclm wrote it
         """
         path = self.path / "run.toml"
         with explaining("read", path):
             data = path.read_bytes()
         try:
-            return tomllib.loads(data.decode())
+            config = tomllib.loads(data.decode())
         except (ValueError, RecursionError) as error:
             raise RunFolderError(f"{path} is damaged: {error}") from error
+        check_format(path, config.pop("format", RUN_FORMAT), RUN_FORMAT)
+        return config
 
     def environment(self) -> dict[str, object]:
         """Read environment.json: versions, device, engine, as the run found them.
@@ -120,32 +130,28 @@ class RunFolder:
         """Read a table as it grows; columns that an older version did not write are missing."""
         return LineTail(self.path / f"{table}.jsonl")
 
-    def drop_after(self, step: int) -> None:
-        """Drop all that is later than a step, and the mark of the finished run; -1 drops every step.
+    def set_aside_after(self, step: int) -> SetAside | None:
+        """Move all that is later than a step, and the mark of the finished run, to a place of its own; -1: every step.
 
-        Errors: RunFolderError if a file is damaged or the disk refuses; called again it finishes what it began
+        Nothing is changed before all of it was read; what was moved, or None where nothing was
+        Errors: RunFolderError if a table is damaged or the disk refuses; called again it finishes what it began
         """
-        with explaining("drop the later steps of", self.path):
-            (self.path / "summary.json").unlink(missing_ok=True)
-            # checkpoints before lines: after a crash no checkpoint is left whose lines are gone
-            for name in checkpoints.named_steps(self._checkpoints):
-                if name > step:
-                    remove_folder(self._checkpoints / checkpoints.step_name(name))
-            for name in self.map_steps():
-                if name > step:
-                    self._map_path(name).unlink()
-            for folder in (self.path, self._maps):
-                if folder.is_dir():
-                    sync_folder(folder)
-        for table in ("scores.jsonl", "steps.jsonl"):
-            lines.drop_lines_after(self.path / table, step)
+        return set_aside.set_aside_after(self.path, step)
+
+    def let_go_of_repeated(self, summary: Mapping[str, Any] | None = None) -> None:
+        """Remove of what was set aside all that the run holds again, byte for byte but for the times of its steps.
+
+        summary is what the run is about to be marked as finished with
+        Errors: RunFolderError if a file cannot be read or the disk refuses
+        """
+        set_aside.let_go_of_repeated(self.path, summary)
 
     def write_map(self, step: int, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
         """Write the arrays of a step's maps, and text beside them, in place of any the step has.
 
         Errors: DataError if something cannot be stored; RunFolderError if the disk refuses
         """
-        data = encode_arrays(arrays, metadata)
+        data = encode_arrays(arrays, {"format": str(MAP_FORMAT), **metadata})
         with explaining("write", self._maps):
             self._maps.mkdir(exist_ok=True)
         replace_file(self._map_path(step), data)
@@ -157,7 +163,7 @@ class RunFolder:
     def read_map(self, step: int) -> tuple[Arrays, dict[str, str]]:
         """Read the arrays of a step's maps and the text beside them.
 
-        Errors: RunFolderError if there are none, or the file is damaged
+        Errors: RunFolderError if there are none, or the file is damaged; NewerFormatError if a newer fclm wrote it
         """
         path = self._map_path(step)
         if not path.is_file():
@@ -166,9 +172,12 @@ class RunFolder:
         with explaining("read", path):
             data = path.read_bytes()
         try:
-            return decode_arrays(data)
+            arrays, metadata = decode_arrays(data)
         except DataError as error:
             raise RunFolderError(f"{path} is damaged: {error}") from error
+        stored = metadata.pop("format", str(MAP_FORMAT))
+        check_format(path, int(stored) if re.fullmatch(r"[0-9]{1,9}", stored) else stored, MAP_FORMAT)
+        return arrays, metadata
 
     def write_checkpoint(
         self, step: int, tensors: Mapping[str, Mapping[str, np.ndarray]], state: Mapping[str, object]
@@ -184,8 +193,40 @@ class RunFolder:
         return checkpoints.checkpoint_steps(self._checkpoints)
 
     def latest_checkpoint(self) -> int | None:
-        """Name the latest step with a whole checkpoint; None if there is none."""
-        return max(self.checkpoint_steps(), default=None)
+        """Name the latest step with a checkpoint; None if there is none yet.
+
+        Errors: RunFolderError if that one cannot be read, whatever earlier ones there are; NewerFormatError
+        """
+        steps = checkpoints.named_steps(self._checkpoints)
+        if steps:
+            checkpoints.check_whole(self._checkpoints / checkpoints.step_name(steps[-1]))
+            return steps[-1]
+        if not self._checkpoints.is_dir():
+            raise RunFolderError(f"{self._checkpoints} is not there, though every run is made with it: restore it")
+        return None
+
+    def readable_before_newest(self) -> int | None:
+        """Name the latest step before the newest checkpoint's whose own can be read to its last byte; None if none is.
+
+        Errors: RunFolderError if the checkpoints cannot be listed
+        """
+        for step in reversed(checkpoints.named_steps(self._checkpoints)[:-1]):
+            try:
+                self.read_checkpoint(step)
+            except RunFolderError:
+                continue
+            return step
+        return None
+
+    def unreadable_checkpoints(self) -> dict[int, str]:
+        """Say of each checkpoint that is not whole what is wrong with it."""
+        found = {}
+        for step in checkpoints.named_steps(self._checkpoints):
+            try:
+                checkpoints.check_whole(self._checkpoints / checkpoints.step_name(step))
+            except RunFolderError as error:
+                found[step] = str(error)
+        return found
 
     def read_checkpoint(self, step: int) -> tuple[dict[str, Arrays], dict[str, object]]:
         """Read a step's tensors, by group and name, and its state.
@@ -206,7 +247,7 @@ class RunFolder:
                 remove_folder(self._checkpoints / checkpoints.step_name(step))
 
     def clean(self) -> None:
-        """Remove what crashed writers left; only for the holder of the lock.
+        """Remove what crashed writers left, written to no end and under no name; only for the holder of the lock.
 
         Errors: RunFolderError if the disk refuses
         """

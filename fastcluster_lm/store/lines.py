@@ -3,12 +3,13 @@
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 
 from fastcluster_lm.errors import DataError, RunFolderError
-from fastcluster_lm.store.files import decode_object, explaining, replace_file, sync_folder, write_all
+from fastcluster_lm.store.files import decode_object, explaining, sync_folder, write_all
 
 # read back from the end in pieces of this size to find the last line; a line of scores has 700 bytes
 TAIL_BYTES = 1 << 16
@@ -53,21 +54,36 @@ def read_lines(path: Path) -> list[dict[str, object]]:
 
     Errors: RunFolderError naming file and line, if a line before the last is damaged
     """
-    return [row for _, row in _whole_lines(path)]
+    return [row for _, row in _whole_lines(path)[0]]
 
 
-def drop_lines_after(path: Path, step: int) -> None:
-    """Take out the rows later than a step, and a torn last line; the bytes of the others stay as they are.
+@dataclass(frozen=True)
+class SplitTable:
+    """A table's bytes up to a step and later ones, and the last step of the first.
 
-    Errors: RunFolderError as for read_lines, or if the disk refuses
+    damaged: a last line that ends but cannot be read; torn: whether the last one has no end
     """
-    if not path.exists():
-        return
-    kept = b"".join(line + b"\n" for line, row in _whole_lines(path) if _step_of(row) <= step)
-    with explaining("read", path):
-        unchanged = len(kept) == path.stat().st_size
-    if not unchanged:
-        replace_file(path, kept)
+
+    kept: bytes
+    later: bytes
+    damaged: bytes
+    torn: bool
+    last: int | None
+
+
+def split_after(path: Path, step: int) -> SplitTable:
+    """Split a table behind a step; nothing is written, and the bytes of each line stay as they are.
+
+    Errors: RunFolderError as for read_lines
+    """
+    whole, rest = _whole_lines(path)
+    kept, later = (
+        b"".join(line + b"\n" for line, row in whole if (_step_of(row) > step) is is_later)
+        for is_later in (False, True)
+    )
+    last = max((_step_of(row) for _, row in whole if _step_of(row) <= step), default=None)
+    ended = rest.endswith(b"\n")
+    return SplitTable(kept, later, rest if ended else b"", bool(rest) and not ended, last)
 
 
 def _encode(row: Mapping[str, object]) -> bytes:
@@ -94,27 +110,31 @@ def _step_of(row: Mapping[str, object]) -> int:
     return step
 
 
-def _whole_lines(path: Path) -> list[tuple[bytes, dict[str, object]]]:
+def _whole_lines(path: Path) -> tuple[list[tuple[bytes, dict[str, object]]], bytes]:
+    """Read the lines that are whole, and the bytes of the last one if it is not."""
     with explaining("read", path):
-        data = path.read_bytes() if path.exists() else b""
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            data = b""
     lines = data.split(b"\n")
     # what follows the last newline was not written to its end; of a whole file nothing follows it
-    torn = lines.pop() != b""
+    rest = lines.pop()
     whole: list[tuple[bytes, dict[str, object]]] = []
     for number, line in enumerate(lines, start=1):
         try:
             whole.append((line, decode_row(line)))
         except (ValueError, RecursionError) as error:
             # a power cut can lose a middle piece of the last write and keep its end
-            if number < len(lines) or torn:
+            if number < len(lines) or rest:
                 raise RunFolderError(
                     f"{path}, line {number} is damaged: expected a JSON object with a step, found {error}; "
                     f"restore the file, or delete this line if its row may go"
                 ) from error
-            torn = True
-    if torn:
+            rest = line + b"\n"
+    if rest:
         _warn_torn(path)
-    return whole
+    return whole, rest
 
 
 def _whole_size(descriptor: int) -> int:

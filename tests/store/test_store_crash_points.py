@@ -7,6 +7,8 @@ import pytest
 
 from fastcluster_lm.errors import RunFolderError
 from fastcluster_lm.store import RunFolder
+from fastcluster_lm.store.checkpoints import read_checkpoint
+from fastcluster_lm.store.lines import read_lines
 
 TENSORS = {"model": {"w": np.arange(4.0)}, "optimizer": {"m": np.ones(3)}}
 CALLS = ("write", "fsync", "replace", "mkdir", "unlink", "rmdir", "ftruncate")
@@ -133,7 +135,7 @@ def test_crashed_append_of_scores_loses_only_rows_of_that_append(tmp_path, monke
         assert found[: len(old["scores"])] == old["scores"]
         counts.add(len(found) - len(old["scores"]))
         # what a resumed run does: back to the checkpoint, then the same step again
-        run.drop_after(2)
+        run.set_aside_after(2)
         assert state_of(run) == old
         act(run, None)
         assert state_of(run)["scores"] == [*old["scores"], (3, 0), (3, 1), (3, 2)]
@@ -161,23 +163,74 @@ def test_run_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     assert seen == {"absent", "whole"}
 
 
-def test_crashed_drop_leaves_no_checkpoint_without_its_lines_and_can_be_done_again(tmp_path, monkeypatch):
+def kept_apart(run):
+    """What was set aside, of all places together, each once."""
+    places = sorted((run.path / "set-aside").iterdir())
+    kept = {
+        table: [row["step"] for place in places for row in read_lines(place / table)]
+        for table in ("steps.jsonl", "scores.jsonl")
+    }
+    kept["maps"] = [path.name for place in places for path in (place / "maps").glob("*")]
+    folders = [path for place in places for path in (place / "checkpoints").glob("*")]
+    kept["checkpoints"] = {path.name: read_checkpoint(path.parent, 2)[0].keys() for path in folders}
+    assert len(folders) == 1
+    return kept
+
+
+def finish(run):
+    run.append_steps([{"step": 2, "loss": 0.5}])
+    run.append_scores([{"step": 2, "layer": 0}, {"step": 2, "layer": 1}])
+    run.write_map(2, {"points": np.full(2, 2)}, {})
+    run.write_checkpoint(2, TENSORS, {"step": 2})
+
+
+def test_crashed_setting_aside_leaves_no_checkpoint_without_its_lines_loses_nothing_and_can_be_done_again(
+    tmp_path, monkeypatch
+):
     wanted = prepare(tmp_path / "whole")
-    wanted.drop_after(1)
+    wanted.set_aside_after(1)
+    whole = state_of(prepare(tmp_path / "untouched"))
     new = state_of(wanted)
     assert new["steps"] == [1] and new["checkpoints"] == {1: {"step": 1}}
     reached = 0
-    for _, _, run in crashes(tmp_path, monkeypatch, lambda run, root: run.drop_after(1)):
+    for _, _, run in crashes(tmp_path, monkeypatch, lambda run, root: run.set_aside_after(1)):
         found = state_of(run)
         for step in found["checkpoints"]:
             assert set(range(1, step + 1)) <= set(found["steps"])
             assert {(s, layer) for s in range(1, step + 1) for layer in (0, 1)} <= set(found["scores"])
             assert set(range(1, step + 1)) <= set(found["maps"])
-        run.drop_after(1)
+        # as a resume does
         run.clean()
+        run.let_go_of_repeated()
+        run.set_aside_after(1)
         assert state_of(run) == new
+        kept = kept_apart(run)
+        assert sorted(kept["steps.jsonl"]) == [2] and sorted(kept["scores.jsonl"]) == [2, 2]
+        assert kept["maps"] == ["step-000002.safetensors"] and kept["checkpoints"] == {"step-000002": TENSORS.keys()}
+        # the steps are taken again
+        finish(run)
+        run.let_go_of_repeated()
+        assert state_of(run) == whole
+        assert not (run.path / "set-aside").exists() and not list(run.path.rglob("*.tmp-*"))
         reached += 1
-    assert reached > 20
+    assert reached > 30
+
+
+def test_crashed_letting_go_loses_nothing_that_the_run_does_not_hold(tmp_path, monkeypatch):
+    def prepared(root):
+        run = prepare(root)
+        run.set_aside_after(1)
+        finish(run)
+        return run
+
+    new = state_of(prepared(tmp_path / "whole"))
+    reached = 0
+    for _, _, run in crashes(tmp_path, monkeypatch, lambda run, root: run.let_go_of_repeated(), prepared):
+        assert state_of(run) == new
+        run.let_go_of_repeated()
+        assert state_of(run) == new and not (run.path / "set-aside").exists()
+        reached += 1
+    assert reached > 10
 
 
 @pytest.mark.parametrize("name", ["write_map", "write_checkpoint", "mark_finished", "create"])

@@ -1,8 +1,11 @@
 """The run folder: what is written comes back, what is damaged or missing is named, one writer at a time."""
 
 import errno
+import hashlib
+import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import warnings
@@ -13,8 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastcluster_lm.errors import DataError, RunExistsError, RunFolderError
+from fastcluster_lm.errors import DataError, NewerFormatError, RunExistsError, RunFolderError
 from fastcluster_lm.store import RunFolder, TornLineWarning, list_runs
+from fastcluster_lm.store.arrays import decode_arrays, encode_arrays
 
 CONFIG = {"name": "tiny", "seed": 3, "training": {"steps": 5, "learning_rate": 0.004, "betas": [0.9, 0.98]}}
 ENVIRONMENT = {"torch": "2.13.0", "threads": 1, "gpu": None}
@@ -220,15 +224,66 @@ def test_steps_are_whole_numbers(run, step):
         run.write_map(step, {}, {})
 
 
-def test_checkpoint_without_one_of_its_files_is_passed_over_and_can_be_written_anew(run):
+def test_a_newest_checkpoint_that_cannot_be_read_is_named_and_never_passed_over(run):
     run.write_checkpoint(1, TENSORS, STATE)
     run.write_checkpoint(2, TENSORS, STATE)
     (run.path / "checkpoints" / "step-000002" / "probe.safetensors").unlink()
-    assert run.latest_checkpoint() == 1
-    with pytest.raises(RunFolderError, match="probe.safetensors"):
-        run.read_checkpoint(2)
-    run.write_checkpoint(2, TENSORS, STATE)
-    assert run.latest_checkpoint() == 2
+    for read in (run.latest_checkpoint, lambda: run.read_checkpoint(2)):
+        with pytest.raises(RunFolderError, match="cannot read .*step-000002/probe.safetensors"):
+            read()
+    assert run.checkpoint_steps() == [1] and run.readable_before_newest() == 1
+    assert "probe.safetensors" in run.unreadable_checkpoints()[2]
+    with pytest.raises(RunFolderError, match="exists already"):
+        run.write_checkpoint(2, TENSORS, STATE)
+    run.keep_last(1)
+    assert sorted(os.listdir(run.path / "checkpoints")) == ["step-000001", "step-000002"]
+
+
+def test_no_checkpoint_yet_is_not_a_folder_that_is_gone(run):
+    assert run.latest_checkpoint() is None
+    (run.path / "checkpoints").rmdir()
+    with pytest.raises(RunFolderError, match="checkpoints is not there"):
+        run.latest_checkpoint()
+
+
+def test_a_newer_format_is_refused_with_the_advice_to_update(run):
+    run.write_checkpoint(1, {}, {})
+    run.write_map(1, {}, {"warm": "true"})
+    for path, old, new, read in (
+        (run.path / "run.toml", b"format = 1", b"format = 2", run.config),
+        (run._map_path(1), b'"format":"1"', b'"format":"2"', lambda: run.read_map(1)),
+    ):
+        data = path.read_bytes()
+        assert data.count(old) == 1
+        path.write_bytes(data.replace(old, new))
+        with pytest.raises(NewerFormatError, match="update fclm"):
+            read()
+        path.write_bytes(data)
+    path = run.path / "checkpoints" / "step-000001" / "state.json"
+    sealed = path.read_bytes().split(b' "sha256"')[0].replace(b'"format": 2', b'"format": 3')
+    path.write_bytes(sealed + f' "sha256": "{hashlib.sha256(sealed).hexdigest()}"\n}}\n'.encode())
+    for read in (run.latest_checkpoint, lambda: run.read_checkpoint(1)):
+        with pytest.raises(NewerFormatError, match="format 3.*update fclm"):
+            read()
+
+
+def test_a_checkpoint_of_the_first_format_is_read(run):
+    run.write_checkpoint(1, TENSORS, STATE)
+    path = run.path / "checkpoints" / "step-000001" / "state.json"
+    record = json.loads(path.read_text())
+    del record["sha256"]
+    path.write_text(json.dumps({**record, "format": 1}))
+    assert run.latest_checkpoint() == 1 and run.read_checkpoint(1)[1] == STATE
+
+
+def test_text_beside_arrays_is_written_in_one_order():
+    """Safetensors alone draws another one in each process, and a resumed run's maps must be equal byte for byte."""
+    keys = [f"key{i}" for i in range(9)]
+    data = encode_arrays({"x": np.arange(3)}, dict.fromkeys(keys, "ü"))
+    found = [data.index(key.encode()) for key in keys]
+    assert found == sorted(found)
+    arrays, metadata = decode_arrays(data)
+    assert metadata == dict.fromkeys(keys, "ü") and arrays["x"].tolist() == [0, 1, 2]
 
 
 def test_every_flipped_bit_and_cut_of_a_checkpoint_is_found(run):
@@ -236,13 +291,16 @@ def test_every_flipped_bit_and_cut_of_a_checkpoint_is_found(run):
     for path in sorted((run.path / "checkpoints" / "step-000001").iterdir()):
         data = path.read_bytes()
         mutants = [data[:end] for end in range(0, len(data), 7)]
-        for place in range(len(data) if path.suffix == ".safetensors" else 0):
-            mutants.append(data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :])
+        for place in range(len(data)):
+            # every bit of the state, which says what all else must be
+            for bit in range(8) if path.suffix == ".json" else (place % 8,):
+                mutants.append(data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :])
         assert len(mutants) > 20
         for mutant in mutants:
             path.write_bytes(mutant)
-            with pytest.raises(RunFolderError):
+            with pytest.raises(RunFolderError) as raised:
                 run.read_checkpoint(1)
+            assert "step-000001" in str(raised.value) and not isinstance(raised.value, NewerFormatError)
         path.write_bytes(data)
     run.read_checkpoint(1)
 
@@ -305,17 +363,89 @@ def steps_of(run):
     )
 
 
-def test_all_that_is_later_is_dropped(run):
+def test_all_that_is_later_is_set_aside(run):
     fill(run, [0, 5, 10])
     run.mark_finished({"steps": 10})
     assert run.status() == "finished" and run.summary() == {"steps": 10}
-    run.drop_after(5)
+    checkpoint, table = run.path / "checkpoints" / "step-000010" / "state.json", run.path / "scores.jsonl"
+    wanted = {"state": checkpoint.read_bytes(), "rows": b"".join(table.read_bytes().splitlines(keepends=True)[4:])}
+    gone = run.set_aside_after(5)
+    assert str(gone) == f"1 checkpoint, 1 map, 3 rows set aside in {gone.path}"
+    assert gone.path.parent == run.path / "set-aside"
+    assert (gone.path / "checkpoints" / "step-000010" / "state.json").read_bytes() == wanted["state"]
+    assert (gone.path / "scores.jsonl").read_bytes() == wanted["rows"]
+    assert (gone.path / "maps" / "step-000010.safetensors").is_file() and (gone.path / "summary.json").is_file()
     assert steps_of(run) == ([0, 5], [0, 0, 5, 5], [0, 5], [0, 5])
     assert run.status() == "stopped" and run.summary() is None
-    run.drop_after(5)
-    run.drop_after(-1)
+    assert run.set_aside_after(5) is None
+    assert run.set_aside_after(-1).path != gone.path
     assert steps_of(run) == ([], [], [], [])
     assert run.config() == CONFIG
+
+
+def test_what_was_set_aside_goes_once_the_run_holds_it_again_and_all_else_stays(run):
+    fill(run, [0, 5, 10])
+    run.set_aside_after(0)
+    run.let_go_of_repeated()
+    assert sorted(os.listdir(run.path / "set-aside" / os.listdir(run.path / "set-aside")[0])) == [
+        "checkpoints", "maps", "scores.jsonl", "steps.jsonl",
+    ]  # fmt: skip
+    fill(run, [5])
+    run.append_steps([{"step": 10, "loss": 1.0, "step_ms": 7.0}])
+    run.append_scores([{"step": 10, "layer": 0}, {"step": 10, "layer": 1, "ari": 0.5}])
+    run.write_map(10, {"points": np.zeros(1)}, {})
+    run.write_checkpoint(10, TENSORS, {"other": 1})
+    run.let_go_of_repeated()
+    (place,) = (run.path / "set-aside").iterdir()
+    # another map, checkpoint and score; a step's time may be another
+    left = sorted(str(path.relative_to(place)) for path in place.rglob("*") if path.suffix)
+    files = ["model.safetensors", "optimizer.safetensors", "probe.safetensors", "state.json"]
+    assert left == sorted([f"checkpoints/step-000010/{name}" for name in files] + [
+        "maps/step-000010.safetensors", "scores.jsonl",
+    ])  # fmt: skip
+    (run.path / "scores.jsonl").write_bytes((place / "scores.jsonl").read_bytes())
+    for name in ("maps", "checkpoints"):
+        shutil.rmtree(run.path / name)
+        (place / name).rename(run.path / name)
+    run.let_go_of_repeated()
+    assert not (run.path / "set-aside").exists()
+
+
+def test_a_damaged_table_is_refused_before_anything_is_set_aside(run):
+    fill(run, [0, 5, 10])
+    path = run.path / "scores.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"step":5', b'"step";5', 1))
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    with pytest.raises(RunFolderError, match="scores.jsonl, line 3 is damaged"):
+        run.set_aside_after(5)
+    assert before == {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+
+
+@pytest.mark.filterwarnings("ignore::fastcluster_lm.store.TornLineWarning")
+def test_a_last_line_that_ends_but_cannot_be_read_is_kept(run):
+    fill(run, [0, 5, 10])
+    path = run.path / "steps.jsonl"
+    damaged = path.read_bytes().replace(b'"step":10', b'"step";10')
+    path.write_bytes(damaged)
+    gone = run.set_aside_after(5)
+    assert (gone.path / "steps.jsonl.damaged").read_bytes() == damaged.splitlines(keepends=True)[-1]
+    path.write_bytes(path.read_bytes().replace(b'"step":5', b'"step";5'))
+    with pytest.raises(RunFolderError, match="steps.jsonl has no row of step 5"):
+        run.set_aside_after(5)
+
+
+def test_a_full_disk_sets_nothing_aside(run, monkeypatch):
+    fill(run, [0, 5, 10])
+    before = steps_of(run)
+    real = os.write
+    with monkeypatch.context() as patch, pytest.raises(RunFolderError, match="disk is full"):
+        patch.setattr(os, "write", lambda *_: raise_full())
+        run.set_aside_after(5)
+    assert os.write is real and steps_of(run) == before
+
+
+def raise_full():
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_last_checkpoints_are_kept(run):
@@ -409,15 +539,15 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_torn_tables_warn_once_each(run):
-    fill(run, [0, 5])
+    fill(run, [0, 5, 10])
     for table in ("steps.jsonl", "scores.jsonl"):
         path = run.path / table
         path.write_bytes(path.read_bytes()[:-3])
     with pytest.warns(TornLineWarning, match="steps.jsonl"):
-        assert len(run.steps()) == 1
+        assert len(run.steps()) == 2
     with pytest.warns(TornLineWarning) as warned:
-        run.drop_after(5)
+        run.set_aside_after(5)
     assert ["scores.jsonl" in str(one.message) for one in warned] == [True, False]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert len(run.scores()) == 3
+        assert len(run.scores()) == 4

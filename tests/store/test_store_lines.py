@@ -8,7 +8,7 @@ import pytest
 
 from fastcluster_lm.errors import DataError, RunFolderError
 from fastcluster_lm.store import lines
-from fastcluster_lm.store.lines import TornLineWarning, append_lines, drop_lines_after, read_lines
+from fastcluster_lm.store.lines import SplitTable, TornLineWarning, append_lines, read_lines, split_after
 
 ROWS = [{"step": step, "text": "ä\n☃", "x": step / 7} for step in range(4)]
 
@@ -108,27 +108,25 @@ def test_damaged_middle_names_file_and_line(tmp_path, line):
     with pytest.raises(RunFolderError, match=r"rows.jsonl, line 2 is damaged"):
         read_lines(path)
     with pytest.raises(RunFolderError, match="line 2"):
-        drop_lines_after(path, 0)
+        split_after(path, 0)
     assert path.read_bytes().endswith(b'{"step": 2}\n')
 
 
-def test_dropping_keeps_the_bytes_of_earlier_lines(tmp_path):
+def test_splitting_keeps_the_bytes_of_every_line(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"step": 0,  "x": 1.50}\n{"step":5}\n{"step": 3}\n')
-    drop_lines_after(path, 3)
-    assert path.read_bytes() == b'{"step": 0,  "x": 1.50}\n{"step": 3}\n'
-    drop_lines_after(path, -1)
-    assert path.read_bytes() == b""
-    drop_lines_after(tmp_path / "absent.jsonl", 0)
-    assert not (tmp_path / "absent.jsonl").exists()
+    early, late = b'{"step": 0,  "x": 1.50}\n{"step": 3}\n', b'{"step":5}\n'
+    assert split_after(path, 3) == SplitTable(early, late, b"", torn=False, last=3)
+    assert split_after(path, -1) == SplitTable(b"", path.read_bytes(), b"", torn=False, last=None)
+    assert split_after(tmp_path / "absent.jsonl", 0) == SplitTable(b"", b"", b"", torn=False, last=None)
 
 
-def test_dropping_removes_a_torn_line_too(tmp_path):
+def test_splitting_tells_a_line_that_was_cut_off_from_a_damaged_one(tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_bytes(b'{"step": 0}\n{"step": 1')
-    with pytest.warns(TornLineWarning):
-        drop_lines_after(path, 5)
-    assert path.read_bytes() == b'{"step": 0}\n'
+    for rest, damaged in ((b'{"step": 1', b""), (b'{"step"; 1}\n', b'{"step"; 1}\n')):
+        path.write_bytes(b'{"step": 0}\n' + rest)
+        with pytest.warns(TornLineWarning):
+            assert split_after(path, 5) == SplitTable(b'{"step": 0}\n', b"", damaged, torn=not damaged, last=0)
 
 
 @pytest.mark.parametrize("step", [None, -1, True, 1.0, "1"])

@@ -153,7 +153,7 @@ def test_rows_are_those_that_a_reader_would_find(run):
     arrays, notes = run.folder.read_map(50)
     run.folder.write_map(100, arrays, notes)
     assert not follower.refresh() and follower.history.map_steps == [0, 50]
-    # a run taken up again drops what came after its checkpoint
-    run.folder.drop_after(0)
+    # a run taken up again sets aside what came after its checkpoint
+    run.folder.set_aside_after(0)
     assert follower.refresh()
     assert {row["step"] for row in follower.history.score_rows} == {0} and follower.history.map_steps == [0]
