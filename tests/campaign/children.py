@@ -28,6 +28,7 @@ class End:
     """How a child ended: with a value, an error, or a signal; or it did not end in time and was killed.
 
     ours: whether the error is one that explains itself, in one line
+    left: how many processes that it had started still ran after it
     """
 
     value: Any = None
@@ -35,6 +36,7 @@ class End:
     ours: bool = False
     signal: int = 0
     timed_out: bool = False
+    left: int = 0
     output: str = ""
     seconds: float = 0.0
 
@@ -47,10 +49,12 @@ class End:
         return self.error or f"returned {self.value!r}"
 
 
-def fork(action: Callable[[], Any], *, limit_s: float = LIMIT_S, kill_after_s: float | None = None) -> End:
+def fork(
+    action: Callable[[], Any], *, limit_s: float = LIMIT_S, kill_after_s: float | None = None, grace_s: float = 0.0
+) -> End:
     """Run an action in a child with its own session and wait for it; `kill_after_s` ends it by SIGKILL there.
 
-    What the child has started and left behind is ended with it
+    What the child has started and left behind has `grace_s` to end by itself, and is then ended
     """
     alone()
     reader, writer = os.pipe()
@@ -71,18 +75,21 @@ def fork(action: Callable[[], Any], *, limit_s: float = LIMIT_S, kill_after_s: f
             if timed_out:
                 os.kill(pid, signal.SIGKILL)
             _, status = os.waitpid(pid, 0)
-            end_session(pid)
+            left = end_session(pid, grace_s)
         seconds = time.monotonic() - started
         output.seek(0)
         printed = output.read().decode(errors="replace")
+    found: dict[str, Any] = {"left": left, "output": printed, "seconds": seconds}
     if data:
         # the child's own words; it was forked from this process
-        return End(**pickle.loads(data), output=printed, seconds=seconds)
-    if timed_out and kill_after_s is None:
-        return End(timed_out=True, output=printed, seconds=seconds)
-    if os.WIFSIGNALED(status):
-        return End(signal=os.WTERMSIG(status), output=printed, seconds=seconds)
-    return End(error=f"exit status {os.waitstatus_to_exitcode(status)}", output=printed, seconds=seconds)
+        found |= pickle.loads(data)
+    elif timed_out and kill_after_s is None:
+        found["timed_out"] = True
+    elif os.WIFSIGNALED(status):
+        found["signal"] = os.WTERMSIG(status)
+    else:
+        found["error"] = f"exit status {os.waitstatus_to_exitcode(status)}"
+    return End(**found)
 
 
 def alone() -> None:
@@ -104,11 +111,15 @@ def warm() -> None:
     alone()
 
 
-def end_session(leader: int) -> None:
-    """Kill every process of a session; one that has left it (a server that made its own) is not found."""
-    for pid in session(leader):
+def end_session(leader: int, grace_s: float) -> int:
+    """Kill the processes of a session that have not ended by then; say how many. One that left it is not found."""
+    ends_at = time.monotonic() + grace_s
+    while (found := session(leader)) and time.monotonic() < ends_at:
+        time.sleep(0.05)
+    for pid in found:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    return len(found)
 
 
 def session(leader: int) -> list[int]:

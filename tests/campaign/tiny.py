@@ -53,15 +53,28 @@ def _stop_hooks(step: int) -> Hooks:
     )
 
 
-def contents(path: Path) -> dict[str, Any]:
-    """Read all that a run leaves, by file, timings left out: checkpoints through their digests, maps and rows as bytes.
+def read_all(path: Path) -> list[int]:
+    """Read each table, map and checkpoint of a run as its readers do; give the steps that have a checkpoint.
 
-    Errors: RunFolderError, ValueError if something cannot be read
+    Errors: RunFolderError if one cannot be read, or a folder with a checkpoint's name holds none
     """
     folder = RunFolder.open(path)
-    for step in folder.checkpoint_steps():
-        folder.read_checkpoint(step)
     folder.config(), folder.environment(), folder.scores(), folder.steps(), folder.summary()
+    for step in folder.map_steps():
+        folder.read_map(step)
+    steps = sorted(int(entry.name.removeprefix("step-")) for entry in (path / "checkpoints").glob("step-*"))
+    for step in steps:
+        folder.read_checkpoint(step)
+    assert steps == folder.checkpoint_steps()
+    return steps
+
+
+def contents(path: Path) -> dict[str, Any]:
+    """Read all that a finished run leaves, by file, but what the clock alone decides.
+
+    Errors: as read_all
+    """
+    read_all(path)
     found: dict[str, Any] = {}
     for file in sorted(entry for entry in path.rglob("*") if entry.is_file() and entry.name != "lock"):
         name, data = str(file.relative_to(path)), file.read_bytes()
