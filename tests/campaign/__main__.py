@@ -13,8 +13,6 @@ import click  # noqa: E402
 
 from tests.campaign.schedule import Row, long_rows, names, short_rows  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @click.command()
 @click.option(
@@ -36,8 +34,6 @@ def main(
         return
     if unknown := set(only) - set(known):
         raise click.BadParameter(f"expected one of {', '.join(known)}, got {unknown.pop()}", param_hint="--only")
-    # the root off the path, where libraries would take our `kernels` for another package
-    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
     from tests.campaign import children
 
     children.warm()

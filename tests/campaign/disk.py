@@ -31,6 +31,7 @@ STEPS = 24
 KILLED = 17
 NEWEST = 14
 WHERE = ("run", "resume")
+CONTENT = ("open to read", "read", "pread")
 
 
 class Failure(NamedTuple):
@@ -101,12 +102,22 @@ def _failures(times: int, draw: random.Random, folder: Path) -> tuple[list[Failu
                 found.append(Failure(where, number, call, "ENOSPC"))
                 found.append(Failure(where, number, call, "ENOSPC", for_good=True))
     draw.shuffle(found)
-    # a few tries must see each kind of call in both, reads of a resume too
+    # a few tries must see all that a resume reads, whose failure could lose most, and each kind of call in both
+    files = {_file(failure): failure for failure in found if failure.where == "resume" and _call(failure) in CONTENT}
     kinds: dict[tuple[str, bool, str], list[Failure]] = {}
     for failure in found:
-        kinds.setdefault((failure.where, failure.call.split(" of ")[0] in READING, failure.error), []).append(failure)
+        kinds.setdefault((failure.where, _call(failure) in READING, failure.error), []).append(failure)
     turns = [failure for turn in zip_longest(*kinds.values()) for failure in turn if failure is not None]
-    return turns[:times], len(found)
+    return list(dict.fromkeys([*files.values(), *turns]))[:times], len(found)
+
+
+def _call(failure: Failure) -> str:
+    return failure.call.partition(" of ")[0]
+
+
+def _file(failure: Failure) -> tuple[str, str]:
+    """Name the call and the kind of file: checkpoints of all steps are one."""
+    return _call(failure), Path(failure.call.partition(" of ")[2]).name
 
 
 def _failing(folder: Path, failure: Failure) -> Any:
