@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -12,6 +12,11 @@ from fastcluster_lm.errors import ConfigError, nearest_name
 
 # of run.toml; one that names none is of the first
 RUN_FORMAT = 1
+# tables of a run.toml that are no part of its config
+NO_CONFIG = ("changes", "resolved", "taskset")
+# what may be changed when a run is resumed: what its later steps depend on, and what is kept of them
+TRAINING_CHANGES = ("training.learning_rate", "training.grad_clip")
+RECORD_CHANGES = ("training.checkpoint_every", "training.keep_checkpoints")
 # the largest that every generator here takes
 MAX_SEED = 2**32 - 1
 
@@ -227,10 +232,12 @@ def config_to_dict(config: RunConfig) -> dict[str, Any]:
     return _plain(config)
 
 
-def load_config(path: str | Path, base: RunConfig | None = None) -> RunConfig:
+def load_config(path: str | Path, base: RunConfig | None = None, *, chosen: Collection[str] = ()) -> RunConfig:
     """Read a TOML file over a config; a relative `tasks.file` is taken from the file's own folder.
 
-    Errors: ConfigError if there is no such file, it is not TOML, or a key or value is wrong
+    chosen names keys that the caller will set, whatever the file says
+    Errors: ConfigError if there is no such file, it is not TOML, or a key or value is wrong; for the run.toml of a run
+            whose training was changed on its way, which no one configuration repeats, unless the caller chose a value
     """
     path = Path(path)
     try:
@@ -246,11 +253,40 @@ def load_config(path: str | Path, base: RunConfig | None = None) -> RunConfig:
         )
     if "taskset" in values:
         # the run.toml of a run: what was resolved there is decided anew, and its task set is its own file
-        values = {key: value for key, value in values.items() if key not in ("format", "resolved", "taskset")}
+        _check_repeatable(path, values, chosen)
+        values = {key: value for key, value in values.items() if key not in ("format", *NO_CONFIG)}
     tasks = values.get("tasks")
     if isinstance(tasks, dict) and isinstance(tasks.get("file"), str) and tasks["file"]:
         tasks["file"] = str((path.parent / tasks["file"]).resolve())
     return config_from_dict(values, base, origin=str(path))
+
+
+def _check_repeatable(path: Path, values: Mapping[str, Any], chosen: Collection[str]) -> None:
+    for step, was, now in changes_of(values, str(path)):
+        for key in now:
+            if key in TRAINING_CHANGES and key not in chosen:
+                raise ConfigError(
+                    f"{path}: {key} was changed from {was[key]} to {now[key]} after step {step} of that run, so no one "
+                    f"configuration repeats it; choose a value for the whole run: -s {key}={was[key]}"
+                )
+
+
+def changes_of(values: Mapping[str, Any], origin: str) -> list[tuple[int, dict[str, Any], dict[str, Any]]]:
+    """List how a run changed on its way, as its run.toml says: after which step, what was and what is since, by key.
+
+    Errors: ConfigError for an entry that does not say these
+    """
+    entries = values.get("changes", [])
+    found = []
+    for entry in entries if isinstance(entries, list) else [entries]:
+        known = entry if isinstance(entry, dict) else {}
+        step, was, now = known.get("step"), known.get("was"), known.get("now")
+        if type(step) is not int or not isinstance(was, dict) or not isinstance(now, dict):
+            raise ConfigError(f"{origin}: changes: expected entries with step, was and now, got {entry!r}")
+        if any(key in now and key not in was for key in TRAINING_CHANGES):
+            raise ConfigError(f"{origin}: changes: expected what was beside what is since, got {entry!r}")
+        found.append((step, was, now))
+    return found
 
 
 def preset_names() -> list[str]:
@@ -301,6 +337,11 @@ def differing_keys(one: RunConfig, other: RunConfig) -> list[str]:
     """Name the keys whose values differ, as dotted names."""
     left, right = _flat(config_to_dict(one)), _flat(config_to_dict(other))
     return sorted(key for key in left if left[key] != right[key])
+
+
+def value_of(config: RunConfig, key: str) -> Any:
+    """Give the value of a dotted key."""
+    return _flat(config_to_dict(config))[key]
 
 
 def describe_settings() -> list[tuple[str, str, Any, str]]:

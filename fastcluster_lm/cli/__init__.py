@@ -47,6 +47,7 @@ def main() -> None:
 @click.option("--out", type=click.Path(path_type=Path), metavar="RUN", help="New run folder; dated under runs/.")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with a run that was stopped.")
 @click.option("--from-step", type=click.IntRange(min=0), metavar="N", help="With --resume: the checkpoint; 0 is none.")
+@click.option("--on-this-machine", is_flag=True, help="With --resume: go on though the machine gives other bits.")
 @click.option("--live", is_flag=True, help="Show the run in a browser on this machine, as `fclm watch` does.")
 @click.option("--tensorboard", is_flag=True, help="Write TensorBoard event files to RUN/tensorboard too.")
 @verbose
@@ -62,6 +63,7 @@ def train(
     out: Path | None,
     resume: Path | None,
     from_step: int | None,
+    on_this_machine: bool,
     live: bool,
     tensorboard: bool,
 ) -> None:
@@ -90,14 +92,15 @@ def train(
     def lay_over(stored: RunConfig | None = None) -> RunConfig:
         config = stored if stored is not None and preset is None else load_preset(preset or "tiny")
         if config_file is not None:
-            config = load_config(config_file, config)
+            config = load_config(config_file, config, chosen=[text.partition("=")[0].strip() for text in typed])
         if probe_points is not None and not any(text.startswith("probe.map_points=") for text in assignments):
             # a smaller probe set takes its map along
             typed.append(f"probe.map_points={min(config.probe.map_points, probe_points)}")
         return apply_settings(config, typed)
 
-    if from_step is not None and resume is None:
-        raise ConfigError("--from-step: expected with --resume RUN alone; a new run begins at step 0")
+    if resume is None and (from_step is not None or on_this_machine):
+        option = "--on-this-machine" if on_this_machine else "--from-step"
+        raise ConfigError(f"{option}: expected with --resume RUN alone; a new run begins here, at step 0")
     if resume is not None and out is not None:
         raise ConfigError(f"expected one of --out and --resume, got both; --resume goes on writing to {resume}")
     config = wiring.RunFolder.open(resume) if resume is not None else lay_over()
@@ -122,7 +125,9 @@ def train(
         if resume is None:
             outcome = wiring.start_run(run_config, path, hooks)
         else:
-            outcome = wiring.resume_run(resume, hooks, wanted=lay_over, from_step=from_step)
+            outcome = wiring.resume_run(
+                resume, hooks, wanted=lay_over, from_step=from_step, on_this_machine=on_this_machine
+            )
     if not outcome.finished:
         click.echo(f"stopped; go on with: fclm train --resume {path}", err=True)
         sys.exit(128 + caught[0])

@@ -9,10 +9,21 @@ from typing import Any
 
 import torch
 
-from fastcluster_lm.config import RunConfig, config_from_dict, config_to_dict, differing_keys
+from fastcluster_lm.config import (
+    NO_CONFIG,
+    RECORD_CHANGES,
+    TRAINING_CHANGES,
+    RunConfig,
+    config_from_dict,
+    config_to_dict,
+    differing_keys,
+    value_of,
+)
 from fastcluster_lm.device import describe_environment
+from fastcluster_lm.engine.changes import values_at, with_change
 from fastcluster_lm.engine.checkpoint import checkpoint_to_resume, load_checkpoint
 from fastcluster_lm.engine.loop import Hooks, Loop, Row, train
+from fastcluster_lm.engine.machine import check_unmoved, describe_moved, moved_facts, nearest_facts, unknown_facts
 from fastcluster_lm.engine.rooms import BuildModel, Rooms
 from fastcluster_lm.errors import ConfigError
 from fastcluster_lm.model import GPT2
@@ -78,13 +89,17 @@ def resume_run(
     *,
     wanted: Callable[[RunConfig], RunConfig] | None = None,
     from_step: int | None = None,
+    on_this_machine: bool = False,
 ) -> RunOutcome:
     """Go on with a run from its newest checkpoint, bit for bit; a finished run is left as it is.
 
-    `wanted` gives the config asked for from the stored one; if they differ the run is not touched. from_step names an
-    earlier checkpoint, or 0 for the beginning, and takes up a finished run too. Nothing in the folder changes before
-    the checkpoint is loaded whole; what is later is then set aside, not removed.
-    Errors: ConfigError naming the keys that differ; RunFolderError if the folder, or the checkpoint, cannot be read
+    `wanted` gives the config asked for from the stored one; a few keys may be changed (TRAINING_CHANGES and
+    RECORD_CHANGES), if others differ the run is not touched. from_step names an earlier checkpoint, or 0 for the
+    beginning, and takes up a finished run too. on_this_machine goes on where a fact of the machine would change the
+    bits of the steps to come. run.toml says what changed, and from which step on. Nothing in the folder changes
+    before the checkpoint is loaded whole; what is later is then set aside, not removed.
+    Errors: ConfigError naming the keys that differ; UsageError naming the facts that do; RunFolderError if the folder,
+            or the checkpoint, cannot be read
     """
     folder, hooks = RunFolder.open(path), hooks or Hooks()
     stored = folder.config()
@@ -92,22 +107,27 @@ def resume_run(
     asked = wanted(config) if wanted else config
     # where probes run changes no byte, and is for the machine at hand to say
     config = replace(config, probe=replace(config.probe, worker=asked.probe.worker))
-    differing = differing_keys(config, asked)
-    if differing:
+    changeable = (*TRAINING_CHANGES, *RECORD_CHANGES)
+    if differing := [key for key in differing_keys(config, asked) if key not in changeable]:
         raise ConfigError(
             f"--resume: expected the configuration stored in {path}, got other values for {', '.join(differing)}; "
-            "leave those options out, or start a new run"
+            f"leave those options out, or start a new run; only {', '.join(changeable)} may change"
         )
     if folder.status() == "finished" and from_step is None:
         return RunOutcome(folder, finished=True, already_finished=True)
     with folder.lock():
         step = checkpoint_to_resume(folder, from_step)
-        # engine and threads were decided when the run began, and are kept: the bits of a run depend on both
-        decided = stored["resolved"]
+        # device, threads and engine were decided when the run began, and are kept: its bits depend on them
+        begun = values_at(stored, step)
+        here = nearest_facts(begun["resolved"])
+        moved, unknown = moved_facts(begun["resolved"], here), unknown_facts(begun["resolved"], here)
+        if step and not on_this_machine:
+            check_unmoved(str(path), begun["resolved"], moved)
         config = replace(
-            config,
-            scores=replace(config.scores, engine=decided["engine"]),
-            training=replace(config.training, threads=decided["threads"]),
+            asked,
+            device=here["device"].partition(":")[0],
+            scores=replace(asked.scores, engine=here["engine"]),
+            training=replace(asked.training, threads=here["threads"]),
         )
         run = Rooms(config, taskset_from_dict(stored["taskset"]))
         if step:
@@ -118,8 +138,40 @@ def resume_run(
         gone = folder.set_aside_after(step or -1)
         if gone is not None:
             hooks.note(f"{gone}, later than step {step}")
+        _record_changes(folder, stored, begun, step, asked, {**moved, **unknown}, hooks.note)
         finished = train(run, folder, hooks)
     return RunOutcome(folder, finished, resumed_from=step)
+
+
+def _record_changes(
+    folder: RunFolder,
+    stored: Mapping[str, Any],
+    begun: Mapping[str, Any],
+    step: int,
+    asked: RunConfig,
+    facts: Mapping[str, Any],
+    note: Callable[[str], None],
+) -> None:
+    """Write into run.toml what is other from this step on than when the run began, and say it.
+
+    stored is run.toml as it is, begun as it was at that step; facts are those of the machine that are new or unknown
+    """
+    resolved, before = begun["resolved"], stored_config(begun, str(folder.path))
+    settings = {
+        key: value_of(asked, key)
+        for key in differing_keys(before, asked)
+        if key in (*TRAINING_CHANGES, *RECORD_CHANGES)
+    }
+    if known := {key: value for key, value in facts.items() if key in resolved}:
+        note(f"on this machine from step {step} on: {describe_moved(resolved, known)}")
+    if unknown := [key for key in facts if key not in resolved]:
+        note(f"run.toml, of an earlier version, does not say {', '.join(unknown)}: not compared, and written there now")
+    if settings:
+        said = (f"{key} {value_of(before, key)} -> {value}" for key, value in settings.items())
+        note(f"from step {step} on: {', '.join(said)}")
+    now = with_change(begun, step, {**{f"resolved.{key}": value for key, value in facts.items()}, **settings})
+    if now != stored:
+        folder.rewrite_config(now)
 
 
 def stored_config(stored: Mapping[str, Any], origin: str) -> RunConfig:
@@ -132,7 +184,7 @@ def stored_config(stored: Mapping[str, Any], origin: str) -> RunConfig:
             f"{origin}: expected a run that `fclm train` made, got one of a probe attached to another loop, or of "
             "`fclm probe`; what trained that model is what can repeat it or go on with it"
         )
-    values = {key: value for key, value in stored.items() if key not in ("resolved", "taskset")}
+    values = {key: value for key, value in stored.items() if key not in NO_CONFIG}
     return config_from_dict(values, origin=origin)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fastcluster_lm.engine.rooms import Rooms
-from fastcluster_lm.errors import FclmError, RunFolderError
+from fastcluster_lm.errors import FclmError, RunFolderError, TrainingError
 from fastcluster_lm.probe import ProbeRunner, SavedState
 from fastcluster_lm.store import RowQueue, RunFolder
 from fastcluster_lm.training import StepResult
@@ -41,6 +41,9 @@ def train(run: Rooms, folder: RunFolder, hooks: Hooks) -> bool:
     runner = run.start_runner()
     try:
         finished = Loop(run, folder, runner, hooks).run()
+    except TrainingError as error:
+        lower = f"training.learning_rate={run.config.training.learning_rate / 2:g}"
+        raise TrainingError(f"{error}: fclm train --resume {folder.path} -s {lower}") from error
     finally:
         if runner is not None:
             runner.close()

@@ -10,6 +10,7 @@ import torch
 from fastcluster_lm.config import ModelConfig, RunConfig, config_to_dict
 from fastcluster_lm.data import Vocabulary, build_instances, split_instructions
 from fastcluster_lm.device import Device, choose_device, cpu_cores, generator, worker_policy
+from fastcluster_lm.engine.machine import machine_facts
 from fastcluster_lm.kernels import native
 from fastcluster_lm.model import GPT2, LanguageModel
 from fastcluster_lm.probe import (
@@ -73,9 +74,8 @@ class Rooms:
         """Say what was decided, and why, once the rooms are built."""
         probe = self.probe.resolved() if self.probe else {}
         return {
-            "device": str(self.device.torch_device),
+            **machine_facts(self.device.torch_device, self.device.threads, self.engine.name),
             "device_reason": self.device.reason,
-            "threads": self.device.threads,
             "compiled": self.trainer.compiled,
             "compile_reason": self.trainer.compile_reason,
             "graphed": self.trainer.graphed,
@@ -86,7 +86,6 @@ class Rooms:
             "block_reason": self.trainer.block_reason,
             "head": "fused" if self.trainer.fused_head else "plain",
             "head_reason": self.trainer.head_reason,
-            "engine": self.engine.name,
             "engine_reason": self.engine_reason,
             "engine_notes": list(self.engine.notes),
             "probe_worker": self.beside,

@@ -91,6 +91,13 @@ class RunFolder:
         check_format(path, config.pop("format", RUN_FORMAT), RUN_FORMAT)
         return config
 
+    def rewrite_config(self, config: Mapping[str, object]) -> None:
+        """Write run.toml anew, whole or not at all; only for the holder of the lock.
+
+        Errors: DataError if something cannot be stored; RunFolderError if the disk refuses
+        """
+        replace_file(self.path / "run.toml", _encode_toml({"format": RUN_FORMAT, **config}))
+
     def environment(self) -> dict[str, object]:
         """Read environment.json: versions, device, engine, as the run found them.
 

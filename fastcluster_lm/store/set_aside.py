@@ -16,6 +16,7 @@ PLACE = "set-aside"
 # scores first, so that no step lacks its own
 TABLES = ("scores.jsonl", "steps.jsonl")
 SUMMARY = "summary.json"
+CONFIG = "run.toml"
 # what the clock says of a step; all else comes out the same when the step is taken again
 TIMES = ("step_ms", "probe_ms", "probe_wait_ms", "tokens_per_s")
 
@@ -65,6 +66,8 @@ def set_aside_after(run: Path, step: int) -> SetAside | None:
                 for kept, data in ((name, table.later), (f"{name}.damaged", table.damaged)):
                     if data:
                         replace_file(place / kept, data)
+            # what it was made with
+            replace_file(place / CONFIG, (run / CONFIG).read_bytes())
             if finished:
                 os.replace(run / SUMMARY, place / SUMMARY)
                 sync_folder(run)
@@ -105,8 +108,11 @@ def let_go_of_repeated(run: Path, summary: Mapping[str, Any] | None = None) -> N
                     (place / name).unlink()
             if (place / SUMMARY).is_file() and _same_summary(read_json(place / SUMMARY), summary):
                 (place / SUMMARY).unlink()
-            for folder in (place / "maps", place / "checkpoints", place):
+            for folder in (place / "maps", place / "checkpoints"):
                 _remove_if_empty(folder)
+            if [path.name for path in place.iterdir()] == [CONFIG]:
+                (place / CONFIG).unlink()
+            _remove_if_empty(place)
         _remove_if_empty(run / PLACE)
 
 

@@ -139,7 +139,7 @@ def _check_loss(value: float, step: int) -> None:
     if not math.isfinite(value):
         raise TrainingError(
             f"step {step}: expected a finite loss, got {value}; "
-            "resume from the last checkpoint with a lower training.learning_rate"
+            "go on from the last checkpoint with a lower training.learning_rate"
         )
 
 
@@ -147,5 +147,5 @@ def _check_norm(grad_norm: float, value: float, step: int) -> None:
     if not math.isfinite(grad_norm):
         raise TrainingError(
             f"step {step}: expected a finite gradient, got norm {grad_norm} at loss {value:.4g}; "
-            "resume from the last checkpoint with a lower training.learning_rate"
+            "go on from the last checkpoint with a lower training.learning_rate"
         )

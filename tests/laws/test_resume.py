@@ -34,7 +34,9 @@ def maps_hash(folder: RunFolder) -> str:
 def stop_after(step: int) -> Hooks:
     """Stop a run once this many steps are done."""
     seen = []
-    return Hooks(on_step=lambda row, scores: seen.append(row["step"]), should_stop=lambda: seen[-1] >= step)
+    return Hooks(
+        on_step=lambda row, scores: seen.append(row["step"]), should_stop=lambda: bool(seen) and seen[-1] >= step
+    )
 
 
 @pytest.mark.parametrize("stop", [1, 4, 5, 6, 8, 11])
@@ -74,15 +76,15 @@ def test_a_finished_run_is_left_as_it_is(small, tmp_path):
 def test_another_config_is_refused_with_the_keys_that_differ(small, tmp_path):
     start_run(small, tmp_path / "run", stop_after(5))
     before = scores_hash(RunFolder.open(tmp_path / "run"))
-    other = replace(small, training=replace(small.training, learning_rate=1.0))
-    with pytest.raises(ConfigError, match="other values for training.learning_rate"):
+    other = replace(small, training=replace(small.training, weight_decay=1.0, learning_rate=1.0))
+    with pytest.raises(ConfigError, match="other values for training.weight_decay; .*only training.learning_rate"):
         resume_run(tmp_path / "run", wanted=lambda stored: other)
     assert scores_hash(RunFolder.open(tmp_path / "run")) == before
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(small, tmp_path):
     hot = replace(small, training=replace(small.training, learning_rate=1e30, warmup_steps=5, grad_clip=0.0))
-    with pytest.raises(TrainingError, match="resume from the last checkpoint"):
+    with pytest.raises(TrainingError, match="go on from the last checkpoint"):
         start_run(replace(hot, training=replace(hot.training, checkpoint_every=1)), tmp_path / "run")
     folder = RunFolder.open(tmp_path / "run")
     assert folder.latest_checkpoint() is not None

@@ -388,7 +388,7 @@ def test_what_was_set_aside_goes_once_the_run_holds_it_again_and_all_else_stays(
     run.set_aside_after(0)
     run.let_go_of_repeated()
     assert sorted(os.listdir(run.path / "set-aside" / os.listdir(run.path / "set-aside")[0])) == [
-        "checkpoints", "maps", "scores.jsonl", "steps.jsonl",
+        "checkpoints", "maps", "run.toml", "scores.jsonl", "steps.jsonl",
     ]  # fmt: skip
     fill(run, [5])
     run.append_steps([{"step": 10, "loss": 1.0, "step_ms": 7.0}])
@@ -401,7 +401,7 @@ def test_what_was_set_aside_goes_once_the_run_holds_it_again_and_all_else_stays(
     left = sorted(str(path.relative_to(place)) for path in place.rglob("*") if path.suffix)
     files = ["model.safetensors", "optimizer.safetensors", "probe.safetensors", "state.json"]
     assert left == sorted([f"checkpoints/step-000010/{name}" for name in files] + [
-        "maps/step-000010.safetensors", "scores.jsonl",
+        "maps/step-000010.safetensors", "run.toml", "scores.jsonl",
     ])  # fmt: skip
     (run.path / "scores.jsonl").write_bytes((place / "scores.jsonl").read_bytes())
     for name in ("maps", "checkpoints"):
