@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastcluster_lm.errors import ConfigError, nearest_name
+from fastcluster_lm.untrusted import read_toml
 
 # of run.toml; one that names none is of the first
 RUN_FORMAT = 1
@@ -241,10 +242,12 @@ def load_config(path: str | Path, base: RunConfig | None = None, *, chosen: Coll
     """
     path = Path(path)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = read_toml(path)
     except FileNotFoundError:
         raise ConfigError(f"{path}: expected a TOML file, found none") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a TOML file, got one that cannot be read: {error.strerror}") from error
+    except ValueError as error:
         raise ConfigError(f"{path}: expected a TOML file, got one that cannot be read: {error}") from error
     if values.get("format", RUN_FORMAT) != RUN_FORMAT:
         raise ConfigError(

@@ -190,16 +190,18 @@ for command in (bench, doctor, export, probe, report, study, watch):
 def runs(root: Path | None, form: str) -> None:
     """List the run folders in ROOT; without it, those in `runs`, if there are any yet.
 
+    A run that cannot be read is listed with what is wrong with it.
+
     \b
     Example:
       fclm runs --json
     """
     from fastcluster_lm.store import list_runs
-    from fastcluster_lm.views import print_rows, run_overview
+    from fastcluster_lm.views import RUN_COLUMNS, print_rows, run_overview
 
     folders = [] if root is None and not Path("runs").exists() else list_runs(root or Path("runs"))
     rows = [run_overview(folder) for folder in folders]
-    print_rows(rows, tuple(rows[0]) if rows else ("run",), format=form, stream=sys.stdout)
+    print_rows(rows, RUN_COLUMNS if rows else ("run",), format=form, stream=sys.stdout)
 
 
 @main.command()

@@ -1,14 +1,23 @@
-"""Named numpy arrays to and from the bytes of a safetensors file; nothing is unpickled, and no file is opened here."""
+"""Named numpy arrays to and from safetensors files, whose headers are checked first; nothing is unpickled."""
 
 import json
+import os
 import struct
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from fastcluster_lm.errors import DataError
+from fastcluster_lm.store.files import decode_object
+from fastcluster_lm.store.schemas import TensorEntry, check
+from fastcluster_lm.untrusted import MIB, opened_regular, read_piece
+
+# the format itself allows a header of 100 MB; one of a model of a thousand layers has 1 MB
+MOST_HEADER = 16 * MIB
 
 Arrays = dict[str, np.ndarray]
 
@@ -48,16 +57,52 @@ def _with_sorted_text(data: bytes) -> bytes:
     return struct.pack("<Q", len(text)) + text + data[8 + header_size :]
 
 
+def read_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
+    """Read the arrays and the text of a safetensors file, whose header is checked before the rest is read.
+
+    Errors: as for decode_arrays; OSError as for opened_regular
+    """
+    with opened_regular(path) as descriptor:
+        size = os.fstat(descriptor).st_size
+        first = read_piece(descriptor, 0, 8)
+        _read_header(read_piece(descriptor, 0, 8 + _header_length(first, size)), size)
+        data = read_piece(descriptor, 0, size)
+    return decode_arrays(data)
+
+
 def decode_arrays(data: bytes) -> tuple[Arrays, dict[str, str]]:
-    """Read the arrays and the text of a safetensors file.
+    """Read the arrays and the text of a safetensors file from its bytes.
 
     Errors: DataError if the bytes are not such a file, or hold a dtype that numpy lacks
     """
+    _, metadata = _read_header(data, len(data))
     try:
-        arrays = load(data)
-        # load has checked the header; it only keeps the text in it to itself
-        (header_size,) = struct.unpack("<Q", data[:8])
-        metadata = json.loads(data[8 : 8 + header_size]).get("__metadata__", {})
+        return load(data), metadata
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise DataError(f"expected a safetensors file, found {error}") from error
-    return arrays, metadata
+
+
+def _read_header(data: bytes, size: int) -> tuple[dict[str, Any], dict[str, str]]:
+    """Read what the first bytes of a file say of each tensor, and the text; both agree with the size of the file.
+
+    Errors: DataError if they do not, or are no such header
+    """
+    length = _header_length(data[:8], size)
+    try:
+        entries = decode_object(data[8 : 8 + length])
+        metadata: Any = entries.pop("__metadata__", {})
+        check(metadata, dict[str, str])
+        check(entries, dict[str, TensorEntry])
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"expected a safetensors file, found a header with {error}") from error
+    end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)  # type: ignore[index]
+    if 8 + length + end != size:
+        raise DataError(f"expected a safetensors file of {8 + length + end} bytes, as its header says, found {size}")
+    return entries, metadata
+
+
+def _header_length(first: bytes, size: int) -> int:
+    length = int.from_bytes(first, "little")
+    if len(first) < 8 or not 2 <= length <= min(size - 8, MOST_HEADER):
+        raise DataError(f"expected a safetensors file, found a header of {length} bytes in a file of {size}")
+    return length

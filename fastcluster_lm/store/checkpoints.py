@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,11 +16,14 @@ from fastcluster_lm.store.files import (
     decode_object,
     encode_json,
     explaining,
+    fitting,
     publish_folder,
     remove_temporaries,
     temporary_sibling,
     write_new_file,
 )
+from fastcluster_lm.store.schemas import CheckpointRecord, check
+from fastcluster_lm.untrusted import MOST_JSON, read_regular
 
 # 1 had no digest of the state itself
 FORMAT = 2
@@ -106,9 +110,9 @@ def read_checkpoint(folder: Path, step: int) -> tuple[dict[str, Arrays], dict[st
         raise RunFolderError(f"{folder} has no checkpoint of step {step}; whole ones: {known}")
     files, state = _read_record(path)
     tensors: dict[str, Arrays] = {}
-    for name, (_, digest) in files.items():
+    for name, (size, digest) in files.items():
         with explaining("read", path / name):
-            data = (path / name).read_bytes()
+            data = read_regular(path / name, most_bytes=size)
         if _digest(data) != digest:
             raise RunFolderError(f"{path / name} is damaged: it is not what was written")
         try:
@@ -150,19 +154,17 @@ def _digest(data: bytes) -> str:
 
 def _read_record(path: Path) -> tuple[dict[str, tuple[int, str]], dict[str, object]]:
     record = _unsealed(path / STATE_FILE)
-    files, state = record.get("files"), record.get("state")
-    damaged = RunFolderError(f"{path / STATE_FILE} is damaged: expected a step with its files and state")
-    if record.get("step") != step_of(path.name) or not isinstance(files, dict) or not isinstance(state, dict):
-        raise damaged
+    if record["step"] != step_of(path.name):
+        raise RunFolderError(
+            f"{path / STATE_FILE} is damaged: expected step {step_of(path.name)}, found {record['step']}"
+        )
     found: dict[str, tuple[int, str]] = {}
-    for name, entry in files.items():
-        size, digest = (entry.get("bytes"), entry.get("sha256")) if isinstance(entry, dict) else (None, None)
-        group = name.removesuffix(".safetensors")
+    for name, entry in record["files"].items():
         # a name with a slash would lead out of the folder
-        if not PLAIN_NAME.fullmatch(group) or not isinstance(size, int) or not isinstance(digest, str):
-            raise damaged
-        found[name] = (size, digest)
-    return found, state
+        if not PLAIN_NAME.fullmatch(name.removesuffix(".safetensors")):
+            raise RunFolderError(f"{path / STATE_FILE} is damaged: files: {name!r} is no name of a file here")
+        found[name] = (entry["bytes"], entry["sha256"])
+    return found, record["state"]
 
 
 def _seal(data: bytes) -> bytes:
@@ -171,21 +173,23 @@ def _seal(data: bytes) -> bytes:
     return sealed + f' "sha256": "{_digest(sealed)}"\n}}\n'.encode()
 
 
-def _unsealed(path: Path) -> dict[str, object]:
+def _unsealed(path: Path) -> dict[str, Any]:
     """Read the state's file and check its digest; the oldest format has none.
 
     Errors: RunFolderError if it is missing or damaged; NewerFormatError
     """
     with explaining("read", path):
-        data = path.read_bytes()
+        data = read_regular(path, most_bytes=MOST_JSON)
     sealed = SEALED.fullmatch(data)
     if sealed and _digest(sealed["sealed"]) != sealed["digest"].decode():
         raise RunFolderError(f"{path} is damaged: it is not what was written")
     try:
-        record = decode_object(data)
+        record: dict[str, Any] = decode_object(data)
     except (ValueError, RecursionError) as error:
         raise RunFolderError(f"{path} is damaged: expected a JSON object, found {error}") from error
     check_format(path, record.get("format"), FORMAT)
     if record["format"] != 1 and not sealed:
         raise RunFolderError(f"{path} is damaged: expected its digest at the end")
+    with fitting(path):
+        check(record, CheckpointRecord)
     return record

@@ -9,9 +9,11 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from fastcluster_lm.errors import DataError, NewerFormatError, RunExistsError, RunFolderError
+from fastcluster_lm.store.schemas import check
+from fastcluster_lm.untrusted import MOST_JSON, read_regular
 
 # leftovers of a crash are recognised by this piece of their name
 TEMPORARY = ".tmp-"
@@ -171,17 +173,32 @@ def encode_json(value: object, what: str) -> bytes:
     return (json.dumps(value, allow_nan=False, indent=1) + "\n").encode()
 
 
-def read_json(path: Path) -> dict[str, object]:
-    """Read a JSON object from a file.
+def read_json(path: Path, schema: Any = dict) -> dict[str, Any]:
+    """Read a JSON object that fits a schema from a file.
 
-    Errors: RunFolderError naming the file, if it is missing or damaged
+    Errors: RunFolderError naming the file, if it is missing, damaged, or does not fit
     """
     with explaining("read", path):
-        data = path.read_bytes()
+        data = read_regular(path, most_bytes=MOST_JSON)
     try:
-        return decode_object(data)
+        found = decode_object(data)
     except (ValueError, RecursionError) as error:
         raise RunFolderError(f"{path} is damaged: expected a JSON object, found {error}") from error
+    with fitting(path):
+        check(found, schema)
+    return found
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Turn a ValueError of the body, which says what of a file's contents is wrong, into one that names the file.
+
+    Errors: RunFolderError
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise RunFolderError(f"{path} is damaged: {error}") from error
 
 
 def decode_object(data: bytes) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """The run folder: the one place that knows which file of a run holds what; it trains, scores and draws nothing."""
 
+import os
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,11 +13,12 @@ import tomli_w
 from fastcluster_lm.config import RUN_FORMAT
 from fastcluster_lm.errors import DataError, RunFolderError, nearest_name
 from fastcluster_lm.store import checkpoints, lines, lock, set_aside
-from fastcluster_lm.store.arrays import Arrays, decode_arrays, encode_arrays
+from fastcluster_lm.store.arrays import Arrays, encode_arrays, read_arrays
 from fastcluster_lm.store.files import (
     check_format,
     encode_json,
     explaining,
+    fitting,
     new_folder,
     read_json,
     remove_folder,
@@ -26,8 +27,10 @@ from fastcluster_lm.store.files import (
     write_new_file,
 )
 from fastcluster_lm.store.rows import SCORE_COLUMNS, STEP_COLUMNS, score_row, step_row
+from fastcluster_lm.store.schemas import ScoreRow, StepRow, Summary, check_run
 from fastcluster_lm.store.set_aside import SetAside
 from fastcluster_lm.store.tail import LineTail
+from fastcluster_lm.untrusted import read_toml
 
 # a map that names none is of the first
 MAP_FORMAT = 1
@@ -70,25 +73,25 @@ class RunFolder:
         Errors: RunFolderError if there is no such folder or it has no run.toml, naming the run that may be meant
         """
         path = Path(path)
-        if not path.is_dir():
-            raise RunFolderError(f"there is no run folder {path}{_nearest_run(path)}")
-        if not (path / "run.toml").is_file():
+        with explaining("open", path):
+            if not path.is_dir():
+                raise RunFolderError(f"there is no run folder {path}{_nearest_run(path)}")
+        if not os.path.lexists(path / "run.toml"):
             raise RunFolderError(f"{path} has no run.toml, so it is not a run folder{_nearest_run(path)}")
         return cls(path)
 
     def config(self) -> dict[str, Any]:
         """Read run.toml, the resolved configuration.
 
-        Errors: RunFolderError naming the file, if it is missing or damaged; NewerFormatError if a newer fclm wrote it
+        Errors: RunFolderError naming the file, if it is missing, damaged, or does not describe a run;
+                NewerFormatError if a newer fclm wrote it
         """
         path = self.path / "run.toml"
-        with explaining("read", path):
-            data = path.read_bytes()
-        try:
-            config = tomllib.loads(data.decode())
-        except (ValueError, RecursionError) as error:
-            raise RunFolderError(f"{path} is damaged: {error}") from error
-        check_format(path, config.pop("format", RUN_FORMAT), RUN_FORMAT)
+        with explaining("read", path), fitting(path):
+            config = read_toml(path)
+            # before the schema, which a newer format need not fit
+            check_format(path, config.pop("format", RUN_FORMAT), RUN_FORMAT)
+            check_run(config)
         return config
 
     def rewrite_config(self, config: Mapping[str, object]) -> None:
@@ -124,18 +127,18 @@ class RunFolder:
 
         Errors: RunFolderError naming file and line, if a line before the last is damaged; warns of a torn last line
         """
-        return [dict.fromkeys(STEP_COLUMNS) | row for row in lines.read_lines(self.path / "steps.jsonl")]
+        return [dict.fromkeys(STEP_COLUMNS) | row for row in lines.read_lines(self.path / "steps.jsonl", StepRow)]
 
     def scores(self) -> list[StoredRow]:
         """Read scores.jsonl in the order written; a column that an older version did not write is None.
 
         Errors: RunFolderError naming file and line, if a line before the last is damaged; warns of a torn last line
         """
-        return [dict.fromkeys(SCORE_COLUMNS) | row for row in lines.read_lines(self.path / "scores.jsonl")]
+        return [dict.fromkeys(SCORE_COLUMNS) | row for row in lines.read_lines(self.path / "scores.jsonl", ScoreRow)]
 
     def follow(self, table: Literal["steps", "scores"]) -> LineTail:
         """Read a table as it grows; columns that an older version did not write are missing."""
-        return LineTail(self.path / f"{table}.jsonl")
+        return LineTail(self.path / f"{table}.jsonl", StepRow if table == "steps" else ScoreRow)
 
     def set_aside_after(self, step: int) -> SetAside | None:
         """Move all that is later than a step, and the mark of the finished run, to a place of its own; -1: every step.
@@ -176,12 +179,8 @@ class RunFolder:
         if not path.is_file():
             known = ", ".join(map(str, self.map_steps())) or "none"
             raise RunFolderError(f"{self.path} has no maps of step {step}; steps that have some: {known}")
-        with explaining("read", path):
-            data = path.read_bytes()
-        try:
-            arrays, metadata = decode_arrays(data)
-        except DataError as error:
-            raise RunFolderError(f"{path} is damaged: {error}") from error
+        with explaining("read", path), fitting(path):
+            arrays, metadata = read_arrays(path)
         stored = metadata.pop("format", str(MAP_FORMAT))
         check_format(path, int(stored) if re.fullmatch(r"[0-9]{1,9}", stored) else stored, MAP_FORMAT)
         return arrays, metadata
@@ -284,11 +283,11 @@ class RunFolder:
         Errors: RunFolderError naming the file, if it is damaged
         """
         path = self.path / "summary.json"
-        return read_json(path) if path.exists() else None
+        return read_json(path, Summary) if os.path.lexists(path) else None
 
     def status(self) -> Status:
         """Say whether the run is finished, or some process is writing it, or it stopped on its way."""
-        if (self.path / "summary.json").exists():
+        if os.path.lexists(self.path / "summary.json"):
             return "finished"
         return "running" if lock.is_locked(self.path / "lock") else "stopped"
 
@@ -314,7 +313,8 @@ def list_runs(root: str | Path) -> list[RunFolder]:
         raise RunFolderError(f"there is no folder {root} to look for runs in")
     with explaining("read", root):
         found = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
-    return [RunFolder(entry) for entry in found if (entry / "run.toml").is_file()]
+    # one whose run.toml is damaged, or a pipe or a broken link by now, is a run all the same
+    return [RunFolder(entry) for entry in found if os.path.lexists(entry / "run.toml")]
 
 
 def _encode_toml(config: Mapping[str, object]) -> bytes:

@@ -5,11 +5,14 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 
+from fastcluster_lm import untrusted
 from fastcluster_lm.errors import DataError, RunFolderError
 from fastcluster_lm.store.files import decode_object, explaining, sync_folder, write_all
+from fastcluster_lm.store.schemas import check
 
 # read back from the end in pieces of this size to find the last line; a line of scores has 700 bytes
 TAIL_BYTES = 1 << 16
@@ -33,6 +36,7 @@ def append_lines(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
         is_new = not path.exists()
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
+            untrusted.check_regular(os.fstat(descriptor).st_mode, path)
             whole_size = _whole_size(descriptor)
             if whole_size < os.fstat(descriptor).st_size:
                 _warn_torn(path)
@@ -49,12 +53,28 @@ def append_lines(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
             sync_folder(path.parent)
 
 
-def read_lines(path: Path) -> list[dict[str, object]]:
+def read_lines(path: Path, schema: Any = dict) -> list[dict[str, Any]]:
     """Read all rows; none if there is no file. A torn last line is dropped with a TornLineWarning.
 
-    Errors: RunFolderError naming file and line, if a line before the last is damaged
+    Errors: RunFolderError naming file and line, if a line before the last is damaged, or any does not fit the schema
     """
-    return [row for _, row in _whole_lines(path)[0]]
+    rows = [row for _, row in _whole_lines(path)[0]]
+    for number, row in enumerate(rows, start=1):
+        check_row(path, number, row, schema)
+    return rows
+
+
+def check_row(path: Path, number: int, row: Mapping[str, object], schema: Any) -> None:
+    """Refuse a row that does not fit a schema.
+
+    Errors: RunFolderError naming file and line
+    """
+    try:
+        check(row, schema)
+    except ValueError as error:
+        raise RunFolderError(
+            f"{path}, line {number} is damaged: {error}; restore the file, or delete this line if its row may go"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -113,10 +133,7 @@ def _step_of(row: Mapping[str, object]) -> int:
 def _whole_lines(path: Path) -> tuple[list[tuple[bytes, dict[str, object]]], bytes]:
     """Read the lines that are whole, and the bytes of the last one if it is not."""
     with explaining("read", path):
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            data = b""
+        data = _bytes_of(path) if os.path.lexists(path) else b""
     lines = data.split(b"\n")
     # what follows the last newline was not written to its end; of a whole file nothing follows it
     rest = lines.pop()
@@ -135,6 +152,11 @@ def _whole_lines(path: Path) -> tuple[list[tuple[bytes, dict[str, object]]], byt
     if rest:
         _warn_torn(path)
     return whole, rest
+
+
+def _bytes_of(path: Path) -> bytes:
+    with untrusted.opened_regular(path) as descriptor:
+        return untrusted.read_lines(descriptor)
 
 
 def _whole_size(descriptor: int) -> int:

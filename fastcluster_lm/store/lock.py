@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fastcluster_lm.errors import HeldError
 from fastcluster_lm.store.files import explaining, write_all
+from fastcluster_lm.untrusted import check_regular, opened_regular
 
 # is_locked holds the lock for some microseconds, so one refusal is not yet another writer
 ATTEMPTS = 5
@@ -29,9 +30,10 @@ def locked(path: Path, *, what: Path | None = None) -> Iterator[None]:
     Errors: HeldError naming process and host, if another holds it; RunFolderError if the disk refuses
     """
     with explaining("lock", path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     try:
         with explaining("lock", path):
+            check_regular(os.fstat(descriptor).st_mode, path)
             if not any(_try_lock(descriptor, attempt) for attempt in range(ATTEMPTS)):
                 raise HeldError(
                     f"{what or path.parent} is being written by {_holder(descriptor)}; wait for it to end, stop it, "
@@ -53,14 +55,11 @@ def is_locked(path: Path) -> bool:
     """Say whether some process holds the lock; leaves the folder as it is."""
     if not path.exists():
         return False
-    with explaining("read", path):
-        descriptor = os.open(path, os.O_RDONLY)
+    with explaining("read", path), opened_regular(path) as descriptor:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
-        finally:
-            os.close(descriptor)
     return False
 
 
@@ -78,7 +77,7 @@ def _holder(descriptor: int) -> str:
     try:
         found = json.loads(os.pread(descriptor, 4096, 0))
         return f"process {found['pid']} on {found['host']}"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "a process that has not given its name"
 
 

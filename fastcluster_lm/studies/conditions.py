@@ -89,8 +89,8 @@ def _searched(name: str, seed: int) -> str:
 
 def _measure(cells: Mapping[str, Path]) -> Measured:
     stored = {name: read_json(cell / "labels.json") for name, cell in cells.items()}
-    ari = {name: over_labels(one["rows"]) for name, one in stored.items()}  # type: ignore[arg-type]
-    accuracy = {name: float(one["val_accuracy"]) for name, one in stored.items()}  # type: ignore[arg-type]
+    ari = {name: over_labels(one["rows"]) for name, one in stored.items()}
+    accuracy = {name: float(one["val_accuracy"]) for name, one in stored.items()}
     searched = {_searched(name, seed) for name in cells for seed in SEARCHED}
     judged = [name for name in cells if name not in searched]
     search = {name: [_searched(name, seed) for seed in SEARCHED] for name in judged}

@@ -1,9 +1,9 @@
 """Task sets read from TOML, each error naming file and key; it writes no files and draws no tasks."""
 
-import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from fastcluster_lm import untrusted
 from fastcluster_lm.errors import TaskError, nearest_name
 from fastcluster_lm.tasks.taskset import Task, TaskSet
 
@@ -32,16 +32,14 @@ def read_toml(path: str | Path) -> dict[str, object]:
     """
     path = Path(path)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return untrusted.read_toml(path)
     except FileNotFoundError as error:
         beside = [other.name for other in path.parent.glob("*.toml")]
         raise TaskError(f"{path}: no such task file{nearest_name(path.name, beside)}") from error
     except OSError as error:
         raise TaskError(f"{path}: the task file cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise TaskError(f"{path}: expected UTF-8 text, found a broken byte at {error.start}; save it anew") from error
-    except tomllib.TOMLDecodeError as error:
-        raise TaskError(f"{path}: expected TOML: {error}") from error
+    except ValueError as error:
+        raise TaskError(f"{path}: expected TOML, found {error}") from error
 
 
 def taskset_from_dict(data: Mapping[str, object]) -> TaskSet:

@@ -1,7 +1,7 @@
 """What a person sees: the live line, the closing table, listings; rows in, text out, no torch."""
 
 from fastcluster_lm.views.closing import print_closing
-from fastcluster_lm.views.overview import run_overview
+from fastcluster_lm.views.overview import RUN_COLUMNS, run_overview
 from fastcluster_lm.views.progress import Progress
 from fastcluster_lm.views.sparklines import sparkline, sparkline_rows
 from fastcluster_lm.views.summary import (
@@ -18,6 +18,7 @@ from fastcluster_lm.views.tables import FORMATS, print_rows
 __all__ = [
     "FORMATS",
     "LAYER_SCORES",
+    "RUN_COLUMNS",
     "Progress",
     "Signature",
     "accuracy_at",

@@ -152,7 +152,7 @@ def _heat_map(axes: Axes, history: RunHistory, blocks: ScoreBlocks, column: str)
 
 
 def _map(axes: Axes, history: RunHistory, step: int, layer: int, steps: Sequence[int]) -> None:
-    arrays, _ = history.folder.read_map(step)
+    arrays, _ = history.read_map(step)
     points, task = arrays["points"][layer], arrays["task"]
     for value in np.unique(task):
         own = points[task == value]
@@ -165,7 +165,7 @@ def _map(axes: Axes, history: RunHistory, step: int, layer: int, steps: Sequence
             marker=MARKS[value // len(PALETTE) % len(MARKS)],
         )
     # one scale for all steps, as on the page
-    shown = [np.moveaxis(history.folder.read_map(one)[0]["points"], 2, 0) for one in steps]
+    shown = [np.moveaxis(history.read_map(one)[0]["points"], 2, 0) for one in steps]
     x, y, half = bounds_of(shown)[:, layer]
     axes.set(xlim=(x - half, x + half), ylim=(y - half, y + half), xticks=[], yticks=[], aspect="equal")
 

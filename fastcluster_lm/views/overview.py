@@ -1,13 +1,35 @@
 """One line about each run, for a listing; it opens run folders and draws nothing."""
 
+from fastcluster_lm.errors import RunFolderError
 from fastcluster_lm.store import RunFolder
+
+RUN_COLUMNS = (
+    "run",
+    "preset",
+    "seed",
+    "status",
+    "step",
+    "steps",
+    "val_accuracy",
+    "layer",
+    "ari",
+    "knn_share",
+    "problem",
+)
 
 
 def run_overview(folder: RunFolder) -> dict[str, object]:
-    """Say what a run is, how far it came, and where its headline stands.
+    """Say what a run is, how far it came and where its headline stands, or why it cannot be read.
 
-    Errors: RunFolderError if one of its files cannot be read
+    So one damaged run hides no other
     """
+    try:
+        return _overview(folder)
+    except RunFolderError as error:
+        return {"run": str(folder.path), "status": "damaged", "problem": str(error)}
+
+
+def _overview(folder: RunFolder) -> dict[str, object]:
     config, steps, scores = folder.config(), folder.steps(), folder.scores()
     report = config["report"]
     layer = config["model"]["n_layers"] if report["layer"] < 0 else report["layer"]

@@ -9,6 +9,7 @@ from fastcluster_lm.errors import RunFolderError
 from fastcluster_lm.store import RunFolder
 from fastcluster_lm.store.checkpoints import read_checkpoint
 from fastcluster_lm.store.lines import read_lines
+from tests.store.minimal import minimal
 
 TENSORS = {"model": {"w": np.arange(4.0)}, "optimizer": {"m": np.ones(3)}}
 CALLS = ("write", "fsync", "replace", "mkdir", "unlink", "rmdir", "ftruncate")
@@ -53,7 +54,7 @@ class CrashAt:
 
 
 def prepare(root):
-    run = RunFolder.create(root / "run", {"seed": 1}, {})
+    run = RunFolder.create(root / "run", minimal(seed=1), {})
     for step in (1, 2):
         run.append_steps([{"step": step, "loss": 0.5}])
         run.append_scores([{"step": step, "layer": 0}, {"step": step, "layer": 1}])
@@ -147,7 +148,7 @@ def test_run_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch):
         root.mkdir()
 
     def act(run, root):
-        RunFolder.create(root / "run", {"seed": 1}, {"x": 2})
+        RunFolder.create(root / "run", minimal(seed=1), {"x": 2})
 
     seen = set()
     for _, _, run in crashes(tmp_path, monkeypatch, act, prepared):
@@ -155,10 +156,10 @@ def test_run_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch):
             found = RunFolder.open(run.path)
         except RunFolderError:
             seen.add("absent")
-            found = RunFolder.create(run.path, {"seed": 1}, {"x": 2})
+            found = RunFolder.create(run.path, minimal(seed=1), {"x": 2})
         else:
             seen.add("whole")
-        assert (found.config(), found.environment()) == ({"seed": 1}, {"x": 2})
+        assert (found.config(), found.environment()) == (minimal(seed=1), {"x": 2})
         assert (run.path / "maps").is_dir() and (run.path / "checkpoints").is_dir()
     assert seen == {"absent", "whole"}
 
@@ -241,7 +242,7 @@ def test_names_are_given_only_to_what_is_on_disk(tmp_path, monkeypatch, name):
         real = getattr(os, call)
         monkeypatch.setattr(os, call, lambda *a, call=call, real=real: (calls.append(call), real(*a))[1])
     if name == "create":
-        RunFolder.create(tmp_path / "new", {"seed": 1}, {})
+        RunFolder.create(tmp_path / "new", minimal(seed=1), {})
     else:
         ACTIONS[name](run)
     # each file is synced when written, a new folder before its rename, the parent after it

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from fastcluster_lm.errors import DataError, NewerFormatError, RunExistsError, RunFolderError
 from fastcluster_lm.store import RunFolder, TornLineWarning, list_runs
 from fastcluster_lm.store.arrays import decode_arrays, encode_arrays
+from tests.store.minimal import minimal
 
-CONFIG = {"name": "tiny", "seed": 3, "training": {"steps": 5, "learning_rate": 0.004, "betas": [0.9, 0.98]}}
+CONFIG = minimal()
 ENVIRONMENT = {"torch": "2.13.0", "threads": 1, "gpu": None}
 TENSORS = {
     "model": {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "steps": np.array(7)},
@@ -80,14 +81,14 @@ def test_slower_of_two_creators_is_told(tmp_path, monkeypatch):
 
     def be_late(source, target):
         monkeypatch.setattr(os, "replace", real)
-        RunFolder.create(tmp_path / "other", {"name": "quicker"}, {})
+        RunFolder.create(tmp_path / "other", minimal(name="quicker"), {})
         real(tmp_path / "other", path)
         return real(source, target)
 
     monkeypatch.setattr(os, "replace", be_late)
     with pytest.raises(RunExistsError):
         RunFolder.create(path, CONFIG, ENVIRONMENT)
-    assert RunFolder.open(path).config() == {"name": "quicker"}
+    assert RunFolder.open(path).config() == minimal(name="quicker")
     assert os.listdir(tmp_path) == ["run"]
 
 
@@ -149,7 +150,7 @@ def test_steps_and_scores_come_back_whole(run):
 
 
 def test_rows_of_another_version_are_filled(run):
-    (run.path / "scores.jsonl").write_text('{"step": 1, "added_later": 4}\n')
+    (run.path / "scores.jsonl").write_text('{"step": 1, "layer": 0, "added_later": 4}\n')
     (row,) = run.scores()
     assert row["ari"] is None and row["added_later"] == 4
 

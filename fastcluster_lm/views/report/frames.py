@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt16
 
+from fastcluster_lm.errors import RunFolderError
 from fastcluster_lm.views.report.history import RunHistory
 
 TOP = 65535
@@ -48,11 +49,18 @@ def read_frames(history: RunHistory, steps: Sequence[int]) -> MapFrames:
     Errors: RunFolderError if a map is damaged
     """
     frames = MapFrames()
-    found = []
+    found: list[np.ndarray] = []
+    first: tuple[int, ...] = ()
     for step in steps:
-        arrays, notes = history.folder.read_map(step)
+        arrays, notes = history.read_map(step)
+        first = first or arrays["points"].shape
         frames.steps.append(step)
         frames.warm.append(notes.get("warm") == "true")
+        if arrays["points"].shape != first:
+            raise RunFolderError(
+                f"the maps of {history.folder.path} differ in shape: {first} at step {frames.steps[0]}, "
+                f"{arrays['points'].shape} at step {step}; one of them is another run's"
+            )
         frames.set_of.append(_place(frames.sets, _labels(arrays, history.config)))
         found.append(np.moveaxis(arrays["points"], 2, 0))
     if found:

@@ -1,10 +1,14 @@
 """What a run has left so far, held in memory for a page: its rows, and the steps that have maps; it draws nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from fastcluster_lm.errors import RunFolderError
 from fastcluster_lm.store import RunFolder
+from fastcluster_lm.views.report.stored_map import read_map
 
 Row = dict[str, Any]
 
@@ -47,6 +51,25 @@ class RunHistory:
         """Give the early-stopping mark, which is known once the run is finished."""
         return self.summary.get("early_stopping_step")
 
+    def read_map(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        """Read a step's maps and the text beside them.
+
+        Errors: RunFolderError if there are none, or they are damaged
+        """
+        return read_map(self.folder, step, self.config)
+
+    def check_layers(self, rows: Sequence[Row]) -> None:
+        """Refuse rows of layers that the run does not have.
+
+        Errors: RunFolderError
+        """
+        highest = max((row["layer"] for row in rows), default=0)
+        if highest >= self.n_layers:
+            raise RunFolderError(
+                f"{self.folder.path}: expected layers up to {self.n_layers - 1}, as run.toml says, found scores of "
+                f"layer {highest}; one of run.toml and scores.jsonl is another run's"
+            )
+
 
 def read_history(folder: RunFolder) -> RunHistory:
     """Read all of a run.
@@ -54,6 +77,7 @@ def read_history(folder: RunFolder) -> RunHistory:
     Errors: RunFolderError if a file is damaged; a torn last line is dropped with a warning
     """
     history = RunHistory(folder, folder.config(), folder.scores(), folder.steps())
+    history.check_layers(history.score_rows)
     _look_around(history)
     return history
 
@@ -75,6 +99,8 @@ class Follower:
         changed = False
         for table, kept in (("scores", history.score_rows), ("steps", history.step_rows)):
             rows, anew = self._tails[table].read()
+            if table == "scores":
+                history.check_layers(rows)
             if anew:
                 kept.clear()
             kept += rows

@@ -108,7 +108,7 @@ class RunSources:
     def _read_frames(self) -> MapFrames:
         steps = self.history.map_steps
         if steps:
-            per_map = self.history.folder.read_map(steps[0])[0]["points"].size
+            per_map = self.history.read_map(steps[0])[0]["points"].size
             steps = thinned(steps, max(2, MOST_COORDINATES // per_map))
         self.n_shown = len(steps)
         frames = read_frames(self.history, steps)
@@ -121,7 +121,7 @@ class RunSources:
 
     def _count(self, step: int) -> np.ndarray:
         assert self._tabulate is not None
-        arrays, _ = self.history.folder.read_map(step)
+        arrays, _ = self.history.read_map(step)
         of_val = arrays["is_val"] == 1
         return self._tabulate(arrays["points"][:, of_val], arrays["task"][of_val]).astype(np.uint16)
 
