@@ -112,7 +112,8 @@ def test_facts_that_an_earlier_version_did_not_store_are_not_compared_and_said_o
     for step in (8, 10):
         resume_run(stopped.path, replace(stop_after(step), note=notes.append))
     assert notes == [
-        "run.toml, of an earlier version, does not say cpu_capability, kernels, torch: not compared, and written there now"
+        "run.toml, of an earlier version, does not say cpu_capability, kernels, torch: not compared, and written there "
+        "now"
     ]
     assert stopped.config()["resolved"]["cpu_capability"] == "OTHER"
 
