@@ -10,16 +10,14 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from itertools import zip_longest
-from os import kill
 from pathlib import Path
 from signal import SIGKILL
 from typing import Any, NamedTuple
 
-from fastcluster_lm.engine import Hooks, start_run
 from tests.campaign.calls import READING, WITHOUT_SPACE, counted, fail_at
 from tests.campaign.children import End, fork
 from tests.campaign.outcome import Outcome
-from tests.campaign.tiny import contents, difference, read_all, resumed, tiny, trained
+from tests.campaign.tiny import contents, difference, killed_after, read_all, resumed, tiny, trained
 
 PROMISE = (
     "A disk that fails at any call ends a run with one clear error, or not at all; nothing that could be read is lost, "
@@ -50,7 +48,7 @@ def run(times: int, seed: int, folder: Path) -> Outcome:
     _told(fork(partial(trained, config, folder / "whole")))
     whole = contents(folder / "whole")
     killed = folder / "killed"
-    end = fork(partial(_killed, killed))
+    end = fork(partial(killed_after, config, killed, KILLED))
     assert end.signal == SIGKILL and fork(partial(read_all, killed)).value == [7, NEWEST], end.told()
     failures, all_calls = _failures(times, random.Random(seed), folder)
     broken, ended = [], 0
@@ -73,16 +71,6 @@ def _action(where: str, path: Path) -> Callable[[], Any]:
         return partial(trained, tiny(steps=STEPS), path)
     # where it went on from: no step may be lost in silence
     return lambda: resumed(path).resumed_from
-
-
-def _killed(path: Path) -> None:
-    """Train until the process is killed behind a step."""
-
-    def end_at(row: dict, scores: object) -> None:
-        if row["step"] == KILLED:
-            kill(0, SIGKILL)
-
-    start_run(tiny(steps=STEPS), path, Hooks(on_step=end_at))
 
 
 def _failures(times: int, draw: random.Random, folder: Path) -> tuple[list[Failure], int]:
@@ -149,7 +137,7 @@ def _judge(end: End, failure: Failure, path: Path, whole: dict) -> str:
                 return f"the resume went on from {again.value} and not from {newest}"
         if again.error or again.signal or again.timed_out:
             return f"the resume: {again.told()}"
-    if fault := difference(path, whole, extra_checkpoints=False):
+    if fault := difference(path, whole):
         return fault
     left_over = [entry.name for entry in path.parent.iterdir() if entry != path]
     return f"{', '.join(left_over)} is left beside it" if left_over else ""

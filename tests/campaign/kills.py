@@ -19,12 +19,12 @@ from fastcluster_lm.store import list_runs
 from tests.campaign.calls import READING, counted, kill_at
 from tests.campaign.children import End, fork
 from tests.campaign.outcome import Outcome
-from tests.campaign.tiny import contents, difference, read_all, resumed, stopped_at, tiny, trained
+from tests.campaign.tiny import contents, difference, killed_after, read_all, resumed, tiny, trained
 
 PROMISE = "A run that is killed at any moment can be read, and goes on, byte for byte, as if it never was."
 TIMES = (24, 800)
-# between two checkpoints and two probes
-STOP = 33
+# where a resume finds rows and maps later than its checkpoint
+KILLED = 33
 # a process beside training notices that it is alone once it has started
 WORKER_GRACE_S = 30.0
 WORKER_SHARE = 60
@@ -73,7 +73,7 @@ def _lives(folder: Path) -> tuple[dict[tuple[str, str], float], dict[str, list[s
             at = folder / f"measured-{source}-{where}"
             at.mkdir()
             if where == "resume":
-                _told(fork(partial(stopped_at, tiny(source), at / "run", STOP)))
+                _killed_after(tiny(source), at / "run")
             action = partial(_action(where, tiny(source)), at / "run")
             end = fork(partial(counted, at, action) if source == "fresh" else action)
             _told(end)
@@ -116,7 +116,7 @@ def _kill(kill: Kill, path: Path, lives: dict[tuple[str, str], float]) -> End:
     config = tiny(kill.source, worker="on" if kill.where == "beside" else "off")
     where = "run" if kill.where == "beside" else kill.where
     if where == "resume":
-        _told(fork(partial(stopped_at, config, path, STOP)))
+        _killed_after(config, path)
     action = partial(_action(where, config), path)
     if kill.call is not None:
         return fork(partial(_killed, path.parent, *kill.call, action))
@@ -128,6 +128,11 @@ def _kill(kill: Kill, path: Path, lives: dict[tuple[str, str], float]) -> End:
     if kill.again is not None and path.exists():
         return fork(partial(_killed, path.parent, kill.again, "before", partial(resumed, path)))
     return end
+
+
+def _killed_after(config: RunConfig, path: Path) -> None:
+    end = fork(partial(killed_after, config, path, KILLED))
+    assert end.signal == SIGKILL, end.told() + end.output
 
 
 def _killed(folder: Path, at: int, moment: str, action: Callable[[], Any]) -> None:
@@ -147,7 +152,7 @@ def _go_on(kill: Kill, path: Path, whole: dict) -> str:
     if end.error or end.signal or end.timed_out:
         return f"the resume: {end.told()}"
     if kill.where != "beside":
-        if fault := difference(path, whole, extra_checkpoints=kill.where == "resume"):
+        if fault := difference(path, whole):
             return fault
     elif fault := difference(path, {**whole, **_described(path)}):
         return fault

@@ -66,4 +66,4 @@ def _try(case: Case, path: Path, whole: dict) -> str:
         if end.value is not (STEPS in (case.first, case.second)):
             return f"the second stop: {end.told()}"
     end = fork(lambda: resumed(path).finished)
-    return f"the resume: {end.told()}" if end.value is not True else difference(path, whole)
+    return f"the resume: {end.told()}" if end.value is not True else difference(path, whole, extra_checkpoints=True)

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,16 @@ def trained(config: RunConfig, path: Path) -> None:
 def stopped_at(config: RunConfig, path: Path, step: int) -> bool:
     """Train it until a stop is asked for after this step; say whether it finished."""
     return start_run(config, path, _stop_hooks(step)).finished
+
+
+def killed_after(config: RunConfig, path: Path, step: int) -> None:
+    """Train it until this step's row was shown, and end this process by SIGKILL."""
+
+    def end_at(row: dict[str, Any], scores: object) -> None:
+        if row["step"] == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    start_run(config, path, Hooks(on_step=end_at))
 
 
 def resumed(path: Path, stop: int | None = None) -> RunOutcome:
@@ -88,19 +100,17 @@ def contents(path: Path) -> dict[str, Any]:
     return found
 
 
-def difference(path: Path, whole: dict[str, Any], *, extra_checkpoints: bool = True) -> str:
+def difference(path: Path, whole: dict[str, Any], *, extra_checkpoints: bool = False) -> str:
     """Say in a line in what a finished run differs from the one that never stopped; "" if in nothing.
 
-    A stop leaves a checkpoint of its own, and a resume what it moved aside: files that the whole run lacks are passed
-    over in those two places, and nowhere else
+    A stop leaves a checkpoint of its own: those that the whole run lacks are passed over where that is said
     """
     found = contents(path)
     for name in sorted(found.keys() | whole.keys()):
         if name not in found:
             return f"{name} is missing"
         if name not in whole:
-            own = name.startswith("checkpoints/step-") and extra_checkpoints
-            if not own and not name.startswith("aside"):
+            if not (extra_checkpoints and name.startswith("checkpoints/step-")):
                 return f"{name} is left over"
         elif found[name] != whole[name]:
             return f"{name} differs"
