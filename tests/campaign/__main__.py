@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -36,6 +37,8 @@ def main(
         raise click.BadParameter(f"expected one of {', '.join(known)}, got {unknown.pop()}", param_hint="--only")
     from tests.campaign import children
 
+    # so that the temporary folders go, and the children with them
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     children.warm()
     chosen = list(only) or known
     rows = []

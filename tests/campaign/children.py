@@ -4,6 +4,7 @@ A child costs milliseconds where a new Python would import for seconds. The pare
 a lock that is held.
 """
 
+import ctypes
 import os
 import pickle
 import select
@@ -21,6 +22,8 @@ from typing import Any
 
 # longer than any child here needs, even beside other work
 LIMIT_S = 120.0
+# of prctl(2)
+PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,8 @@ def fork(
         found["timed_out"] = True
     elif os.WIFSIGNALED(status):
         found["signal"] = os.WTERMSIG(status)
-    else:
+    elif not timed_out:
+        # one that ended while it was about to be killed has nothing left to tell
         found["error"] = f"exit status {os.waitstatus_to_exitcode(status)}"
     return End(**found)
 
@@ -137,8 +141,10 @@ def session(leader: int) -> list[int]:
 def _live(action: Callable[[], Any], writer: int, output: int) -> None:
     """Be the child: never come back from here."""
     try:
-        # a kill's stand-in for a terminal that is closed must not reach the parent
+        # what is done to its group, or its terminal, must not reach the parent, whose end is its own end
         os.setsid()
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.dup2(output, 1)
         os.dup2(output, 2)
         warnings.simplefilter("ignore")

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from tests.campaign.calls import READING, WITHOUT_SPACE, counted, fail_at
 from tests.campaign.children import End, fork
 from tests.campaign.outcome import Outcome
+from tests.campaign.survival import ended_well
 from tests.campaign.tiny import contents, difference, killed_after, read_all, resumed, tiny, trained
 
 PROMISE = (
@@ -45,7 +46,7 @@ class Failure(NamedTuple):
 def run(times: int, seed: int, folder: Path) -> Outcome:
     """Let as many calls fail, drawn evenly from all there are."""
     config = tiny(steps=STEPS)
-    _told(fork(partial(trained, config, folder / "whole")))
+    ended_well(fork(partial(trained, config, folder / "whole")))
     whole = contents(folder / "whole")
     killed = folder / "killed"
     end = fork(partial(killed_after, config, killed, KILLED))
@@ -82,7 +83,7 @@ def _failures(times: int, draw: random.Random, folder: Path) -> tuple[list[Failu
         if where == "resume":
             shutil.copytree(folder / "killed", at / "run")
         end = fork(lambda at=at, where=where: counted(at, _action(where, at / "run")))
-        _told(end)
+        ended_well(end)
         for number, (name, path) in enumerate(end.value):
             call = f"{name} of {path}"
             found.append(Failure(where, number, call, "EIO"))
@@ -141,7 +142,3 @@ def _judge(end: End, failure: Failure, path: Path, whole: dict) -> str:
         return fault
     left_over = [entry.name for entry in path.parent.iterdir() if entry != path]
     return f"{', '.join(left_over)} is left beside it" if left_over else ""
-
-
-def _told(end: End) -> None:
-    assert not end.error and not end.signal and not end.timed_out, end.told() + end.output
