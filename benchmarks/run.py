@@ -28,6 +28,7 @@ def run_benchmark(
 
     Errors: UsageError for an unknown kind
     """
+    native.prepare()
     if threads:
         torch.set_num_threads(threads)
         native.use_threads(threads)

@@ -78,6 +78,7 @@ def train(
     """
     from fastcluster_lm import engine as wiring
     from fastcluster_lm.config import RunConfig, apply_settings, load_config, load_preset
+    from fastcluster_lm.kernels import native
     from fastcluster_lm.views import Progress, print_closing
 
     options = {
@@ -109,6 +110,8 @@ def train(
         run_config = config
     else:
         path, run_config = Path(config.path), wiring.stored_config(config.config(), str(resume))
+    # before stops are collected: Ctrl-C ends a compilation at once
+    native.prepare(lambda text: click.echo(text, err=True))
     report = run_config.report
     progress = Progress(run_config.training.steps, sys.stderr, space=report.space, group=report.group)
     with Beside(live=live, tensorboard=tensorboard) as beside, _stop_signals() as caught, progress:

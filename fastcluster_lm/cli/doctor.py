@@ -15,13 +15,17 @@ from fastcluster_lm.errors import UsageError
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), metavar="FILE", help="JSON file of --self-test, to be sent on."
 )
+@click.option("--compile", "compile_", is_flag=True, help="Compile the CPU kernels that are missing here, and end.")
 @verbose
 @listing
-def doctor(self_test: bool, out: Path | None, form: str) -> None:
+def doctor(self_test: bool, out: Path | None, compile_: bool, form: str) -> None:
     """Say what this machine offers: driver, packages, which engines can run and why not the others, compiler, threads.
 
     With --self-test, run a checkout's tests marked gpu or rapids, name those that were skipped, and end with status 1
     if one failed. The file holds versions, figures and messages of errors, no host name.
+
+    With --compile, compile kernels for the level of instructions that FCLM_MARCH names (x86-64-v2, x86-64-v3, x86-64-v4
+    or native); without it for the level in use and for native, which FCLM_MARCH=native then takes.
 
     \b
     Example:
@@ -29,6 +33,13 @@ def doctor(self_test: bool, out: Path | None, form: str) -> None:
     """
     from fastcluster_lm.views import print_rows
 
+    if compile_:
+        from fastcluster_lm.engine.doctor import compile_kernels
+
+        if self_test or out is not None:
+            raise UsageError("--compile: expected neither --self-test nor -o beside it")
+        compile_kernels(lambda text: click.echo(text, err=True))
+        return
     if not self_test:
         from fastcluster_lm.engine.doctor import COLUMNS, examine
 

@@ -26,6 +26,7 @@ from fastcluster_lm.engine.loop import Hooks, Loop, Row, train
 from fastcluster_lm.engine.machine import check_unmoved, describe_moved, moved_facts, nearest_facts, unknown_facts
 from fastcluster_lm.engine.rooms import BuildModel, Rooms
 from fastcluster_lm.errors import ConfigError
+from fastcluster_lm.kernels import native
 from fastcluster_lm.model import GPT2
 from fastcluster_lm.probe import RunProbe, serve
 from fastcluster_lm.store import RunFolder, default_run_path
@@ -195,6 +196,9 @@ def serve_probes(descriptor: int) -> None:
     """
 
     def build(setup: Mapping[str, Any]) -> tuple[RunProbe, torch.nn.Module]:
+        if not setup["compiled"]:
+            # what could not be compiled there is not tried again here
+            native.turn_off("the run that is probed has none")
         run = Rooms(config_from_dict(setup["config"]), taskset_from_dict(setup["taskset"]))
         assert run.probe is not None
         # what was built stays, so that no later collection walks through it

@@ -14,6 +14,7 @@ import torch
 from fastcluster_lm.config import RunConfig
 from fastcluster_lm.device import describe_environment
 from fastcluster_lm.errors import RunExistsError, UsageError
+from fastcluster_lm.kernels import native
 from fastcluster_lm.probe.attached_scores import AttachedScores
 from fastcluster_lm.probe.samples import LabelledSet
 from fastcluster_lm.probe.streamed_scores import Chunks, Streamed, score_streamed
@@ -56,6 +57,8 @@ class ProbeWork:
         device: torch.device,
         say: Callable[[str], None],
     ) -> None:
+        # before the first probe, whose time is written down
+        native.prepare(say)
         self._sets, self._names, self._options = sets, names, options
         self._n_blocks, self._width, self._device, self._say = n_blocks, width, device, say
         self._layers = _chosen_layers(options, n_blocks)

@@ -35,6 +35,8 @@ class Rooms:
 
     def __init__(self, config: RunConfig, taskset: TaskSet, build_model: BuildModel = GPT2) -> None:
         self.config, self.taskset = config, taskset
+        # before the first step, so that no probe waits for a compiler
+        native.prepare()
         self.device: Device = choose_device(config.device, config.training.threads)
         on = self.device.torch_device
         split = split_instructions(
@@ -116,7 +118,11 @@ class Rooms:
                 threads=self.config.scores.threads or max(1, cpu_cores() - threads),
             ),
         )
-        setup = {"config": config_to_dict(config), "taskset": self.taskset.to_toml_dict()}
+        setup = {
+            "config": config_to_dict(config),
+            "taskset": self.taskset.to_toml_dict(),
+            "compiled": native.compiled(),
+        }
         return WorkerRunner("fastcluster_lm.engine:serve_probes", setup, self.probe, self.trainer.model)
 
     def load(self, tensors: dict[str, dict[str, np.ndarray]], values: dict[str, Any]) -> None:

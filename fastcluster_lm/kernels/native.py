@@ -1,13 +1,12 @@
-"""Compile the CPU kernels' C++ once, keep the libraries between runs, load them by ctypes; it computes nothing."""
+"""Load the CPU kernels' libraries by ctypes, all or none, once they are compiled; it computes nothing."""
 
 import ctypes
-import hashlib
 import logging
 import os
-import shutil
-import subprocess
 import tempfile
-from functools import cache
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -15,49 +14,69 @@ from torch import Tensor
 
 from fastcluster_lm.device import cpu_cores
 from fastcluster_lm.errors import DataError, UsageError
-from fastcluster_lm.kernels.compilation import levels
+from fastcluster_lm.kernels.compilation import compilers, levels, library_folder
+from fastcluster_lm.kernels.compilation.building import build
+from fastcluster_lm.kernels.compilation.compilers import CompilationError
 from fastcluster_lm.kernels.deferred import check
 
 log = logging.getLogger(__name__)
 
-# plain IEEE arithmetic but for errno and traps. Not -ffast-math: a library linked with it turns denormals off in the
-# whole process, the caller's training included
-FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 OFF = "FCLM_NATIVE"
 CACHE = "FCLM_CACHE_DIR"
+KERNELS = Path(__file__).parent
+# what an installation compiled: all named levels in a wheel, the machine's own in a checkout
+PACKAGED = KERNELS / "libraries"
 _threads = 0
-# why kernels could not be compiled in this process
-_failures: list[str] = []
 
 
 class NativeError(Exception):
     """The kernels cannot be compiled or loaded here; the message says why."""
 
 
-@cache
-def library(source: Path) -> ctypes.CDLL | None:
-    """Give the compiled source, from the cache if it was compiled before; None where that cannot be, with one warning.
+@dataclass(frozen=True)
+class _Kernels:
+    """What this process computes with: every source's library, or none of them and the reason."""
 
-    FCLM_NATIVE=0 turns compiled kernels off; FCLM_CACHE_DIR names another folder for them
+    level: str
+    reason: str
+    libraries: dict[Path, ctypes.CDLL] = field(default_factory=dict)
+
+
+_kernels: _Kernels | None = None
+_preparing = threading.Lock()
+
+
+def prepare(say: Callable[[str], None] = log.warning) -> None:
+    """Load all kernels, and compile those that are missing before, in parallel, with one line to `say`.
+
+    To be called before anything is timed; the first use of a kernel does it too. Where kernels cannot be had, torch
+    code stands in for all of them, with one warning. FCLM_NATIVE=0 turns them off, FCLM_MARCH names their level,
+    FCLM_CACHE_DIR another folder for them
+    Errors: UsageError for a level that is not offered here
     """
-    try:
-        return _load(source)
-    except NativeError as error:
-        _failures.append(str(error))
-        log.warning("%s is not compiled, slower torch code runs in its place: %s", source.parent.name, error)
-        return None
+    global _kernels
+    if _kernels is not None:
+        return
+    with _preparing:
+        if _kernels is None:
+            _kernels = _prepare(level(), say)
+
+
+def library(source: Path) -> ctypes.CDLL | None:
+    """Give a source's library; None where torch code stands in for all kernels.
+
+    Errors: UsageError for a level that is not offered here
+    """
+    prepare()
+    assert _kernels is not None
+    return _kernels.libraries.get(source)
 
 
 def status() -> tuple[bool, str]:
-    """Say whether C++ kernels can be compiled here, and by what or why not."""
-    if _failures:
-        return False, _failures[0]
-    try:
-        _check_not_off()
-        compiler = _compiler()
-    except NativeError as error:
-        return False, str(error)
-    return True, _version(compiler)
+    """Say whether compiled kernels are in use here, and by which compiler for which level, or why not."""
+    prepare()
+    assert _kernels is not None
+    return bool(_kernels.libraries), _kernels.reason
 
 
 def compiled() -> bool:
@@ -71,17 +90,55 @@ def level() -> str:
     x86-64-v2, x86-64-v3, x86-64-v4 or native, which is all that this processor offers
     Errors: UsageError if FCLM_MARCH names none of these, or one beyond this processor's
     """
+    if _kernels is not None:
+        return _kernels.level
     try:
         return levels.choose(os.environ.get(levels.VARIABLE, ""))
     except ValueError as error:
         raise UsageError(str(error)) from None
 
 
+def outlook() -> tuple[bool, str, str]:
+    """Say what status() would, and where kernels come from, without compiling any.
+
+    Errors: UsageError for a level that is not offered here
+    """
+    if _kernels is not None and not _kernels.libraries:
+        return False, _kernels.reason, ""
+    at, found = level(), _Found()
+    try:
+        _check_not_off()
+        for source in library_folder.sources(KERNELS):
+            found.look(source, at)
+        if found.missing:
+            found.makers.add(compilers.version(compilers.find()))
+    except (NativeError, CompilationError) as error:
+        return False, "; ".join([str(error), *found.notes]), ""
+    return True, found.reason(at), found.whereabouts()
+
+
+def compile_missing(at: str, say: Callable[[str], None]) -> tuple[int, int]:
+    """Compile for a level what is not there yet; gives how many libraries an installation made, and how many are kept.
+
+    Errors: NativeError where that cannot be
+    """
+    found = _Found()
+    for source in library_folder.sources(KERNELS):
+        found.look(source, at)
+    _compile(found, at, say)
+    return len(found.packaged), len(found.cached)
+
+
+def turn_off(reason: str) -> None:
+    """Let torch code stand in for all kernels of this process from now on, whatever could be compiled."""
+    global _kernels
+    _kernels = _Kernels(level(), reason)
+
+
 def forget() -> None:
-    """Forget what was loaded and what failed, so that the next call looks for a compiler and compiles anew."""
-    library.cache_clear()
-    _compiler.cache_clear()
-    _failures.clear()
+    """Forget what was loaded and what failed, so that the next call looks for libraries and a compiler anew."""
+    global _kernels
+    _kernels = None
 
 
 def use_threads(count: int) -> None:
@@ -136,75 +193,113 @@ def check_codes(values: Tensor, limit: int, name: str) -> None:
 
 
 def cache_dir() -> Path:
-    """Name the folder of compiled kernels."""
+    """Name the folder of compiled kernels; those of a level are in one of its name within."""
     if named := os.environ.get(CACHE):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastcluster_lm"
-
-
-def _load(source: Path) -> ctypes.CDLL:
-    _check_not_off()
-    compiler = _compiler()
-    headers = sorted([*source.parent.parent.glob("*.h"), *source.parent.glob("*.h")])
-    # native code of one processor may not run on another that shares a home folder
-    made_for = [level(), levels.processor() if level() == levels.NATIVE else ""]
-    recipe = [_version(compiler), *made_for, *FLAGS, *(path.read_text() for path in (source, *headers))]
-    name = f"{source.parent.name}-{hashlib.sha256(chr(0).join(recipe).encode()).hexdigest()[:16]}.so"
-    target = cache_dir() / name
-    if not target.exists():
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _compile(compiler, source, target)
-        except OSError as error:
-            raise NativeError(f"cannot write {target.parent}: {error.strerror or error}") from error
+        return Path(named).absolute()
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named).absolute() / "fastcluster_lm"
     try:
-        # read by the OpenMP runtime when it is loaded: spinning threads stall 5 to 30 times on a shared machine
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        return ctypes.CDLL(str(target))
+        return Path.home() / ".cache" / "fastcluster_lm"
+    except RuntimeError:
+        # a container's user without a home
+        return Path(tempfile.gettempdir()) / f"fastcluster_lm-{os.getuid()}"
+
+
+class _Found:
+    """The libraries that are there for a level, those of the package first, and what is missing."""
+
+    def __init__(self) -> None:
+        self.packaged: dict[Path, Path] = {}
+        self.cached: dict[Path, Path] = {}
+        self.missing: list[Path] = []
+        self.makers: set[str] = set()
+        # why a library that is there is not taken
+        self.notes: list[str] = []
+
+    def look(self, source: Path, at: str, *, packaged: bool = True) -> Path | None:
+        """Find a source's library, or note it as missing."""
+        name = library_folder.library_name(source, at)
+        folders = [(PACKAGED / at, self.packaged, Path(__file__).stat())] if packaged else []
+        for folder, kept, like in [*folders, (cache_dir() / at, self.cached, None)]:
+            try:
+                by = library_folder.find(folder, name, like=like)
+            except (library_folder.Unusable, OSError) as error:
+                if str(error) not in self.notes:
+                    self.notes.append(str(error))
+                continue
+            if by is not None:
+                self.makers.add(by)
+                kept[source] = folder / name
+                return folder / name
+        self.missing.append(source)
+        return None
+
+    def reason(self, at: str) -> str:
+        return f"{' and '.join(sorted(self.makers))} for {at}"
+
+    def whereabouts(self) -> str:
+        parts = [f"{len(self.packaged)} came with the installation"] if self.packaged else []
+        parts += [f"{len(self.cached)} are kept in {cache_dir()}"] if self.cached else []
+        parts += [f"{len(self.missing)} will be compiled at the first use"] if self.missing else []
+        return ", ".join([*parts, *self.notes])
+
+
+def _prepare(at: str, say: Callable[[str], None]) -> _Kernels:
+    # read by the OpenMP runtime when it is loaded: spinning threads stall 5 to 30 times on a shared machine
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    loaded: dict[Path, ctypes.CDLL] = {}
+    try:
+        _check_not_off()
+        found = _Found()
+        for source in library_folder.sources(KERNELS):
+            path = found.look(source, at)
+            if path is not None and path.is_relative_to(PACKAGED):
+                try:
+                    loaded[source] = ctypes.CDLL(str(path))
+                except OSError as error:
+                    # one made for another system's libraries, say: compiled here it may do
+                    found.notes.append(f"cannot load {path}: {error}")
+                    del found.packaged[source]
+                    found.look(source, at, packaged=False)
+        _compile(found, at, say)
+        for note in found.notes:
+            log.warning("%s; another is taken", note)
+        for source, path in found.cached.items():
+            loaded[source] = _load(path)
+    except NativeError as error:
+        log.warning("compiled kernels are not in use, slower torch code runs in their place: %s", error)
+        return _Kernels(at, str(error))
+    return _Kernels(at, found.reason(at), loaded)
+
+
+def _compile(found: _Found, at: str, say: Callable[[str], None]) -> None:
+    """Compile what is missing into the cache, and find it there.
+
+    Errors: NativeError
+    """
+    if not found.missing:
+        return
+    missing, folder = found.missing, cache_dir() / at
+    why = "".join(f"; {note}" for note in found.notes)
+    try:
+        compilers.find()
+        say(f"compiling {len(missing)} kernels for {at} into {folder}, once{why}")
+        build(missing, at, folder)
+    except CompilationError as error:
+        raise NativeError(f"{error}{why}") from error
+    found.missing, found.notes = [], []
+    for source in missing:
+        if found.look(source, at, packaged=False) is None:
+            raise NativeError(f"{folder} does not hold what was compiled into it{''.join(found.notes)}")
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(path))
     except OSError as error:
-        raise NativeError(f"cannot load {target.name}: {error}; remove it, and it is compiled again") from error
-
-
-def _compile(compiler: str, source: Path, target: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        built = Path(folder) / target.name
-        for openmp in (["-fopenmp"], []):
-            command = [
-                compiler,
-                *FLAGS,
-                f"-march={level()}",
-                *openmp,
-                f"-I{source.parent.parent}",
-                str(source),
-                "-o",
-                str(built),
-            ]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode == 0:
-                # renamed into place, so that two processes may compile at once
-                os.replace(built, target)
-                return
-            # only a compiler without OpenMP gets a second try; one that was stopped must not leave a slow kernel behind
-            if "openmp" not in done.stderr.lower():
-                break
-            log.warning("%s knows no OpenMP, so %s runs on one thread", compiler, source.parent.name)
-    raise NativeError(f"{compiler} failed on {source.name}: {done.stderr.strip().splitlines()[:1]}")
+        raise NativeError(f"cannot load {path}: {error}; remove it, and it is compiled again") from error
 
 
 def _check_not_off() -> None:
     if os.environ.get(OFF) == "0":
         raise NativeError(f"{OFF}=0 turns it off")
-
-
-@cache
-def _compiler() -> str:
-    for name in (os.environ.get("CXX"), "c++", "g++", "clang++"):
-        if name and (path := shutil.which(name)):
-            return path
-    raise NativeError("no C++ compiler was found; install g++ or clang++")
-
-
-@cache
-def _version(compiler: str) -> str:
-    done = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
-    return (done.stdout or "unknown compiler").splitlines()[0]

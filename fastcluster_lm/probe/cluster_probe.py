@@ -16,6 +16,7 @@ from torch import Tensor, distributed, nn
 from fastcluster_lm.config import ScoresConfig
 from fastcluster_lm.device import describe_environment, generators_kept
 from fastcluster_lm.errors import FclmError, ShapeError, UsageError
+from fastcluster_lm.kernels import native
 from fastcluster_lm.probe.attached_scores import AttachedScores, LabelledSet, labelled_sets
 from fastcluster_lm.probe.layer_states import Inputs, LayerReader, Position, count_instances
 from fastcluster_lm.probe.undisturbed import plain_torch
@@ -104,6 +105,8 @@ class ClusterProbe:
             if self._takes_part:
                 width = max(self._reader.read(own, TRIAL).shape[2] for own in self._inputs.values())
         if self.is_writer:
+            # before the first probe, whose time is written down
+            native.prepare()
             config = self._described(sets, names, width)
             config |= {"seed": seed, "probe": {"every": every, "map_points": map_points}}
             self.folder = RunFolder.create(out or default_run_path("attached"), config, describe_environment())

@@ -20,8 +20,10 @@ def machine(monkeypatch):
             monkeypatch.delenv(levels.VARIABLE, raising=False)
         else:
             monkeypatch.setenv(levels.VARIABLE, asked)
+        native.forget()
 
-    return be
+    yield be
+    native.forget()
 
 
 @pytest.mark.parametrize(
