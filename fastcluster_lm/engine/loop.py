@@ -154,7 +154,7 @@ class Loop:
                     continue
                 if event.result.maps:
                     self._folder.write_map(event.step, event.result.maps, {"warm": str(event.result.warm).lower()})
-                self._rows.add_probe(event.step, event.result.rows, event.result.seconds * 1e3)
+                self._rows.add_probe(event.step, event.result.rows, event.result.seconds * 1e3, event.result.skipped)
                 scores += event.result.rows
             # an error comes after all that came before it
             if not wait or not events:

@@ -11,9 +11,10 @@ from torch import Tensor
 from fastcluster_lm.config import ScoresConfig
 from fastcluster_lm.errors import ShapeError, UsageError, nearest_name
 from fastcluster_lm.kernels.deferred import deferred
-from fastcluster_lm.probe.pending import Taken, launch_full
+from fastcluster_lm.probe.pending import ProbeResult, Taken, launch_full
 from fastcluster_lm.probe.samples import LabelledSet, Sample
 from fastcluster_lm.probe.warm_map import WarmMap
+from fastcluster_lm.probe.whole_layers import Whole
 from fastcluster_lm.scores.clusters import PLANS, SPACES, Divisions, PendingSpace, Scoring, Split, start_space
 from fastcluster_lm.scores.contingency import factorize, host_array
 from fastcluster_lm.scores.engines import choose_engine
@@ -107,11 +108,10 @@ class AttachedScores:
         *,
         key_frame: bool,
         spaces: Collection[str] = SPACES,
-    ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray], bool]:
+    ) -> ProbeResult:
         """Score one probe's states of each split; the first split is the bank. spaces: those that have rows.
 
-        Shapes: states (layers, n, d) float32 by split -> rows, the map's arrays, whether the map was warm
-        Errors: DataError naming the split and layers that hold NaN or infinity
+        Shapes: states (layers, n, d) float32 by split; layers that hold NaN or infinity are named, and not scored
         """
         device = next(iter(states.values())).device
         if device != self._device:
@@ -131,7 +131,7 @@ class AttachedScores:
         columns = pending.columns()
         if "map" in spaces:
             self._map.settle(columns, warm=pending.warm)
-        return pending.rows(columns), pending.maps(), pending.warm
+        return ProbeResult(pending.rows(columns), pending.maps(), pending.warm, 0.0, pending.skipped)
 
     def halve_memory(self) -> bool:
         """Make the engine's blocks half as large; False once they are at their smallest."""
@@ -147,7 +147,7 @@ class AttachedScores:
         """The name of the engine at work."""
         return self._engine.name
 
-    def _start_space(self, space: str, splits: dict[str, Split]) -> PendingSpace:
+    def _start_space(self, space: str, splits: dict[str, Split], whole: Whole | None) -> PendingSpace:
         return start_space(
             splits,
             next(iter(splits.values())),

@@ -19,6 +19,7 @@ from fastcluster_lm.errors import FclmError, ShapeError, UsageError
 from fastcluster_lm.kernels import native
 from fastcluster_lm.probe.attached_scores import AttachedScores, LabelledSet, labelled_sets
 from fastcluster_lm.probe.layer_states import Inputs, LayerReader, Position, count_instances
+from fastcluster_lm.probe.pending import ProbeResult
 from fastcluster_lm.probe.undisturbed import plain_torch
 from fastcluster_lm.scores.engines.params import TsneParams
 from fastcluster_lm.store import RunFolder, default_run_path
@@ -30,7 +31,7 @@ TRIAL, MOST_NAMES = 2, 1000
 
 
 class ProbeSkippedWarning(UserWarning):
-    """A probe gave no scores; training goes on."""
+    """A probe gave no scores, or none of some layers; training goes on."""
 
 
 class ClusterProbe:
@@ -51,9 +52,10 @@ class ClusterProbe:
     batch_size: instances of one forward
     autocast: dtype of the probe's forward; None: as the caller autocasts
 
-    Construction tries two instances and raises what is wrong. Later a probe that fails, for want of memory or for NaN
-    in a layer, is skipped with a warning, and `skipped` in its row of steps.jsonl says why; only where a sharded model
-    has no memory for a forward does the error go on, since its ranks cannot be parted. Where ranks share training,
+    Construction tries two instances and raises what is wrong. Later a probe that fails, for want of memory, is skipped
+    with a warning, and so is a layer whose states are not finite, while the others are scored; `skipped` in the row of
+    steps.jsonl says which and why. Only where a sharded model has no memory for a forward does the error go on, since
+    its ranks cannot be parted. Where ranks share training,
     rank 0 scores and writes; every rank calls all methods, since a sharded model runs on all of them.
     """
 
@@ -202,10 +204,12 @@ class ClusterProbe:
                     states[name] = self._read(own)
                 if self.folder is None:
                     return []
-                rows, maps, warm = self._score(states, step)
-            self.folder.write_map(step, maps, {"warm": str(warm).lower()})
-            self.folder.append_scores(rows)
-            self._rows, self._probes = rows, self._probes + 1
+                found = self._score(states, step)
+            self.folder.write_map(step, found.maps, {"warm": str(found.warm).lower()})
+            self.folder.append_scores(found.rows)
+            self._rows, self._probes, skipped = found.rows, self._probes + 1, found.skipped
+            if skipped is not None:
+                warnings.warn(f"the probe of step {step} skipped {skipped}", ProbeSkippedWarning, stacklevel=3)
         except (torch.OutOfMemoryError, FclmError) as error:
             if self._reader.sharded and isinstance(error, torch.OutOfMemoryError) and len(states) < len(self._inputs):
                 # the other ranks wait inside a forward that this one left; to go on would mix up what they exchange
@@ -234,7 +238,7 @@ class ClusterProbe:
                     raise
                 self._reader.batch_size //= 2
 
-    def _score(self, states: dict[str, Tensor], step: int) -> tuple[list[Row], dict[str, Any], bool]:
+    def _score(self, states: dict[str, Tensor], step: int) -> ProbeResult:
         """Score the states; where memory is short in blocks half as large, and half again."""
         every = self._config.key_frame_every
         key_frame = self._probes == 0 or (every > 0 and self._probes % every == 0)

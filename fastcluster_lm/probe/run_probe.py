@@ -19,6 +19,7 @@ from fastcluster_lm.probe.pending import PendingProbe, ProbeResult, Taken, launc
 from fastcluster_lm.probe.probe_set import ProbeSet
 from fastcluster_lm.probe.samples import FreshSource, RingSource, Sample
 from fastcluster_lm.probe.warm_map import WarmMap
+from fastcluster_lm.probe.whole_layers import FINITE, PLACED, Whole, whole_layers
 from fastcluster_lm.scores.clusters import PLANS, Divisions, PendingSpace, Scoring, Split, start_space
 from fastcluster_lm.scores.engines.params import Engine
 
@@ -71,6 +72,8 @@ class RunProbe:
         self._map = WarmMap(config, engine, seed)
         # centroids that the next step probe's KMeans goes on from, by space, split, group and number
         self._centroids: dict[str, Tensor] = {}
+        # whether a layer has none of its own, since it never could be scored; they are then NaN
+        self._gaps = False
         fresh = self._sources["train"].sample
         check_reachable(fresh.labels, fresh.instructions, config.n_neighbors)
 
@@ -142,12 +145,15 @@ class RunProbe:
     def finish(self, pending: PendingProbe) -> ProbeResult:
         """Make rows and map of what the device found, waiting for it if need be.
 
-        Errors: DataError for NaN in a layer, say, where the device had to be asked for it
+        A layer whose states are not finite has rows without scores, and is named in `skipped`
+        Errors: what the device had to be asked for
         """
         columns = pending.columns()
+        if self._gaps or (FINITE in columns and not bool(columns[FINITE].all())):
+            self._gaps = any(bool(own.isnan().any()) for own in self._centroids.values())
         if pending.taken.full:
             self._map.settle(columns, warm=pending.warm)
-        return ProbeResult(pending.rows(columns), pending.maps(), pending.warm, 0.0)
+        return ProbeResult(pending.rows(columns), pending.maps(), pending.warm, 0.0, pending.skipped)
 
     def state(self) -> dict[str, Tensor]:
         """Give all that the next probe depends on: the map and what measures it, centroids, the ring."""
@@ -165,6 +171,7 @@ class RunProbe:
             for name, value in state.items()
             if name.startswith("centroids/")
         }
+        self._gaps = any(bool(own.isnan().any()) for own in self._centroids.values())
         ring = {name.removeprefix("ring/"): value for name, value in state.items() if name.startswith("ring/")}
         if self._ring is not None and ring:
             self._ring.ring.load_state(ring)
@@ -186,17 +193,20 @@ class RunProbe:
         """Score task labels on the map's training points: warm centroids, few steps of the map, no nulls."""
         started: list[PendingSpace] = []
         columns: dict[str, Tensor] = {}
-        for train in taken.samples.values():
+        samples, whole, finite = whole_layers(taken.samples)
+        for train in samples.values():
             spaces = {"hidden": train.split("task")}
-            moved = self._map.move(train.states, train.ids)
+            moved = self._map.move(train.states, train.ids, whole)
             if moved is not None:
                 spaces["map"] = train.placed(moved[0]).split("task")
                 columns["kl"] = moved[1]
+                if moved[3] is not None:
+                    columns[PLACED] = moved[3]
             # the points at hand may lack a task, and then have fewer clusters than there are centroids for
             n_tasks = _n_codes(train.labels["task"])
             for space, split in spaces.items():
                 name = _task_clusters(space, n_tasks)
-                own = {name: self._centroids[name]} if name in self._centroids else {}
+                own = self._going_on(name, whole)
                 pending = start_space(
                     {"train": split},
                     split,
@@ -208,11 +218,38 @@ class RunProbe:
                     divisions=self._divisions,
                     near=moved[2] if moved is not None and space == "hidden" else None,
                 )
-                self._centroids.update(pending.centroids)
+                self._centroids.update(self._kept(pending.centroids, whole))
                 started.append(pending)
+        columns |= {f"{FINITE}/{name}": own for name, own in finite.items()}
         return PendingProbe(taken, started, columns, {}, None, [], warm=True, checks=checks)
 
-    def _start_space(self, space: str, splits: dict[str, Split]) -> PendingSpace:
+    def _going_on(self, name: str, whole: Whole | None) -> dict[str, Tensor]:
+        """Give the centroids to go on from, none where there are none yet of a layer that can be scored now."""
+        if name not in self._centroids:
+            return {}
+        own = self._centroids[name]
+        if not self._gaps:
+            return {name: own}
+        lacks = own.isnan().flatten(2).any(2).any(0)
+        # a wait on a GPU, but only after a layer that never could be scored
+        if bool((lacks if whole is None else lacks & whole.ok).any()):
+            return {}
+        return {name: own.nan_to_num(0.0)}
+
+    def _kept(self, new: dict[str, Tensor], whole: Whole | None) -> dict[str, Tensor]:
+        """Keep the last centroids of the layers that are not scored.
+
+        Shapes: (sets, layers, k, d) by name
+        """
+        if whole is None:
+            return new
+        kept = {}
+        for name, own in new.items():
+            old = self._centroids.get(name)
+            kept[name] = whole.keep(own.transpose(0, 1), None if old is None else old.transpose(0, 1)).transpose(0, 1)
+        return kept
+
+    def _start_space(self, space: str, splits: dict[str, Split], whole: Whole | None) -> PendingSpace:
         pending = start_space(
             splits,
             splits["train"],
@@ -224,8 +261,9 @@ class RunProbe:
         )
         # step probes go on from the task clusters of all training points
         wanted = _task_clusters(space, _n_codes(splits["train"].labels["task"]))
+        new = self._kept({name: value for name, value in pending.centroids.items() if name == wanted}, whole)
         self._centroids = {name: value for name, value in self._centroids.items() if not name.startswith(f"{space}/")}
-        self._centroids |= {name: value for name, value in pending.centroids.items() if name == wanted}
+        self._centroids |= new
         return pending
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from threading import Lock
@@ -321,7 +322,7 @@ def _score(probe: RunProbe, model: torch.nn.Module, step: int, weights: dict[str
     if weights:
         model.load_state_dict(_tensors(weights))
     result = probe.score(step)
-    return ProbeResult(result.rows, result.maps, result.warm, time.perf_counter() - started)
+    return replace(result, seconds=time.perf_counter() - started)
 
 
 def _copy(tensor: Tensor) -> np.ndarray:

@@ -60,9 +60,9 @@ def score_streamed(
         last = min(first + n_at_once(files, scorer), len(wanted))
         part = {name: file.read(first, last).to(device) for name, file in files.items()}
         scorer.begin_anew()
-        found, arrays, _ = scorer.score(part, step, key_frame=True, spaces=spaces)
-        rows += [{**row, "layer": wanted[first + row["layer"]]} for row in found]
-        maps.append(arrays)
+        found = scorer.score(part, step, key_frame=True, spaces=spaces)
+        rows += [{**row, "layer": wanted[first + row["layer"]]} for row in found.rows]
+        maps.append(found.maps)
     return Streamed(_ordered(rows), _joined(maps))
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from fastcluster_lm.config import ScoresConfig
 from fastcluster_lm.kernels.neighbor_votes import first_others
 from fastcluster_lm.kernels.transfer import to_device
+from fastcluster_lm.probe.whole_layers import FINITE, Whole
 from fastcluster_lm.scores.engines.params import Engine, Neighbors, NeighborsParams, TsneParams
 from fastcluster_lm.scores.geometry import intrinsic_dimension, neighbor_overlap, trustworthiness
 
@@ -33,27 +34,32 @@ class WarmMap:
         self._neighbor_ids = torch.empty(0, dtype=torch.int64)
         self._preserved: Tensor | None = None
         self._restart = False
+        # whether a layer has no map yet, which is then NaN, or had no neighbours at the last full probe, which are -1
+        self._gaps = False
 
     def draw(
-        self, X: Float[Tensor, "layers n d"], ids: Int[Tensor, " n"], *, key_frame: bool
+        self, X: Float[Tensor, "layers n d"], ids: Int[Tensor, " n"], *, key_frame: bool, whole: Whole | None = None
     ) -> tuple[Float[Tensor, "layers n 2"], dict[str, Tensor], bool]:
         """Draw all points, cold at a key frame, after the map lost its neighbours, or where the engine must.
 
+        A layer that is not `whole` is drawn in the likeness of another; of its own map it keeps what it had, to go on
+        from once it can be scored again. One that never had a map makes the first one with it cold, for all
         Shapes: X (layers, n, d), ids (n,) of the instances, on the host -> points (layers, n, 2), columns (layers,)
                 float64 on the device, to be given to `settle` once they are on the host; warm
         """
         k, n = self.config.n_neighbors, X.shape[1]
         used, order = self._params().affinity_neighbors(n), torch.arange(n)
         near = self.engine.neighbors(X, X, NeighborsParams(max(used, k), order, order))
-        cold = key_frame or self._restart or not self.engine.warm_maps
+        cold = key_frame or self._restart or not self.engine.warm_maps or self._closes_gap(whole)
         own = near.indices[..., :k]
         overlap = None
         if self._neighbors is not None and torch.equal(ids, self._neighbor_ids):
             overlap = neighbor_overlap(own, self._neighbors)
-        init = None if cold else self._start(X, near, ids)
-        warm = init is not None
-        if init is not None:
-            init = _drawn_together(init, overlap)
+            if self._gaps:
+                overlap = torch.where(self._neighbors[:, 0, 0] < 0, torch.nan, overlap)
+        start = None if cold else self._start(X, near, ids)
+        warm = start is not None
+        init = None if start is None else _drawn_together(_filled(start, whole), overlap)
         known = Neighbors(near.distances[..., :used], near.indices[..., :used])
         params = self._params(self.config.warm_iter if warm else self.config.n_iter, init, known)
         points, kl = self.engine.tsne(X, params)
@@ -66,7 +72,13 @@ class WarmMap:
         if overlap is not None:
             columns["neighbor_overlap"] = overlap
         columns[PRESERVED] = neighbor_overlap(own, on_map)
-        self.points, self._ids = points, ids.clone()
+        kept = points
+        if whole is not None:
+            same = self._ids is not None and torch.equal(ids, self._ids)
+            kept = whole.keep(points, start if start is not None else self.points if same else None)
+            own = torch.where(whole.spread(whole.ok, own), own, -1)
+            columns[PRESERVED] = torch.where(whole.ok, columns[PRESERVED], torch.nan)
+        self.points, self._ids = kept, ids.clone()
         self._neighbors, self._neighbor_ids = own, ids.clone()
         return points, columns, warm
 
@@ -84,12 +96,30 @@ class WarmMap:
         preserved = columns.pop(PRESERVED)
         if not warm or self._preserved is None:
             self._preserved = preserved
-        self._restart = bool((self._preserved - preserved).mean() > self.config.key_frame_margin)
+        # a layer that cannot be scored now, or could not be when the last cold map was drawn, has no say
+        lost = self._preserved - preserved
+        self._restart = bool(lost[lost.isfinite()].mean() > self.config.key_frame_margin)
+        self._note_gaps(columns)
 
-    def move(self, X: Float[Tensor, "layers m d"], ids: Int[Tensor, " m"]) -> tuple[Tensor, Tensor, Neighbors] | None:
+    def _note_gaps(self, columns: dict[str, Tensor]) -> None:
+        if self._gaps or (FINITE in columns and not bool(columns[FINITE].all())):
+            assert self.points is not None and self._neighbors is not None
+            self._gaps = bool(self.points.isnan().any()) or bool((self._neighbors < 0).any())
+
+    def _closes_gap(self, whole: Whole | None) -> bool:
+        """Say whether a layer without a map of its own can be scored now; a wait on a GPU, but only after a gap."""
+        if not self._gaps or self.points is None:
+            return False
+        lacks = self.points.isnan().flatten(1).any(1)
+        return bool((lacks if whole is None else lacks & whole.ok).any())
+
+    def move(
+        self, X: Float[Tensor, "layers m d"], ids: Int[Tensor, " m"], whole: Whole | None = None
+    ) -> tuple[Tensor, Tensor, Neighbors, Tensor | None] | None:
         """Let the first m points take a few steps; None where too few are on the map, or none is asked for or possible.
 
-        Shapes: X (layers, m, d), ids (m,) -> points (layers, m, 2), kl (layers,), their nearest neighbours among them
+        Shapes: X (layers, m, d), ids (m,) -> points (layers, m, 2), kl (layers,), their nearest neighbours among them,
+                and which layers have a place on the map (layers,), None where all have
         """
         if self.config.step_iter == 0 or not self.engine.warm_maps:
             return None
@@ -103,10 +133,17 @@ class WarmMap:
         init = self._start(X, near, ids)
         if init is None:
             return None
-        points, kl = self.engine.tsne(X, self._params(self.config.step_iter, init, near, share))
+        placed: Tensor | None = None
+        if self._gaps or whole is not None:
+            ok = torch.ones(len(init), dtype=torch.bool, device=init.device) if whole is None else whole.ok
+            placed = ok & ~init.isnan().flatten(1).any(1)
+        on_map = None if placed is None else Whole.of(placed)
+        params = self._params(self.config.step_iter, _filled(init, on_map), near, share)
+        points, kl = self.engine.tsne(X, params)
         self.points, self._ids = self.points.clone(), self._ids.clone()
-        self.points[:, :m], self._ids[:m] = points, ids
-        return points, kl, near
+        self.points[:, :m] = points if on_map is None else on_map.keep(points, init)
+        self._ids[:m] = ids
+        return points, kl, near, placed
 
     def state(self) -> dict[str, Tensor]:
         """Give all that the next map depends on."""
@@ -128,6 +165,7 @@ class WarmMap:
         self.points, self._neighbors = state["map"].to(device), state["neighbors"].to(device).long()
         self._ids, self._neighbor_ids, self._preserved = state["ids"], state["neighbor_ids"], state["preserved"]
         self._restart = bool(state["restart"][0])
+        self._gaps = bool(self.points.isnan().any()) or bool((self._neighbors < 0).any())
 
     def _params(
         self, n_iter: int = 1, init: Tensor | None = None, near: Neighbors | None = None, share: float = 1.0
@@ -174,4 +212,10 @@ def _drawn_together(points: Tensor, overlap: Tensor | None) -> Tensor:
     """
     if overlap is None:
         return points * DRAWN_TOGETHER
-    return points * torch.where(overlap < STEADY, DRAWN_TOGETHER, 1.0).to(points.dtype)[:, None, None]
+    # NaN where a layer had no neighbours then
+    return points * torch.where(overlap >= STEADY, 1.0, DRAWN_TOGETHER).to(points.dtype)[:, None, None]
+
+
+def _filled(start: Tensor, whole: Whole | None) -> Tensor:
+    """Let a layer without a start, or in the likeness of another, start from that one's."""
+    return start if whole is None else whole.stand_in(start).nan_to_num(0.0)

@@ -22,13 +22,15 @@ class RowQueue:
         if probed:
             self._open.add(row["step"])
 
-    def add_probe(self, step: int, scores: Sequence[dict[str, Any]], probe_ms: float) -> None:
-        """Take a probe's rows, and how long it took, into its step's row."""
+    def add_probe(
+        self, step: int, scores: Sequence[dict[str, Any]], probe_ms: float, skipped: str | None = None
+    ) -> None:
+        """Take a probe's rows, and how long it took and what it skipped into its step's row."""
         self._open.discard(step)
         self._scores += scores
         for row in self._steps:
             if row["step"] == step:
-                row["probe_ms"] = probe_ms
+                row["probe_ms"], row["skipped"] = probe_ms, skipped
 
     def flush(self) -> None:
         """Write all rows before the first step whose probe still runs: scores first, so that no step lacks its own."""

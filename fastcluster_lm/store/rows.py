@@ -40,7 +40,7 @@ def step_row(values: Mapping[str, object]) -> Row:
 
     Units:  milliseconds: step_ms without the probe, probe_ms that the probe of this step took wherever it ran,
             probe_wait_ms that training stood still for probes after this step; tokens_per_s in tokens a second;
-            skipped says why the probe that was due gave no scores
+            skipped says why the probe that was due gave no scores, or which layers it gave none, and why
     Errors: as for score_row
     """
     return _row(values, STEP_COLUMNS, "step")

@@ -68,6 +68,7 @@ def print_closing(
     if table:
         _print_signatures(console, failure_signatures(score_rows, step_rows, space=space, group=group, layer=layer))
     _print_cost(console, summary)
+    _print_skipped(console, step_rows)
 
 
 def _agreement_table(table: Layers, beside: Layers, *, headline: int, padding: int) -> Table:
@@ -194,6 +195,13 @@ def _print_cost(console: Console, summary: Mapping[str, object]) -> None:
         text += f" ({wall:.1f} s)"
     _say(console)
     _say(console, text + ".")
+
+
+def _print_skipped(console: Console, step_rows: Sequence[Row]) -> None:
+    skipped = [row for row in step_rows if row.get("skipped") is not None]
+    if skipped:
+        probes = "1 probe" if len(skipped) == 1 else f"{len(skipped)} probes"
+        _say(console, f"{probes} did not score all; that of step {skipped[-1]['step']}: {skipped[-1]['skipped']}.")
 
 
 def _say(console: Console, text: str = "", style: str = "") -> None:

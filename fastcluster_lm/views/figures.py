@@ -95,7 +95,9 @@ def _scores(history: RunHistory, blocks: ScoreBlocks) -> Figure:
     for axes, (name, null) in zip(panels[1:], NULLS.items(), strict=True):
         values, nulls = (_block(history, blocks, column) for column in (name, null))
         if not np.isnan(nulls).all():
-            axes.fill_between(blocks.steps, np.nanmin(nulls, 1), np.nanmax(nulls, 1), color="#bbbbbb", alpha=0.6, lw=0)
+            # NaN at a step where no layer has a null
+            low, high = np.fmin.reduce(nulls, 1), np.fmax.reduce(nulls, 1)
+            axes.fill_between(blocks.steps, low, high, color="#bbbbbb", alpha=0.6, lw=0)
         for layer in range(history.n_layers):
             axes.plot(blocks.steps, values[:, layer], color=colours[layer], linewidth=1.2, label=f"layer {layer}")
         axes.set_title(SCORES[name], fontsize=10)

@@ -173,19 +173,32 @@ def test_maps_go_on_from_the_last_and_start_cold_now_and_then(tmp_path):
     assert probe.step(4) == [] and len(probe.folder.steps()) == 5
 
 
-def test_nan_in_a_layer_skips_the_probe_and_says_why(tmp_path):
+def test_nan_in_a_layer_skips_that_layer_and_says_why(tmp_path):
     model = Net()
     probe = attach(model, tmp_path / "run", every=1)
     probe.step(0)
     with torch.no_grad():
         model.blocks[1][0].weight[0, 0] = torch.nan
-    with pytest.warns(ProbeSkippedWarning, match="step 1 was skipped: DataError: split 'val' holds NaN .* in layer 1"):
-        assert probe.step(1) == []
+    with pytest.warns(ProbeSkippedWarning, match="the probe of step 1 skipped layer 1: states of val are not finite"):
+        rows = probe.step(1)
+    assert all((row["ari"] is None) == (row["layer"] == 1) for row in rows if row["group"] == "all")
+    assert {name[-1] for name in probe.headline()} == {"0"}
     with torch.no_grad():
         model.blocks[1][0].weight[0, 0] = 0.0
     assert probe.step(2)
-    assert [row["skipped"] is None for row in probe.folder.steps()] == [True, False, True]
-    assert {row["step"] for row in probe.folder.scores()} == {0, 2}
+    named = "layer 1: states of val are not finite"
+    assert [row["skipped"] for row in probe.folder.steps()] == [None, named, None]
+    assert {row["step"] for row in probe.folder.scores()} == {0, 1, 2}
+
+
+def test_a_layer_that_overflows_in_half_precision_is_skipped(tmp_path):
+    model = Net()
+    probe = attach(model, tmp_path / "run", every=1)
+    # 16-bit floats end at 65504
+    model.blocks[1].register_forward_hook(lambda module, args, output: (output.half() * 1e5).float())
+    with pytest.warns(ProbeSkippedWarning, match="skipped layer 1: states of val are not finite"):
+        rows = probe.step(0)
+    assert all((row["ari"] is None) == (row["layer"] == 1) for row in rows if row["group"] == "all")
 
 
 def test_short_memory_halves_the_batch_then_the_blocks_then_skips(tmp_path, monkeypatch):

@@ -51,7 +51,8 @@ def stream(states, sets, folder: Path, *, chunk: int = 70, config: ScoresConfig 
 @pytest.fixture(scope="module")
 def whole(states, sets):
     """Score all layers at once, as a probe within training does."""
-    return AttachedScores(sets, CONFIG, 0, device=CPU).score(states, 7, key_frame=True)
+    found = AttachedScores(sets, CONFIG, 0, device=CPU).score(states, 7, key_frame=True)
+    return found.rows, found.maps, found.warm
 
 
 @pytest.mark.parametrize("chunk", [1, 70, 1000])

@@ -30,7 +30,8 @@ FIRST_VAL_ID = 2**40
 class MapFrames:
     """All maps of a run in one frame for each layer.
 
-    Shapes: each of points (2, layers, n) uint16, x before y; bounds (3, layers): centre x, centre y, half width
+    Shapes: each of points (2, layers, n) uint16, x before y, 0 and 0 where a layer has no map; bounds (3, layers):
+            centre x, centre y, half width
     Names:  sets holds label columns, uint16 (n,) each; frame i shows the points of sets[set_of[i]]
     """
 
@@ -72,10 +73,12 @@ def read_frames(history: RunHistory, steps: Sequence[int]) -> MapFrames:
 def bounds_of(frames: Sequence[Float[np.ndarray, "2 layers n"]]) -> Float[np.ndarray, "3 layers"]:
     """Find the square that holds every layer's points in every frame, with a margin.
 
-    Shapes: frames of (2, layers, n) -> (3, layers) float32: centre x, centre y, half width
+    Shapes: frames of (2, layers, n), NaN where a layer has no map -> (3, layers) float32: centre x, y, half width
     """
-    low = np.min([points.min(-1) for points in frames], axis=0)
-    high = np.max([points.max(-1) for points in frames], axis=0)
+    low = np.min([np.where(np.isfinite(points), points, np.inf).min(-1) for points in frames], axis=0)
+    high = np.max([np.where(np.isfinite(points), points, -np.inf).max(-1) for points in frames], axis=0)
+    # of a layer that never had a map
+    low, high = (np.where(np.isfinite(ends), ends, 0.0) for ends in (low, high))
     # layer 0 has few distinct points and may have one place for them all
     half = np.maximum((high - low).max(0) / 2 * MARGIN, 1e-6)
     return np.concatenate([(low + high) / 2, half[None]]).astype(np.float32)
@@ -86,10 +89,12 @@ def quantise(
 ) -> UInt16[np.ndarray, "2 layers n"]:
     """Write coordinates as 16-bit steps between the bounds: 0 is the lower end, 65535 the upper; no other rounding.
 
+    The margin leaves both ends free, so that 0 and 0 is where NaN goes, and is not drawn
     Units:  off by at most half a step, half width / 65535
     """
     low, width = bounds[:2, :, None].astype(np.float64) - bounds[2][None, :, None], 2.0 * bounds[2][None, :, None]
-    return np.clip(np.rint((points - low) / width * TOP), 0, TOP).astype(np.uint16)
+    known = np.where(np.isfinite(points), points, low)
+    return np.clip(np.rint((known - low) / width * TOP), 0, TOP).astype(np.uint16)
 
 
 def label_names(config: Mapping[str, Any], kinds: Sequence[str], texts: Sequence[str] = ()) -> dict[str, list[str]]:

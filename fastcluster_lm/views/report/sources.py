@@ -123,7 +123,11 @@ class RunSources:
         assert self._tabulate is not None
         arrays, _ = self.history.read_map(step)
         of_val = arrays["is_val"] == 1
-        return self._tabulate(arrays["points"][:, of_val], arrays["task"][of_val]).astype(np.uint16)
+        points = arrays["points"][:, of_val]
+        # a layer whose states were not finite has no map, and so no clusters
+        known = np.isfinite(points).all((1, 2))
+        counted = self._tabulate(np.where(known[:, None, None], points, 0.0), arrays["task"][of_val])
+        return np.where(known[:, None, None], counted, 0).astype(np.uint16)
 
 
 def _kinds(frames: MapFrames) -> list[str]:

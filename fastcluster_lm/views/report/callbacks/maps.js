@@ -100,8 +100,11 @@ if (points !== undefined && sets.data.split !== undefined) {
     const unit = 2 * half / 65535
     const x = new Float32Array(shown.length), y = new Float32Array(shown.length)
     for (let i = 0; i < shown.length; i++) {
-      x[i] = low_x + unit * points[one * n + shown[i]]
-      y[i] = low_y + unit * points[(n_layers + one) * n + shown[i]]
+      const across = points[one * n + shown[i]], up = points[(n_layers + one) * n + shown[i]]
+      // a layer whose states were not finite has no map at this step
+      const none = across === 0 && up === 0
+      x[i] = none ? NaN : low_x + unit * across
+      y[i] = none ? NaN : low_y + unit * up
     }
     sources[one].data = renewed ? {x, y, fill, mark, text} : {...sources[one].data, x, y}
     const value = score_at(score.value, one), chance = score_at(`null_${score.value}`, one)
