@@ -64,12 +64,13 @@ class ProbeWork:
         self._layers = _chosen_layers(options, n_blocks)
         # lowered to what the map's points allow, once and aloud
         n_shown = sum(len(own.on_map) for own in sets.values())
-        asked = config.scores.perplexity
-        perplexity = TsneParams(perplexity=asked).effective_perplexity(n_shown)
+        asked = TsneParams(perplexity=config.scores.perplexity)
+        perplexity = asked.effective_perplexity(n_shown)
         self._config = config = replace(config, scores=replace(config.scores, perplexity=perplexity))
         self._scorer = AttachedScores(sets, config.scores, config.probe.seed, device=device)
-        if perplexity < asked and "map" in options.spaces:
-            say(f"scores.perplexity {asked:g} lowered to {perplexity:.3g} for {n_shown} points")
+        lowered = asked.lowered(n_shown)
+        if lowered and "map" in options.spaces:
+            say(f"scores.{lowered}")
         self._folder: RunFolder | None = None
         self._record: dict[str, Any] = {}
         self._open = ExitStack()

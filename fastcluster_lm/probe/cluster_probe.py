@@ -180,13 +180,10 @@ class ClusterProbe:
                 f"map_points: expected more instances on the map than scores.n_neighbors={self._config.n_neighbors}, "
                 f"got {n_shown}"
             )
-        perplexity = TsneParams(perplexity=self._config.perplexity).effective_perplexity(n_shown)
-        if perplexity < self._config.perplexity:
-            warnings.warn(
-                f"scores.perplexity {self._config.perplexity:g} lowered to {perplexity:.3g} for {n_shown} instances",
-                stacklevel=3,
-            )
-        return replace(self._config, perplexity=perplexity)
+        asked = TsneParams(perplexity=self._config.perplexity)
+        if lowered := asked.lowered(n_shown, "instances"):
+            warnings.warn(f"scores.{lowered}", stacklevel=3)
+        return replace(self._config, perplexity=asked.effective_perplexity(n_shown))
 
     @property
     def _takes_part(self) -> bool:

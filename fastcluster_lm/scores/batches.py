@@ -1,69 +1,71 @@
-"""Turns a caller's arrays into one batch (layers, n, d) and results back into the caller's kind; it scores nothing."""
+"""Frames in which float32 is safe for a batch (layers, n, d), and what no frame can save; it scores nothing."""
 
 import math
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fastcluster_lm.errors import DataError, ShapeError
+from fastcluster_lm.errors import DataError
 from fastcluster_lm.kernels.deferred import check, deferring
 from fastcluster_lm.kernels.point_frames import point_frames
 
-Array = Tensor | np.ndarray
 # points whose deviations lie between its inverse and this need no other unit; so many points tell
 MODEST, FEW_POINTS = 2.0**20, 16
 # inputs beyond this many bytes are taken in parts on a CPU, so that their copies stay small
 WHOLE_BYTES = 64 * 2**20
 
 
-def as_batch(X: Array, name: str) -> Float[Tensor, "layers n d"]:
-    """View the caller's points as one floating-point batch over layers.
-
-    Shapes: X (n, d) or (layers, n, d) -> (layers, n, d)
-    Errors: ShapeError for any other number of axes, no layers, or an axis d of length 0
-    """
-    tensor = X.detach() if isinstance(X, Tensor) else torch.from_numpy(np.ascontiguousarray(X))
-    if tensor.ndim not in (2, 3):
-        raise ShapeError(f"{name} has shape {tuple(tensor.shape)}; expected (n, d) or (layers, n, d)")
-    if tensor.shape[-1] == 0:
-        raise ShapeError(f"{name} has shape {tuple(tensor.shape)}; d must be at least 1")
-    if tensor.ndim == 3 and tensor.shape[0] == 0:
-        raise ShapeError(f"{name} has shape {tuple(tensor.shape)}; expected at least one layer")
-    if not tensor.is_floating_point():
-        tensor = tensor.float()
-    return tensor if tensor.ndim == 3 else tensor[None]
-
-
-def as_caller(result: Tensor, like: Array) -> Array:
-    """Give a batched result the kind (numpy or torch) and the batch shape of the points it came from."""
-    result = result if like.ndim == 3 else result[0]
-    return result if isinstance(like, Tensor) else result.cpu().numpy()
+def farthest(width: int) -> float:
+    """Give the largest coordinate between whose points float32 holds every distance."""
+    return torch.finfo(torch.float32).max / (2 * math.sqrt(width))
 
 
 def check_finite(
     X: Float[Tensor, "layers n d"], name: str, *, sq_norms: Float[Tensor, "layers n"] | None = None
 ) -> None:
-    """Refuse NaN and infinity by the layers that hold them; on a GPU one wait, or none where checks are put off.
+    """Refuse NaN, infinity and points too far for float32, by layer; on a GPU one wait, none where checks are put off.
 
     Shapes: X (layers, n, d); sq_norms (layers, n) of the points spare the pass over them
     Errors: DataError naming the layers; where checks are put off, also for a norm whose square is beyond float32
     """
-    put_off = deferring(X)
-    # a sum reads the points once and writes nothing; it is finite unless a value is not, or all of them are huge
-    if not put_off and math.isfinite(float((X if sq_norms is None else sq_norms).sum())):
+    if X.numel() == 0:
         return
-    values = sq_norms[..., None] if put_off and sq_norms is not None else X
+    put_off, most = deferring(X), farthest(X.shape[-1])
+    # no coordinate is larger than a norm, which reads the points once and writes nothing
+    if not put_off and sq_norms is not None and math.isfinite(float(sq_norms.sum())):
+        return
+    if not put_off and float(torch.linalg.vector_norm(X)) <= most:
+        return
+    if put_off and sq_norms is not None:
+        sizes, known = sq_norms.amax(1), math.inf
+    else:
+        # a GPU makes no copy for it, and a CPU needs it only to say what is wrong
+        sizes, known = torch.linalg.vector_norm(X, ord=math.inf, dim=(1, 2)), most
 
-    def judge(broken: Tensor) -> DataError | None:
-        layers = [str(layer) for layer, is_broken in enumerate(broken.tolist()) if is_broken]
-        if not layers:
-            return None
-        return DataError(f"{name} holds NaN or infinity in layer {', '.join(layers)}; expected finite values")
+    def judge(sizes: Tensor) -> DataError | None:
+        found = sizes.tolist()
+        broken = [layer for layer, size in enumerate(found) if not math.isfinite(size)]
+        if broken:
+            expected = f"expected finite values{'' if put_off else _first_broken(X)}"
+            return DataError(f"{name} holds NaN or infinity in layer {_listed(broken)}; {expected}")
+        far = [layer for layer, size in enumerate(found) if size > known]
+        if far:
+            expected = f"expected at most {most:.3g}, beyond which float32 holds no distances"
+            return DataError(f"{name} reaches {found[far[0]]:.3g} in layer {_listed(far)}; {expected}")
+        return None
 
-    check((~values.isfinite()).flatten(1).any(1), judge)
+    check(sizes, judge)
+
+
+def _listed(layers: list[int]) -> str:
+    return ", ".join(map(str, layers))
+
+
+def _first_broken(X: Tensor) -> str:
+    layer, point = (~X.isfinite()).any(-1).nonzero()[0].tolist()
+    return f" (the first that is not: layer {layer}, point {point})"
 
 
 def scaling(X: Float[Tensor, "layers n d"]) -> tuple[Float[Tensor, "layers 1 d"], Float[Tensor, "layers 1 1"]]:
@@ -90,7 +92,11 @@ def power_of_two(deviations: Float[Tensor, "layers n d"]) -> Float[Tensor, "laye
 
 
 def _power_of_two(sizes: Tensor) -> Tensor:
-    largest = sizes.amax((1, 2), keepdim=True)
+    return powers_of_two(sizes.amax((1, 2), keepdim=True))
+
+
+def powers_of_two(largest: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+    """Round each number down to a power of two, 1 for 0."""
     powers = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - 1)
     return torch.where(largest > 0, powers, torch.ones_like(largest))
 

@@ -1,7 +1,7 @@
 """Score how far points gather by their labels, layer by layer, beside a null; the batched work is in spaces.py."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,14 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from fastcluster_lm.errors import DataError, ShapeError, UsageError, nearest_name
-from fastcluster_lm.scores.batches import Array, as_batch, check_finite
+from fastcluster_lm.scores.arguments import (
+    Array,
+    alike,
+    as_labels,
+    as_points,
+    check_same_labels,
+)
+from fastcluster_lm.scores.batches import check_finite
 from fastcluster_lm.scores.contingency import factorize, host_array
 from fastcluster_lm.scores.engines import choose_engine
 from fastcluster_lm.scores.engines.params import Engine, TsneParams
@@ -34,6 +41,7 @@ __all__ = [
 
 _Labels = ArrayLike | Tensor
 SPACES = ("hidden", "map")
+_NEEDED = ("labels_true", "bank_labels")
 _BANK_NAMES = ("bank_labels", "bank_blocks", "bank_groups", "bank_instances")
 # the columns that a row without scores still fills
 _HEAD = ("layer", "split", "space", "group", "labels", "n_points", "n_clusters", "engine")
@@ -68,21 +76,26 @@ def score_clusters(
             with >= 2 labels and >= 5 points a label. blocks (instruction distributions) give nulls and knn_share_across
     Units:  None where a score is undefined: no blocks, too few neighbours, no such group, a map of one point.
             n_clusters holds for group="all" (None: number of labels); too large a perplexity is lowered with a warning
-    Errors: DataError for NaN, no points, more clusters than points; ShapeError; UsageError for an unknown space
+    Notes:  points are arrays, tensors or nested lists; labels whole numbers, text, booleans or finite numbers
+    Errors: DataError for NaN, no points, more clusters than points, what is no such argument; ShapeError; UsageError
+            for an unknown space
     Source: design.md, "Scores and their names"; queries and bank share one joint map
     """
-    if unknown := [name for name in spaces if name not in SPACES]:
-        raise UsageError(f"spaces has {unknown[0]!r}; expected {' or '.join(SPACES)}{nearest_name(unknown[0], SPACES)}")
-    states = _checked(X, "X")
+    spaces = _known_spaces(spaces)
+    points = as_points(X, "X")
     own = {"labels_true": labels_true, "blocks": blocks, "groups": groups, "instances": instances}
     theirs = dict(zip(_BANK_NAMES, (bank_labels, bank_blocks, bank_groups, bank_instances), strict=True))
-    queries = _split("queries", states, own)
     if bank is None:
         if extra := [name for name, value in theirs.items() if value is not None]:
             raise DataError(f"{extra[0]} was given without a bank; give bank too, or leave it out")
-        banked = queries
+        banked = queries = _split("queries", _checked(points.batch, "X"), own)
     else:
-        queries, banked = _beside_bank(queries, _checked(bank, "bank"), own, theirs)
+        others = as_points(bank, "bank")
+        batches = alike(points, others, "X")
+        if points.batch.shape[::2] != others.batch.shape[::2]:
+            raise ShapeError(f"X has shape {points.shape}, bank {others.shape}; layers and d must match")
+        queries, banked = _beside_bank(_checked(batches[0], "X"), _checked(batches[1], "bank"), own, theirs)
+    states = queries.X
     scoring = Scoring(n_neighbors=n_neighbors, n_init=n_init, n_nulls=n_nulls, seed=seed, n_clusters=n_clusters)
     plan = [("all", "task")] + ([("groups", "task")] if groups is not None else [])
     chosen = choose_engine(engine, states.device)
@@ -101,8 +114,18 @@ def score_clusters(
     return rows
 
 
-def _checked(X: Array, name: str) -> Tensor:
-    states = as_batch(X, name)
+def _known_spaces(spaces: Sequence[str]) -> list[str]:
+    if isinstance(spaces, str) or not isinstance(spaces, Iterable):
+        raise UsageError(f"spaces is {spaces!r:.60}; expected a sequence of {' or '.join(SPACES)}, such as {SPACES}")
+    known = list(spaces)
+    for name in known:
+        if not isinstance(name, str) or name not in SPACES:
+            near = nearest_name(name, SPACES) if isinstance(name, str) else ""
+            raise UsageError(f"spaces has {name!r:.60}; expected {' or '.join(SPACES)}{near}")
+    return known
+
+
+def _checked(states: Tensor, name: str) -> Tensor:
     if states.shape[1] == 0:
         raise DataError(f"{name} has no points; give at least one")
     check_finite(states, name)
@@ -111,22 +134,24 @@ def _checked(X: Array, name: str) -> Tensor:
 
 def _split(name: str, X: Tensor, given: Mapping[str, _Labels | None]) -> Split:
     """Put labels, blocks, groups and instances, in this order, beside their points."""
-    arrays = [None if value is None else host_array(value) for value in given.values()]
-    for key, values in zip(given, arrays, strict=True):
-        if values is not None and values.shape != (X.shape[1],):
-            raise ShapeError(f"{key} has shape {values.shape}; expected ({X.shape[1]},), one label a point")
+    n = X.shape[1]
+    arrays = [as_labels(value, key, n) if value is not None or key in _NEEDED else None for key, value in given.items()]
     named = zip(("task", "distribution", "groups"), arrays, strict=False)
     labels = {label: values for label, values in named if values is not None}
     return Split(name, X, labels, None if arrays[3] is None else factorize(arrays[3])[0])
 
 
 def _beside_bank(
-    queries: Split, X: Tensor, own: Mapping[str, _Labels | None], given: Mapping[str, _Labels | None]
+    own_X: Tensor, X: Tensor, own: Mapping[str, _Labels | None], given: Mapping[str, _Labels | None]
 ) -> tuple[Split, Split]:
+    queries = _split("queries", own_X, own)
     for (name, value), (bank_name, bank_value) in zip(own.items(), given.items(), strict=True):
         if (value is None) != (bank_value is None):
             raise DataError(f"{name} and {bank_name} go together where there is a bank; give both or neither")
     bank = _split("bank", X, given)
+    for kind, (name, bank_name) in zip(("task", "distribution", "groups"), zip(own, given, strict=True), strict=False):
+        if kind in queries.labels:
+            check_same_labels(queries.labels[kind], name, bank.labels[kind], bank_name)
     if bank.instances is None:
         return queries, bank
     # instances are numbered together; under the queries' own name the bank withholds a query's instance from it
@@ -145,8 +170,8 @@ def _map(
     if joint.shape[1] < 2:
         return queries, bank, None, None
     used = params.effective_perplexity(joint.shape[1])
-    if used < params.perplexity:
-        warnings.warn(f"perplexity {params.perplexity} lowered to {used:.3g} for {joint.shape[1]} points", stacklevel=3)
+    if lowered := params.lowered(joint.shape[1]):
+        warnings.warn(lowered, stacklevel=3)
     points, kl = engine.tsne(joint, params)
     placed = replace(queries, X=points[:, :n])
     return placed, placed if bank is queries else replace(bank, X=points[:, n:]), kl.tolist(), used

@@ -2,10 +2,9 @@
 
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Float, Int
 
-from fastcluster_lm.scores.batches import Array, as_batch, as_caller
+from fastcluster_lm.scores.arguments import Array, as_points, as_start
 from fastcluster_lm.scores.engines import choose_engine
 from fastcluster_lm.scores.engines.params import KMeansParams
 
@@ -30,11 +29,12 @@ def kmeans(
     """Cluster the points of each layer; of n_init restarts, and one from init if given, the lowest inertia wins.
 
     Shapes: X (*layers, n, d), init (k, d) or (layers, k, d) -> labels i64 (*layers, n), centroids f32 (*layers, k, d)
-    Units:  inertia in squared input units, float64
-    Errors: ShapeError for init; DataError for NaN, infinity, n_clusters < 1 or > n
+    Units:  inertia in squared input units, float64; distances are compared in float32 of a layer's largest deviation
+    Notes:  X and init are arrays, tensors or nested lists; seed is 0 or more
+    Errors: ShapeError for init; DataError for NaN, infinity, n_clusters < 1 or > n, and for what is no such argument
     """
-    batch = as_batch(X, "X")
-    start = None if init is None else torch.as_tensor(init, device=batch.device)
+    points = as_points(X, "X")
+    start = as_start(init, points.batch.device)
     params = KMeansParams(n_clusters, n_init=n_init, seed=seed, init=start)
-    found = choose_engine(engine, batch.device).kmeans(batch, params)
-    return KMeans(as_caller(found.labels, X), as_caller(found.centroids, X), as_caller(found.inertia, X))
+    found = choose_engine(engine, points.batch.device).kmeans(points.batch, params)
+    return KMeans(*(points.as_given(part) for part in (found.labels, found.centroids, found.inertia)))

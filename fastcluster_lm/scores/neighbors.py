@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 
 from fastcluster_lm.errors import ShapeError
-from fastcluster_lm.scores.batches import Array, as_batch, as_caller
+from fastcluster_lm.scores.arguments import Array, alike, as_points, yes_or_no
 from fastcluster_lm.scores.engines import choose_engine
 from fastcluster_lm.scores.engines.params import NeighborsParams
 
@@ -30,18 +30,17 @@ def nearest_neighbors(
 
     Shapes: queries (*layers, nq, d), bank (*layers, nb, d) -> distances f32, indices i64, both (*layers, nq, k)
     Units:  Euclidean distances in the units of the input; the fused engine gives ties to the lower index
-    Errors: ShapeError if layers or d differ, or exclude_self and nq != nb; DataError for NaN, infinity, too few points
+    Notes:  queries and bank are arrays, tensors or nested lists; results come in the kind of the queries
+    Errors: ShapeError if layers or d differ, or exclude_self and nq != nb; DataError for NaN, infinity, too few points,
+            and for what is no such argument
     """
-    if queries.ndim != bank.ndim:
-        raise ShapeError(f"queries have shape {tuple(queries.shape)}, bank {tuple(bank.shape)}; layers must match")
-    query_batch, bank_batch = as_batch(queries, "queries"), as_batch(bank, "bank")
+    own, others = as_points(queries, "queries"), as_points(bank, "bank")
+    query_batch, bank_batch = alike(own, others)
     ids = None
-    if exclude_self:
+    if yes_or_no(exclude_self, "exclude_self"):
         if query_batch.shape[1] != bank_batch.shape[1]:
-            raise ShapeError(
-                f"queries have shape {tuple(queries.shape)}, bank {tuple(bank.shape)}; exclude_self needs nq = nb"
-            )
+            raise ShapeError(f"queries have shape {own.shape}, bank {others.shape}; exclude_self needs nq = nb")
         ids = torch.arange(bank_batch.shape[1], device=bank_batch.device)
     params = NeighborsParams(n_neighbors, ids, ids)
     found = choose_engine(engine, query_batch.device).neighbors(query_batch, bank_batch, params)
-    return NearestNeighbors(as_caller(found.distances, queries), as_caller(found.indices, queries))
+    return NearestNeighbors(own.as_given(found.distances), own.as_given(found.indices))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastcluster_lm.errors import DataError, ShapeError
+from fastcluster_lm.scores.arguments import LARGEST_COUNT, LARGEST_EFFORT, seed_number, whole_number
 from fastcluster_lm.scores.contingency import factorize, host_array
 from fastcluster_lm.scores.nulls import derive_seed, reassign_blocks
 
@@ -63,6 +64,26 @@ class Scoring:
     seed: int = 0
     min_label_points: int = 5
     n_clusters: int | None = None
+
+    def __post_init__(self) -> None:
+        # the least value and the largest; the numbers are kept as Python's own, for rows are written as JSON
+        bounds = {
+            "n_neighbors": (1, LARGEST_COUNT),
+            "n_init": (0, LARGEST_EFFORT),
+            "max_iter": (1, LARGEST_EFFORT),
+            "n_nulls": (0, LARGEST_EFFORT),
+            "min_label_points": (0, LARGEST_COUNT),
+            "n_clusters": (1, LARGEST_COUNT),
+        }
+        for name, (least, most) in bounds.items():
+            value = getattr(self, name)
+            if value is None and name == "n_clusters":
+                continue
+            number = whole_number(value, name, most=most)
+            if number < least:
+                raise DataError(f"{name} is {number}; it must be at least {least}")
+            object.__setattr__(self, name, number)
+        object.__setattr__(self, "seed", seed_number(self.seed))
 
 
 @dataclass(frozen=True, eq=False)

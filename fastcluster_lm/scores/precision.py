@@ -5,10 +5,13 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
-# torch's settings since 2.9: an operation's own one counts unless it is "none", then that of its backend, then of all
+# torch's settings since 2.9: an operation's own one counts unless it is "none", then that of its backend, then of all.
+# Those of convolutions start as none of these, which cannot be set again once it was overwritten: so they are not
+# touched here, but where a library changed them
 _ALL = ("generic", "all")
-_OPERATIONS = {backend: [(backend, op) for op in ("matmul", "conv", "rnn")] for backend in ("cuda", "mkldnn")}
+_BACKENDS = ("cuda", "mkldnn")
 _MATMULS = [("cuda", "matmul"), ("mkldnn", "matmul")]
+_CONVOLUTIONS = [(backend, op) for backend in _BACKENDS for op in ("conv", "rnn")]
 _Place = tuple[str, str]
 
 
@@ -22,9 +25,10 @@ def full_precision() -> Iterator[None]:
     lowered = any(_found(place) not in ("ieee", "none") for place in _MATMULS)
     with ExitStack() as stack:
         if lowered:
-            stack.enter_context(precisions_kept())
+            stack.enter_context(_matmuls_kept())
             for place in _MATMULS:
                 _set(place, "ieee")
+            # its getter raises unless the newer settings agree with it
             if torch.get_float32_matmul_precision() != "highest":
                 torch.set_float32_matmul_precision("highest")
         for kind in ("cpu", "cuda"):
@@ -35,19 +39,36 @@ def full_precision() -> Iterator[None]:
 
 @contextmanager
 def precisions_kept() -> Iterator[None]:
-    """Put back every setting of float32's precision, the older ones too, whatever the body sets."""
-    own = _own_settings()
-    matmul, cudnn = _older_settings(own)
+    """Put back every setting of float32's precision, the older ones too, whatever a library sets.
+
+    Notes: a convolution's setting that came from above, and was overwritten, has its value again but no longer follows
+    """
+    before, cudnn = {place: _own(place) for place in _CONVOLUTIONS}, _cudnn()
+    with _matmuls_kept():
+        try:
+            yield
+        finally:
+            if cudnn is not None and _cudnn() != cudnn:
+                torch.backends.cudnn.allow_tf32 = cudnn
+    for place, (own, found) in before.items():
+        if _own(place) != (own, found):
+            _set(place, own if own != "none" else found)
+
+
+@contextmanager
+def _matmuls_kept() -> Iterator[None]:
+    """Put back what decides on matmuls: the older setting, the newer ones of all, of each backend and of its matmul."""
+    above = {_ALL: _found(_ALL), **{(backend, "all"): _own((backend, "all"))[0] for backend in _BACKENDS}}
+    own = {place: _own(place)[0] for place in _MATMULS}
+    older = _older_matmul(own)
     try:
         yield
     finally:
-        now = _older_settings(_own_settings())
-        # the older setters write the newer settings too, so they come first
-        if now[0] != matmul:
-            torch.set_float32_matmul_precision(matmul)
-        if now[1] != cudnn:
-            torch.backends.cudnn.allow_tf32 = cudnn
-        _write(own)
+        # the older setter writes the newer settings too, so it comes first
+        if _older_matmul(own) != older:
+            torch.set_float32_matmul_precision(older)
+        for place, precision in (above | own).items():
+            _set(place, precision)
 
 
 def _found(place: _Place) -> str:
@@ -58,47 +79,37 @@ def _set(place: _Place, precision: str) -> None:
     torch._C._set_fp32_precision_setter(*place, precision)
 
 
-def _write(settings: dict[_Place, str]) -> None:
-    for place, precision in settings.items():
-        _set(place, precision)
+def _own(place: _Place) -> tuple[str, str]:
+    """Read what a place itself is set to, "none" where it follows those above it, and what counts there.
 
-
-def _own_settings() -> dict[_Place, str]:
-    """Read what each place itself is set to: torch tells only what counts there, which may come from above it."""
-    own = {_ALL: _found(_ALL)}
-    for backend, operations in _OPERATIONS.items():
-        whole = (backend, "all")
-        own[whole] = _unless_inherited(whole, _ALL, own[_ALL])
-        for place in operations:
-            own[place] = _unless_inherited(place, whole, own[whole])
-    return own
-
-
-def _unless_inherited(place: _Place, above: _Place, own_above: str) -> str:
-    """Give the setting of a place, "none" where it follows the one above: seen by moving that one, and back."""
+    torch tells only what counts, so those above are moved, and put back
+    """
+    above = _ALL if place[1] == "all" else (place[0], "all")
+    kept, found = _found(above) if above == _ALL else _own(above)[0], _found(place)
     try:
         seen = []
         for precision in ("ieee", "tf32"):
             _set(above, precision)
             seen.append(_found(place))
     finally:
-        _set(above, own_above)
-    return "none" if seen == ["ieee", "tf32"] else seen[0]
+        _set(above, kept)
+    return ("none" if seen == ["ieee", "tf32"] else seen[0]), found
 
 
-def _older_settings(own: dict[_Place, str]) -> tuple[str, bool]:
-    """Read set_float32_matmul_precision and cudnn.allow_tf32, whose getters raise unless the newer settings agree."""
+def _older_matmul(own: dict[_Place, str]) -> str:
+    """Read set_float32_matmul_precision, whose getter raises unless the newer settings agree with it."""
     try:
         for place in _MATMULS:
             _set(place, "ieee")
-        matmul = torch.get_float32_matmul_precision()
-        for op in ("conv", "rnn"):
-            _set(("cuda", op), "tf32")
-        try:
-            cudnn = bool(torch.backends.cudnn.allow_tf32)
-        except RuntimeError:
-            # it disagrees with what was just set
-            cudnn = False
+        return torch.get_float32_matmul_precision()
     finally:
-        _write(own)
-    return matmul, cudnn
+        for place in _MATMULS:
+            _set(place, own[place])
+
+
+def _cudnn() -> bool | None:
+    """Read cudnn.allow_tf32; None where it and the newer settings disagree, so that it counts for nothing."""
+    try:
+        return bool(torch.backends.cudnn.allow_tf32)
+    except RuntimeError:
+        return None

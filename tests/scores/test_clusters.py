@@ -265,7 +265,7 @@ def test_separated_blobs_score_one_in_both_spaces() -> None:
     labels = np.repeat(np.array(["a", "b", "c"]), 20)
     X = rng.normal(size=(3, 8))[np.repeat(np.arange(3), 20)] * 50 + rng.normal(size=(2, 60, 8))
     blocks = np.arange(60) // 10
-    with pytest.warns(UserWarning, match="perplexity 30.0 lowered to 19.7 for 60 points"):
+    with pytest.warns(UserWarning, match="perplexity 30 lowered to 19.7 for 60 points"):
         rows = score_clusters(X.astype("f4"), labels, blocks=blocks, groups=np.arange(60) % 2)
     assert [(r["space"], r["group"], r["layer"]) for r in rows] == list(
         itertools.product(("hidden", "map"), ("all", "groups"), (0, 1))

@@ -248,7 +248,7 @@ def test_parameters_arrive_under_their_names(fakes):
         (TsneParams(early_exaggeration=0.5), "takes 1 or more"),
         (TsneParams(final_momentum=0.0), "between 0 and 1"),
         (TsneParams(seed=2**32 - 1), "seed is"),
-        (KMeansParams(2, seed=-1), "seed is"),
+        (KMeansParams(2, seed=2**32), "seed is"),
     ],
 )
 def test_what_cuml_cannot_do_is_refused_with_the_reason(fakes, params, reason):

@@ -71,6 +71,9 @@ def choose_engine(name: str, device: torch.device | str, memory_mib: int = 256) 
     Errors: EngineError for an unknown name, a missing package or the wrong device, saying what to do
     """
     kind = torch.device(device).type
+    known = ("auto", *ENGINES)
+    if not isinstance(name, str):
+        raise EngineError(f"engine is {name!r:.60}; expected one of {', '.join(known)}")
     name, _ = decide_engine(name, device)
     if name == "fused":
         return FusedEngine(memory_mib)
@@ -92,7 +95,6 @@ def choose_engine(name: str, device: torch.device | str, memory_mib: int = 256) 
         from fastcluster_lm.scores.engines._rapids import RapidsEngine
 
         return RapidsEngine(memory_mib)
-    known = ("auto", *ENGINES)
     raise EngineError(f"engine is {name!r}; expected one of {', '.join(known)}{nearest_name(name, known)}")
 
 

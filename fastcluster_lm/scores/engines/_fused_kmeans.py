@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fastcluster_lm.errors import DataError
 from fastcluster_lm.kernels.cluster_sums import cluster_sums
+from fastcluster_lm.kernels.deferred import check
 from fastcluster_lm.kernels.kmeans_assign import kmeans_assign
 from fastcluster_lm.kernels.kmeans_runs import Runs, kmeans_runs_native
 from fastcluster_lm.kernels.native import thread_count
@@ -25,6 +27,8 @@ from fastcluster_lm.scores.precision import full_precision
 CPU_BUDGET, GPU_BUDGET = 16 * 2**20, 256 * 2**20
 # iterations on a GPU between two looks at whether any run still moves
 LOOK_EVERY = 8
+# starts farther than this in the points' frame have squares that lose the points, or that float32 cannot hold
+FARTHEST_START = 2.0**40
 
 
 class _Asked(NamedTuple):
@@ -61,6 +65,8 @@ def find_clusters_each(
     Errors: as there
     """
     check_kmeans(X, *params)
+    # the mean of half-precision points is no half-precision number
+    X = X if X.dtype == torch.float64 else X.float()
     frame = spared_scaling(X)
     asked = []
     for one in params:
@@ -68,6 +74,7 @@ def find_clusters_each(
         if one.init is not None:
             init = to_device(one.init, X.device).expand(len(X), -1, -1).to(frame.offset.dtype)
             init = frame.bring(init)
+            check(init.abs().amax(), _startable)
         asked.append(_Asked(one, _draw(X.shape[1], one, X.device), init))
     native = _native_runs(X, frame, asked)
     if native is not None:
@@ -76,6 +83,12 @@ def find_clusters_each(
         memory_budget = CPU_BUDGET if X.device.type == "cpu" else GPU_BUDGET
     points = frame.bring(X)
     return [_in_units(frame, *_in_torch(points, one, memory_budget)) for one in asked]
+
+
+def _startable(reach: Tensor) -> DataError | None:
+    if float(reach) <= FARTHEST_START:
+        return None
+    return DataError("init lies farther from X than 2^40 times its spread, which float32 cannot compare; start nearer")
 
 
 def _in_torch(points: Float[Tensor, "layers n d"], asked: _Asked, memory_budget: int) -> tuple[Tensor, ...]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fastcluster_lm.kernels.nearest_neighbors import (
@@ -23,6 +23,9 @@ from fastcluster_lm.scores.precision import full_precision
 
 # most bytes of one block of distances or of gathered candidates, where the caller names none
 MEMORY_BUDGET = 256 * 2**20
+# in a frame's units: distances of at least the first have squares that float32 holds in full, and so have those of
+# unlike points whose coordinates are 0 or at least the second
+LEAST_HELD, LEAST_COORDINATE = 2.0**-45, 2.0**-39
 DIRECT = "donot_use_mm_for_euclid_dist"
 
 
@@ -81,7 +84,8 @@ def find_neighbors_under_each(
         found = nearest_neighbors_under_each(own, others, params[0].n_neighbors, ids, memory_budget)
         if found is not None:
             distances = found[0] if frame.plain else found[0].mul_(frame.scale)
-            return [Neighbors(*one) for one in zip(distances, found[1], strict=True)]
+            if _lost(queries, bank, distances, frame.scale) is None:
+                return [Neighbors(*one) for one in zip(distances, found[1], strict=True)]
     return [find_neighbors(queries, bank, one, memory_budget) for one in params]
 
 
@@ -105,6 +109,57 @@ def _find(
     out: tuple[Tensor, Tensor] | None = None,
 ) -> Neighbors:
     """Find the neighbours of layers that are taken together, in `out` where compiled code finds them."""
+    found, scale = _search(queries, bank, params, memory_budget, out)
+    lost = _lost(queries, bank, found.distances, scale)
+    if lost is not None:
+        _look_again(queries, bank, params, found, lost, memory_budget)
+    return found
+
+
+def _lost(queries: Tensor, bank: Tensor, distances: Tensor, scale: Tensor) -> Bool[Tensor, "layers nq"] | None:
+    """Mark the rows some of whose distances are so small that float32 may hold nothing of their squares; None: no row.
+
+    Shapes: distances (*sets, layers, nq, k), scale (layers, 1, 1) of the frame in which float32 found them
+    """
+    # a GPU would have to wait to learn it: there such points are ties, 2^-63 of a layer's extent apart
+    if bank.device.type != "cpu" or torch.float64 in (queries.dtype, bank.dtype):
+        return None
+    near = (distances < LEAST_HELD * scale).any(-1)
+    if not bool(near.any()):
+        return None
+    # points without tiny coordinates that are not one lie farther apart than that
+    tiny = any(
+        bool(((X.abs() < LEAST_COORDINATE * scale) & (X != 0)).any())
+        for X in ((bank,) if queries is bank else (bank, queries))
+    )
+    return near if tiny else None
+
+
+def _look_again(
+    queries: Tensor, bank: Tensor, params: NeighborsParams, found: Neighbors, lost: Tensor, memory_budget: int
+) -> None:
+    """Search some rows anew in float64, in place; distances that are equal once rounded to float32 are ties."""
+    k = params.n_neighbors
+    for layer, rows in _rows_by_layer(lost, max(1, memory_budget // (8 * bank.shape[1]))):
+        block = torch.cdist(queries[layer, rows].double(), bank[layer].double(), compute_mode=DIRECT)
+        own = _of_layer(params, layer)
+        if own.query_ids is not None and own.bank_ids is not None:
+            block.masked_fill_(own.query_ids.flatten()[rows, None] == own.bank_ids.flatten(), torch.inf)
+        # in a unit of which float32 holds the nearest, however near
+        unit = block.kthvalue(k, dim=-1, keepdim=True).values
+        ranks = (block / torch.where(unit > 0, unit, 1.0)).float().sort(dim=-1, stable=True).indices[:, :k]
+        found.distances[layer, rows] = block.gather(-1, ranks).float()
+        found.indices[layer, rows] = ranks
+
+
+def _search(
+    queries: Tensor,
+    bank: Tensor,
+    params: NeighborsParams,
+    memory_budget: int,
+    out: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Neighbors, Tensor]:
+    """Find neighbours in the frame in which float32 is safe, and give its scale."""
     n_layers, n_queries, width = queries.shape
     n_bank, k = bank.shape[1], params.n_neighbors
     queries, bank, frame = _framed(queries, bank)
@@ -112,13 +167,13 @@ def _find(
     if queries.is_cuda and k <= MOST_NEIGHBORS:
         # no candidate is lost to rounding, so that no row is doubtful and nothing waits for the device
         distances, indices = nearest_neighbors_fused(queries, bank, k, params.query_ids, params.bank_ids)
-        return Neighbors((distances * scale).float(), indices)
+        return Neighbors((distances * scale).float(), indices), scale
     with full_precision():
         native = nearest_neighbors_native(
             queries, bank, centre, k, params.query_ids, params.bank_ids, memory_budget, out
         )
     if native is not None:
-        return Neighbors(native[0] if frame.plain else native[0].mul_(scale), native[1])
+        return Neighbors(native[0] if frame.plain else native[0].mul_(scale), native[1]), scale
     centred_queries, centred_bank = (queries - centre).float(), (bank - centre).float()
     distances = torch.empty(n_layers, n_queries, k, device=queries.device)
     indices = torch.empty(n_layers, n_queries, k, dtype=torch.int64, device=queries.device)
@@ -138,7 +193,7 @@ def _find(
                 proposed = _propose(centred_queries[:, tile], centred_bank, mask, n_candidates)
                 found = _search_candidates(queries[:, tile], bank, mask, k, *proposed, memory_budget)
             distances[:, tile], indices[:, tile] = (found[0] * scale).float(), found[1]
-    return Neighbors(distances, indices)
+    return Neighbors(distances, indices), scale
 
 
 def _framed(queries: Tensor, bank: Tensor) -> tuple[Tensor, Tensor, Frame]:

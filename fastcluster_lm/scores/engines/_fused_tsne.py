@@ -1,7 +1,5 @@
 """t-SNE over all layers at once: schedule, start and stop; forces and affinities are kernels."""
 
-import logging
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -9,13 +7,11 @@ from torch import Tensor
 from fastcluster_lm.kernels.transfer import Glance, to_device
 from fastcluster_lm.kernels.tsne_affinities import pair_affinities
 from fastcluster_lm.kernels.tsne_forces import Descent, StepRule, start_descent
-from fastcluster_lm.scores.batches import MODEST, power_of_two, scaled, scaling
+from fastcluster_lm.scores.batches import MODEST, powers_of_two, scaled, scaling
 from fastcluster_lm.scores.engines._fused_neighbors import MEMORY_BUDGET, find_neighbors
 from fastcluster_lm.scores.engines.checks import check_tsne
 from fastcluster_lm.scores.engines.params import CHECK_EVERY, Map, NeighborsParams, TsneParams
 from fastcluster_lm.scores.precision import full_precision
-
-log = logging.getLogger(__name__)
 
 # standard deviation of the first coordinate at the start, and of the noise on top: openTSNE 1.0.4, initialization.py
 START_STD, NOISE_STD = 1e-4, 1e-6
@@ -37,8 +33,6 @@ def draw_maps(X: Float[Tensor, "layers n d"], params: TsneParams, memory_budget:
     check_tsne(X, params)
     n_layers, n, _ = X.shape
     perplexity = params.effective_perplexity(n)
-    if perplexity < params.perplexity:
-        log.warning("perplexity %g is too large for %d points; %g is used", params.perplexity, n, perplexity)
     near = params.neighbors
     if near is None:
         ids = torch.arange(n)
@@ -52,12 +46,16 @@ def draw_maps(X: Float[Tensor, "layers n d"], params: TsneParams, memory_budget:
 
 
 def _in_reach(distances: Float[Tensor, "layers n k"]) -> Float[Tensor, "layers n k"]:
-    """Give sorted distances in a unit in which float32 holds their squares; the affinities do not depend on it."""
+    """Give sorted distances in a unit in which float32 holds their squares; the affinities do not depend on it.
+
+    Each point has its own: those beside one that lies far off may be as near to each other as before
+    """
+    largest = distances[..., -1:]
     if distances.device.type == "cpu":
-        largest = distances[..., -1].amax(1).tolist()
-        if all(size == 0 or 1 / MODEST < size < MODEST for size in largest):
+        modest = (largest == 0) | ((largest > 1 / MODEST) & (largest < MODEST))
+        if bool(modest.all()):
             return distances
-    return distances / power_of_two(distances)
+    return distances / powers_of_two(largest)
 
 
 def _descend(descent: Descent, params: TsneParams, n: int, active: Bool[Tensor, " layers"]) -> None:

@@ -127,8 +127,6 @@ class RapidsEngine(Engine):
         n_layers, n, _ = X.shape
         _check_map(params, n)
         perplexity, k = params.effective_perplexity(n), params.affinity_neighbors(n)
-        if perplexity < params.perplexity:
-            log.warning("perplexity %g is too large for %d points; %g is used", params.perplexity, n, perplexity)
         near = params.neighbors
         if near is None:
             order = torch.arange(n, device=X.device)

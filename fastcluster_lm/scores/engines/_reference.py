@@ -9,7 +9,7 @@ from scipy.sparse import coo_matrix
 from torch import Tensor
 
 from fastcluster_lm.errors import EngineError
-from fastcluster_lm.scores.batches import scaling
+from fastcluster_lm.scores.batches import power_of_two, scaling
 from fastcluster_lm.scores.engines.checks import check_kmeans, check_neighbors, check_tsne, forbidden
 from fastcluster_lm.scores.engines.params import (
     CHECK_EVERY,
@@ -21,6 +21,9 @@ from fastcluster_lm.scores.engines.params import (
     NeighborsParams,
     TsneParams,
 )
+
+# numpy's RandomState takes no larger one
+LARGEST_SEED = 2**32 - 1
 
 
 class ReferenceEngine(Engine):
@@ -52,6 +55,7 @@ class ReferenceEngine(Engine):
         distances, indices = [], []
         # faiss squares without centring first, so it gets centred points
         offset, scale = scaling(bank)
+        scale = torch.maximum(scale, power_of_two(queries - offset))
         queries, centred = ((queries - offset) / scale).float(), ((bank - offset) / scale).float()
         for layer in range(n_layers):
             index = faiss.IndexFlatL2(bank.shape[2])
@@ -74,6 +78,7 @@ class ReferenceEngine(Engine):
         Errors: ShapeError, DataError as in check_kmeans
         """
         check_kmeans(X, params)
+        _check_seed(params.seed)
         fits = [_cluster(x, init, params) for x, init in zip(X, _per_layer(params.init, X), strict=True)]
         return Clustering(*(torch.stack(part) for part in zip(*fits, strict=True)))
 
@@ -84,6 +89,7 @@ class ReferenceEngine(Engine):
         Errors: ShapeError, DataError as in check_tsne; EngineError below 5 points, which openTSNE cannot map
         """
         check_tsne(X, params)
+        _check_seed(params.seed)
         if X.shape[1] < 5:
             raise EngineError(f"engine 'reference' maps 5 points or more, X has {X.shape[1]} a layer; use 'fused'")
         near = params.neighbors
@@ -94,6 +100,11 @@ class ReferenceEngine(Engine):
         maps = [_map(x, init, params, distances, indices) for x, init, distances, indices in layers]
         kl = torch.tensor([kl for _, kl in maps], dtype=torch.float64)
         return Map(torch.stack([points for points, _ in maps]), kl)
+
+
+def _check_seed(seed: int) -> None:
+    if seed > LARGEST_SEED:
+        raise EngineError(f"seed is {seed}, engine 'reference' takes 0 to {LARGEST_SEED}; or use 'fused'")
 
 
 def _per_layer(init: Tensor | None, X: Tensor) -> list[Tensor | None]:

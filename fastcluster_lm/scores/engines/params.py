@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fastcluster_lm.errors import DataError
+from fastcluster_lm.scores.arguments import LARGEST_EFFORT, real_number, seed_number, whole_number
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +26,7 @@ class NeighborsParams:
     bank_ids: Int[Tensor, "*layers nb"] | None = None
 
     def __post_init__(self) -> None:
+        _settle(self, n_neighbors=whole_number(self.n_neighbors, "n_neighbors"))
         if self.n_neighbors < 1:
             raise DataError(f"n_neighbors is {self.n_neighbors}; it must be at least 1")
         if (self.query_ids is None) != (self.bank_ids is None):
@@ -47,7 +49,8 @@ class KMeansParams:
     max_iter: most Lloyd iterations of a run
     tol: a run ends once the squared shift of all its centroids is at most tol x the mean variance of the coordinates
     seed: of the runs' own generator
-    init: centroids (k, d) or (layers, k, d), in the units of X, of one further run beside the fresh ones
+    init: centroids (k, d) or (layers, k, d), in the units of X, of one further run beside the fresh ones; as near the
+        points as float32 can square: within 2^40 times their spread
     """
 
     n_clusters: int
@@ -58,6 +61,14 @@ class KMeansParams:
     init: Float[Tensor, "*layers k d"] | None = None
 
     def __post_init__(self) -> None:
+        _settle(
+            self,
+            n_clusters=whole_number(self.n_clusters, "n_clusters"),
+            n_init=whole_number(self.n_init, "n_init", most=LARGEST_EFFORT),
+            max_iter=whole_number(self.max_iter, "max_iter", most=LARGEST_EFFORT),
+            tol=real_number(self.tol, "tol"),
+            seed=seed_number(self.seed),
+        )
         if self.n_clusters < 1:
             raise DataError(f"n_clusters is {self.n_clusters}; it must be at least 1")
         if self.n_init < (self.init is None) or self.max_iter < 1 or not self.tol >= 0:
@@ -78,7 +89,8 @@ class TsneParams:
     perplexity: above 0; lowered to (n - 1) / 3 where there are too few points
     n_iter: iterations in all, the exaggerated ones included
     seed: of the small noise that starts coinciding points apart
-    init: starting points (n, 2) or (layers, n, 2); a warm start, without exaggeration, at the final momentum
+    init: starting points (n, 2) or (layers, n, 2), which are centred; a warm start, without exaggeration, at the final
+        momentum
     early_exaggeration: factor on the attraction in the first exaggeration_iter iterations (at most a third of n_iter).
         By default fewer than openTSNE's 250 of 750, for no higher KL: `fclm bench quality`
     learning_rate: a number, or "auto": n / exaggeration, as openTSNE 1.0.4 (tsne.py, lines 92-97)
@@ -101,6 +113,14 @@ class TsneParams:
     neighbors: Neighbors | None = None
 
     def __post_init__(self) -> None:
+        _settle(
+            self,
+            perplexity=real_number(self.perplexity, "perplexity"),
+            n_iter=whole_number(self.n_iter, "n_iter", most=LARGEST_EFFORT),
+            exaggeration_iter=whole_number(self.exaggeration_iter, "exaggeration_iter", most=LARGEST_EFFORT),
+            min_gradient_norm=real_number(self.min_gradient_norm, "min_gradient_norm"),
+            seed=seed_number(self.seed),
+        )
         if not 0 < self.perplexity < float("inf"):
             raise DataError(f"perplexity is {self.perplexity}; it must be a finite number above 0")
         if self.n_iter < 0 or self.exaggeration_iter < 0:
@@ -119,6 +139,11 @@ class TsneParams:
         """Lower the perplexity to what n points allow: a third of a point's neighbours, 1 at least."""
         return min(self.perplexity, max((n - 1) / 3, 1.0))
 
+    def lowered(self, n: int, of: str = "points") -> str | None:
+        """Say that n points lower the perplexity, in the one wording for all who warn of it; None where they do not."""
+        used = self.effective_perplexity(n)
+        return None if used == self.perplexity else f"perplexity {self.perplexity:g} lowered to {used:.3g} for {n} {of}"
+
     def affinity_neighbors(self, n: int) -> int:
         """Count the neighbours whose affinities are above 0: three perplexities, as all libraries take."""
         return min(n - 1, max(1, math.floor(3 * self.effective_perplexity(n))))
@@ -126,6 +151,12 @@ class TsneParams:
     def step_size(self, n: int, exaggeration: float) -> float:
         """Give the learning rate of a phase; with n / exaggeration a step is free of n and of the data's units."""
         return n / exaggeration if isinstance(self.learning_rate, str) else self.learning_rate
+
+
+def _settle(params: object, **values: float) -> None:
+    """Put checked numbers, which are plain ones, into a frozen dataclass."""
+    for name, value in values.items():
+        object.__setattr__(params, name, value)
 
 
 class Clustering(NamedTuple):
