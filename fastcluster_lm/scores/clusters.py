@@ -20,7 +20,7 @@ from fastcluster_lm.scores.arguments import (
     check_same_labels,
 )
 from fastcluster_lm.scores.batches import check_finite
-from fastcluster_lm.scores.contingency import factorize, host_array
+from fastcluster_lm.scores.contingency import factorize
 from fastcluster_lm.scores.engines import choose_engine
 from fastcluster_lm.scores.engines.params import Engine, TsneParams
 from fastcluster_lm.scores.parts import PLANS, Divisions, Split
@@ -155,7 +155,11 @@ def _beside_bank(
     if bank.instances is None:
         return queries, bank
     # instances are numbered together; under the queries' own name the bank withholds a query's instance from it
-    sides = [host_array(value) for value in (own["instances"], given["bank_instances"]) if value is not None]
+    sides = (
+        as_labels(own["instances"], "instances", own_X.shape[1]),
+        as_labels(given["bank_instances"], "bank_instances", X.shape[1]),
+    )
+    check_same_labels(sides[0], "instances", sides[1], "bank_instances")
     codes, _ = factorize(np.concatenate(sides))
     n = len(sides[0])
     return replace(queries, instances=codes[:n]), replace(bank, name=queries.name, instances=codes[n:])
