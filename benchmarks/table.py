@@ -1,11 +1,26 @@
 """Write the table of benchmarks/README.md from the lines in results/: python -m fastcluster_lm.benchmarks.table"""
 
-import json
 from pathlib import Path
+from typing import Literal, Required, TypedDict
 
 from fastcluster_lm.benchmarks.harness import Line
+from fastcluster_lm.errors import RunFolderError
+from fastcluster_lm.store.files import decode_object, explaining
+from fastcluster_lm.store.schemas import Finite, check
+from fastcluster_lm.untrusted import opened_regular, read_lines
 
 RESULTS = Path(__file__).parent / "results"
+
+
+class ResultLine(TypedDict, total=False):
+    """What the table needs of a line; those that are not judged have no `found`."""
+
+    bench: Required[str]
+    kind: str
+    found: Finite
+    target: Finite
+    target_is: Literal["at least", "at most"]
+    steps: int
 
 
 def table(lines: list[Line]) -> str:
@@ -31,8 +46,25 @@ def table(lines: list[Line]) -> str:
 
 
 def read_results(folder: Path = RESULTS) -> list[Line]:
-    """Read all lines of all result files, in the order of their names."""
-    return [json.loads(text) for path in sorted(folder.glob("*.jsonl")) for text in path.read_text().splitlines()]
+    """Read all lines of all result files, in the order of their names.
+
+    Errors: RunFolderError naming file and line, if one is damaged
+    """
+    return [line for path in sorted(folder.glob("*.jsonl")) for line in _read_lines(path)]
+
+
+def _read_lines(path: Path) -> list[Line]:
+    with explaining("read", path), opened_regular(path) as descriptor:
+        texts = read_lines(descriptor).splitlines()
+    lines = []
+    for number, text in enumerate(texts, start=1):
+        try:
+            line = decode_object(text)
+            check(line, ResultLine)
+        except (ValueError, RecursionError) as error:
+            raise RunFolderError(f"{path}, line {number} is damaged: {error}") from error
+        lines.append(line)
+    return lines
 
 
 if __name__ == "__main__":

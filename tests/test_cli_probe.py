@@ -188,13 +188,15 @@ def test_a_folder_that_lacks_something_is_told_what(tmp_path, without, part):
 
 
 def test_a_damaged_file_is_told_in_one_line(tmp_path):
-    for number, (name, data) in enumerate(
-        [("config.json", b"{"), ("config.json", b'{"model_type": "odd"}'), ("config.json", b"{}"),
-         ("model.safetensors", b"nothing"), ("tokenizer.json", b"{}")]
+    unknown = "transformers cannot load it: "
+    for number, (name, data, part) in enumerate(
+        [("config.json", b"{", "config.json is damaged: "), ("config.json", b'{"model_type": "odd"}', unknown),
+         ("config.json", b"{}", unknown), ("model.safetensors", b"nothing", "model.safetensors: expected"),
+         ("tokenizer.json", b"{}", unknown)]
     ):  # fmt: skip
         folder = copy_of_model(tmp_path / str(number))
         (folder / name).write_bytes(data)
-        assert_one_line(call("probe", folder, "--tasks", "asked.toml"), 2, "transformers cannot load it: ")
+        assert_one_line(call("probe", folder, "--tasks", "asked.toml"), 2, part)
 
 
 def test_a_pickle_is_refused_and_never_read(tmp_path, sprung):

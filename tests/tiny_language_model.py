@@ -6,6 +6,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tests.tiny_questions import QUESTIONS
+
+__all__ = ["QUESTIONS", "write_model", "write_tokenizer"]
 CHAT = (
     "{% for message in messages %}user : {{ message['content'] }} ."
     "{% endfor %}{% if add_generation_prompt %} assistant :{% endif %}"
@@ -15,20 +18,6 @@ WORDS = (
     *("<unk>", "<s>", "user", "assistant", ":", ".", "?", "what", "is", "the", "capital", "currency", "of", "which"),
     *("city", "money", "name", "pay", "ruled", "from", "in", "with", *INPUTS),
 )
-# the same five forms for both tasks, four words apart
-QUESTIONS = """\
-ending = " ?"
-[[tasks]]
-name = "capital"
-wordings = ["what is the capital of {input}", "which city of {input}", "name the city of {input}", "{input} is ruled \
-from", "the capital of {input} is"]
-table = { france = "a", japan = "b", spain = "a", italy = "b", peru = "a", chad = "b" }
-[[tasks]]
-name = "currency"
-wordings = ["what is the currency of {input}", "which money of {input}", "name the money of {input}", "{input} is pay \
-with", "the currency of {input} is"]
-table = { france = "a", japan = "b", spain = "b", italy = "a", peru = "a", chad = "b" }
-"""
 N_BLOCKS, WIDTH, MOST_TOKENS = 3, 16, 64
 
 

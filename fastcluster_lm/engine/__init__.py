@@ -21,7 +21,7 @@ from fastcluster_lm.config import (
 )
 from fastcluster_lm.device import describe_environment
 from fastcluster_lm.engine.changes import values_at, with_change
-from fastcluster_lm.engine.checkpoint import checkpoint_to_resume, load_checkpoint
+from fastcluster_lm.engine.checkpoint import check_model, checkpoint_to_resume, load_checkpoint
 from fastcluster_lm.engine.loop import Hooks, Loop, Row, train
 from fastcluster_lm.engine.machine import check_unmoved, describe_moved, moved_facts, nearest_facts, unknown_facts
 from fastcluster_lm.engine.rooms import BuildModel, Rooms
@@ -130,7 +130,10 @@ def resume_run(
             scores=replace(asked.scores, engine=here["engine"]),
             training=replace(asked.training, threads=here["threads"]),
         )
-        run = Rooms(config, taskset_from_dict(stored["taskset"]))
+        taskset = taskset_from_dict(stored["taskset"])
+        if step:
+            check_model(folder, step, config, taskset)
+        run = Rooms(config, taskset)
         if step:
             load_checkpoint(run, folder, step, chosen=from_step is not None)
         folder.clean()

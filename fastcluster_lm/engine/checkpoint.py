@@ -1,8 +1,17 @@
 """Which checkpoint of a run is used, and what is said where one cannot be read; nothing is written or removed."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+
+from fastcluster_lm.config import RunConfig
+from fastcluster_lm.data import Vocabulary
+from fastcluster_lm.engine.fit import MODEL, check_like, check_saved, check_weights
 from fastcluster_lm.engine.rooms import Rooms
 from fastcluster_lm.errors import NewerFormatError, RunFolderError, UsageError
 from fastcluster_lm.store import RunFolder
+from fastcluster_lm.tasks import TaskSet
 
 
 def checkpoint_to_resume(folder: RunFolder, from_step: int | None) -> int:
@@ -41,12 +50,45 @@ def load_checkpoint(run: Rooms, folder: RunFolder, step: int, *, chosen: bool) -
         if chosen:
             raise
         raise _unreadable(folder, error) from error
-    try:
+    with _fitting(folder, step):
+        check_saved(run, *saved, step)
         run.load(*saved)
+
+
+def check_model(folder: RunFolder, step: int, config: RunConfig, taskset: TaskSet) -> None:
+    """Look whether a checkpoint's weights are of the model that run.toml describes, before one is built by it.
+
+    Errors: RunFolderError if they are not, or cannot be read
+    """
+    with _fitting(folder, step):
+        check_weights(config.model, len(Vocabulary.of(taskset)), folder.checkpoint_shapes(step, MODEL))
+
+
+def read_weights(
+    folder: RunFolder, step: int, like: Mapping[str, torch.Tensor] | None = None
+) -> dict[str, torch.Tensor]:
+    """Read the weights of a checkpoint alone, which fit those of a model, if one is given.
+
+    Errors: RunFolderError if they cannot be read, or do not fit
+    """
+    tensors = folder.read_checkpoint(step)[0]
+    with _fitting(folder, step):
+        if MODEL not in tensors:
+            raise ValueError(f"expected weights, found {', '.join(tensors) or 'nothing'}")
+        if like is not None:
+            check_like(like, tensors[MODEL])
+    return {name: torch.from_numpy(array) for name, array in tensors[MODEL].items()}
+
+
+@contextmanager
+def _fitting(folder: RunFolder, step: int) -> Iterator[None]:
+    try:
+        yield
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        told = " ".join(f"{error}".split())
         raise RunFolderError(
             f"{folder.path}: the checkpoint of step {step} does not fit the model, training and probe that run.toml "
-            f"describes: {error}; nothing was changed"
+            f"describes: {told}; nothing was changed"
         ) from error
 
 

@@ -32,14 +32,16 @@ def export_hugging_face(run: str | Path, out: str | Path, *, step: int | None = 
     """
     # engine/__init__.py imports this file
     from fastcluster_lm.engine import stored_config
-    from fastcluster_lm.engine.checkpoint import newest_checkpoint
+    from fastcluster_lm.engine.checkpoint import check_model, newest_checkpoint, read_weights
 
     folder = RunFolder.open(run)
     stored = folder.config()
     config = stored_config(stored, str(run))
     step = newest_checkpoint(folder, "export") if step is None else step
-    weights = {name: torch.from_numpy(array) for name, array in folder.read_checkpoint(step)[0]["model"].items()}
-    vocabulary = Vocabulary.of(taskset_from_dict(stored["taskset"]))
+    taskset = taskset_from_dict(stored["taskset"])
+    vocabulary = Vocabulary.of(taskset)
+    check_model(folder, step, config, taskset)
+    weights = read_weights(folder, step)
     n_positions = len(weights["wpe.weight"])
     model = GPT2(config.model, len(vocabulary), n_positions, torch.Generator().manual_seed(0))
     model.load_state_dict(weights)

@@ -1,6 +1,7 @@
 """Load a language model of transformers from a folder: safetensors and no code of its own, nothing fetched unasked."""
 
 import importlib.util
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
-from fastcluster_lm.errors import DataError, UsageError, nearest_name
+from fastcluster_lm.engine.chat_template import ChatTemplate
+from fastcluster_lm.engine.model_folder import check_model_folder, n_values
+from fastcluster_lm.errors import DataError, FclmError, UsageError, nearest_name
 
 # endings of files that are pickles, and run whatever is in them when they are read
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 # what is fetched of a repository: no pickle, no code
 FETCHED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken")
-# what transformers and its libraries raise for files that do not fit, as tried
-LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError)
+# nothing is fetched, and no code of the folder is run
+LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "spiece.model", "sentencepiece*", "*.tiktoken")
 
 
@@ -74,24 +76,37 @@ def load_model(folder: Path, device: torch.device, *, chat: bool | None = None) 
     """Load weights (as float32) and tokenizer from a folder; nothing is fetched, and no code in the folder is run.
 
     chat: prompts go through the tokenizer's chat template; None: where it has one
-    Errors: UsageError for a folder with pickles alone, without weights or tokenizer, or that transformers cannot load;
+    Errors: UsageError as load_parts; DataError where weights are missing that the model needs
+    """
+    model, tokenizer = load_parts(folder)
+    templated = bool(getattr(tokenizer, "chat_template", None))
+    if chat and not templated:
+        raise UsageError(f"--chat: {folder} has a tokenizer without a chat template; leave the option out")
+    chat = templated if chat is None else chat
+    encode = _chat(tokenizer, folder) if chat else _plain(tokenizer, folder)
+    return Loaded(model.to(device).eval(), _within(encode, model, folder), chat)
+
+
+def load_parts(folder: Path) -> tuple[Any, Any]:
+    """Load a model, as float32 on the CPU, and its tokenizer.
+
+    Errors: UsageError for a folder with pickles alone, without weights or tokenizer, that leads out of itself or
+            describes another model than its weights are of, or that transformers cannot load;
             DataError where weights are missing that the model needs
     """
     _check_files(folder)
-    _require_transformers()
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    shapes = check_model_folder(folder)
+    tokenizer = load_tokenizer(folder)
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     # their own annotation leaves out the report that comes beside the model
     models: Any = AutoModelForCausalLM
-    with _quiet():
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, **local)
-            model, found = models.from_pretrained(
-                folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **local
-            )
-        except LOAD_ERRORS as error:
-            raise UsageError(f"{folder}: transformers cannot load it: {_first_line(error)}") from error
+    with _quiet(), told(folder):
+        config = AutoConfig.from_pretrained(folder, **LOCAL)
+        _check_size(folder, config, shapes)
+        model, found = models.from_pretrained(
+            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **LOCAL
+        )
     body = f"{model.base_model_prefix}."
     # the output head is not run
     if missing := sorted(name for name in found["missing_keys"] if name.startswith(body)):
@@ -99,14 +114,78 @@ def load_model(folder: Path, device: torch.device, *, chat: bool | None = None) 
             f"{folder}: expected all weights of {type(model).__name__}, found none for {missing[0]} and "
             f"{len(missing) - 1} more; scores of weights drawn at random would say nothing"
         )
-    templated = bool(getattr(tokenizer, "chat_template", None))
-    if chat and not templated:
-        raise UsageError(f"--chat: {folder} has a tokenizer without a chat template; leave the option out")
-    chat = templated if chat is None else chat
-    return Loaded(model.to(device).eval(), _chat(tokenizer) if chat else _plain(tokenizer), chat)
+    return model, tokenizer
 
 
-def _plain(tokenizer: Any) -> Callable[[str], list[int]]:
+def load_tokenizer(folder: Path) -> Any:
+    """Load the tokenizer of a folder that was checked.
+
+    Errors: UsageError where transformers cannot
+    """
+    _require_transformers()
+    from transformers import AutoTokenizer
+
+    with _quiet(), told(folder):
+        return AutoTokenizer.from_pretrained(folder, **LOCAL)
+
+
+@contextmanager
+def told(folder: Path) -> Iterator[None]:
+    """Turn whatever transformers and its libraries raise for files that do not fit into one line about the folder.
+
+    Errors: UsageError
+    """
+    try:
+        yield
+    except FclmError:
+        raise
+    # their files lead them to raise anything, the tokenizers library even a bare Exception; its panics are none
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = f"{error}".strip().partition("\n")[0]
+        raise UsageError(f"{folder}: transformers cannot load it: {type(error).__name__}: {reason}") from error
+
+
+def _check_size(folder: Path, config: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Build the model without memory, and refuse one that is far larger than its weights, or than the machine.
+
+    Errors: UsageError
+    """
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    needed = sum(one.numel() for one in (*model.parameters(), *model.buffers()))
+    held = n_values(shapes)
+    # packed weights hold 8 values in one; buffers of positions are in no file
+    if needed > 8 * held + 2**24:
+        raise UsageError(f"{folder}: config.json describes {needed:,} weights, but there are {held:,}")
+    room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if 4 * needed > room:
+        raise UsageError(
+            f"{folder}: expected a model that this machine has room for, got one of {4 * needed / 2**30:.0f} GiB as "
+            f"float32, where it has {room / 2**30:.0f}"
+        )
+
+
+def _within(encode: Callable[[str], list[int]], model: Any, folder: Path) -> Callable[[str], list[int]]:
+    """Refuse tokens that the model has no embedding for."""
+    n_tokens = len(model.get_input_embeddings().weight)
+
+    def encode_within(text: str) -> list[int]:
+        tokens = encode(text)
+        if wrong := [token for token in tokens if not 0 <= token < n_tokens]:
+            raise UsageError(
+                f"{folder}: expected tokens from 0 to {n_tokens - 1}, as the model has embeddings, its tokenizer gave "
+                f"{wrong[0]}; one of them is another model's"
+            )
+        return tokens
+
+    return encode_within
+
+
+def _plain(tokenizer: Any, folder: Path) -> Callable[[str], list[int]]:
     words = _closed_vocabulary(tokenizer)
 
     def encode(text: str) -> list[int]:
@@ -117,7 +196,8 @@ def _plain(tokenizer: Any) -> Callable[[str], list[int]]:
                     f"--tasks: expected words that the model's tokenizer knows, got {new[0]!r}; it has no token for "
                     "unknown ones"
                 )
-        return list(tokenizer(text)["input_ids"])
+        with told(folder):
+            return list(tokenizer(text)["input_ids"])
 
     return encode
 
@@ -134,12 +214,14 @@ def _closed_vocabulary(tokenizer: Any) -> Mapping[str, int] | None:
     return None if backend.model.unk_token in words else words
 
 
-def _chat(tokenizer: Any) -> Callable[[str], list[int]]:
+def _chat(tokenizer: Any, folder: Path) -> Callable[[str], list[int]]:
+    template = ChatTemplate(tokenizer, str(folder))
+
     def encode(text: str) -> list[int]:
-        turn = [{"role": "user", "content": text}]
-        whole = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
-        # the template writes what begins a text itself
-        return list(tokenizer(whole, add_special_tokens=False)["input_ids"])
+        whole = template.render([{"role": "user", "content": text}])
+        with told(folder):
+            # the template writes what begins a text itself
+            return list(tokenizer(whole, add_special_tokens=False)["input_ids"])
 
     return encode
 

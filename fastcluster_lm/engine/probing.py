@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from fastcluster_lm.config import RunConfig, apply_settings, differing_keys
 from fastcluster_lm.data import Instances, build_instances, split_instructions
 from fastcluster_lm.device import choose_device
 from fastcluster_lm.engine import stored_config
-from fastcluster_lm.engine.checkpoint import newest_checkpoint
+from fastcluster_lm.engine.checkpoint import check_model, newest_checkpoint, read_weights
 from fastcluster_lm.engine.hugging_face import load_model
 from fastcluster_lm.engine.probe_work import ProbeOptions, ProbeWork, Row, refuse_existing
 from fastcluster_lm.engine.rooms import Rooms
@@ -55,7 +54,10 @@ def probe_run(
     steps = _checkpoints(folder, step, say)
     # no probe, whose states would lie in memory whole
     unprobed = replace(config, probe=replace(config.probe, every=0, worker="off"))
-    rooms = Rooms(unprobed, taskset_from_dict(stored["taskset"]))
+    own = taskset_from_dict(stored["taskset"])
+    for at in steps:
+        check_model(folder, at, config, own)
+    rooms = Rooms(unprobed, own)
     splits = _instances(rooms, config, taskset)
     chosen = choose_probe_sets(splits, config.probe)
     tasks = taskset or rooms.taskset
@@ -75,8 +77,7 @@ def probe_run(
     rows: list[Row] = []
     with work.opened(rooms.trainer.model, {"run": folder.path.resolve().name, "steps": steps}):
         for at in steps:
-            weights = folder.read_checkpoint(at)[0]["model"]
-            rooms.trainer.model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+            rooms.trainer.model.load_state_dict(read_weights(folder, at, rooms.trainer.model.state_dict()))
             rows += work.score({name: evaluator.states_in_chunks(one.instances) for name, one in chosen.items()}, at)
     return rows
 

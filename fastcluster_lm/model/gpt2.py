@@ -191,6 +191,23 @@ class Block(nn.Module):
         return self.dropout if self.training else 0.0
 
 
+def weight_shapes(config: ModelConfig, vocab_size: int, n_positions: int) -> dict[str, tuple[int, ...]]:
+    """Give the shape of every weight by its name in a state, without building a model."""
+    d, mlp = config.d_model, config.d_mlp or 4 * config.d_model
+    block: dict[str, tuple[int, ...]] = {"ln_1.weight": (d,), "ln_1.bias": (d,), "ln_2.weight": (d,), "ln_2.bias": (d,)}
+    for name, rows, columns in (
+        ("c_attn", 3 * d, d),
+        ("attn_c_proj", d, d),
+        ("c_fc", mlp, d),
+        ("mlp_c_proj", d, mlp),
+    ):
+        block |= {f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)}
+    shapes: dict[str, tuple[int, ...]] = {"wte.weight": (vocab_size, d), "wpe.weight": (n_positions, d)}
+    for index in range(config.n_layers):
+        shapes |= {f"blocks.{index}.{name}": shape for name, shape in block.items()}
+    return {**shapes, "ln_f.weight": (d,), "ln_f.bias": (d,)}
+
+
 def hugging_face_state(model: GPT2) -> dict[str, Tensor]:
     """Name and lay out the weights as transformers' GPT2LMHeadModel does.
 

@@ -70,6 +70,18 @@ def read_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
     return decode_arrays(data)
 
 
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Read the shape of every tensor from the header of a safetensors file, and nothing else of it.
+
+    Errors: as for read_arrays
+    """
+    with opened_regular(path) as descriptor:
+        size = os.fstat(descriptor).st_size
+        length = _header_length(read_piece(descriptor, 0, 8), size)
+        entries, _ = _read_header(read_piece(descriptor, 0, 8 + length), size)
+    return {name: tuple(entry["shape"]) for name, entry in entries.items()}
+
+
 def decode_arrays(data: bytes) -> tuple[Arrays, dict[str, str]]:
     """Read the arrays and the text of a safetensors file from its bytes.
 

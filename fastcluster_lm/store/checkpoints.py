@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastcluster_lm.errors import DataError, RunFolderError
-from fastcluster_lm.store.arrays import Arrays, decode_arrays, encode_arrays
+from fastcluster_lm.store.arrays import Arrays, decode_arrays, encode_arrays, read_shapes
 from fastcluster_lm.store.files import (
     check_format,
     decode_object,
@@ -104,10 +104,7 @@ def read_checkpoint(folder: Path, step: int) -> tuple[dict[str, Arrays], dict[st
 
     Errors: RunFolderError if there is none, or a file is missing or differs from what was written
     """
-    path = folder / step_name(step)
-    if not path.is_dir():
-        known = ", ".join(map(str, checkpoint_steps(folder))) or "none"
-        raise RunFolderError(f"{folder} has no checkpoint of step {step}; whole ones: {known}")
+    path = _existing(folder, step)
     files, state = _read_record(path)
     tensors: dict[str, Arrays] = {}
     for name, (size, digest) in files.items():
@@ -120,6 +117,16 @@ def read_checkpoint(folder: Path, step: int) -> tuple[dict[str, Arrays], dict[st
         except DataError as error:
             raise RunFolderError(f"{path / name} is damaged: {error}") from error
     return tensors, state
+
+
+def read_group_shapes(folder: Path, step: int, group: str) -> dict[str, tuple[int, ...]]:
+    """Read the shape of every tensor of one group from its header; whether the rest is whole is not looked at.
+
+    Errors: RunFolderError if there is none, or it is no such file
+    """
+    path = _existing(folder, step) / f"{group}.safetensors"
+    with explaining("read", path), fitting(path):
+        return read_shapes(path)
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
@@ -146,6 +153,14 @@ def check_whole(path: Path) -> None:
             found = (path / name).stat().st_size
         if found != size:
             raise RunFolderError(f"{path / name} is damaged: expected {size} bytes, found {found}")
+
+
+def _existing(folder: Path, step: int) -> Path:
+    path = folder / step_name(step)
+    if not path.is_dir():
+        known = ", ".join(map(str, checkpoint_steps(folder))) or "none"
+        raise RunFolderError(f"{folder} has no checkpoint of step {step}; whole ones: {known}")
+    return path
 
 
 def _digest(data: bytes) -> str:

@@ -241,6 +241,13 @@ class RunFolder:
         """
         return checkpoints.read_checkpoint(self._checkpoints, step)
 
+    def checkpoint_shapes(self, step: int, group: str) -> dict[str, tuple[int, ...]]:
+        """Read the shape of every tensor of one group of a step's checkpoint, and nothing else of it.
+
+        Errors: RunFolderError if there is none, or it is damaged
+        """
+        return checkpoints.read_group_shapes(self._checkpoints, step, group)
+
     def keep_last(self, n: int) -> None:
         """Remove all whole checkpoints but the last n.
 

@@ -24,6 +24,7 @@ from fastcluster_lm.store.files import (
     write_new_file,
 )
 from fastcluster_lm.store.lock import locked
+from fastcluster_lm.studies.stored import CellRecord
 from fastcluster_lm.studies.study import Arm, Study
 
 # the studies' own names for whole runs
@@ -176,15 +177,13 @@ class CellStore:
         """Say how long a finished cell took; None if it is not finished."""
         if not self.has(cell):
             return None
-        seconds = read_json(self.path(cell) / "cell.json")["seconds"]
-        assert isinstance(seconds, float)
-        return seconds
+        return float(read_json(self.path(cell) / "cell.json", CellRecord)["seconds"])
 
     def count_by_code(self, studies: Iterable[Study], preset: str, seeds: Iterable[int]) -> dict[str, int]:
         """Count the finished cells of some studies by the code that made them, "unknown" where none is named."""
         cells = needed_cells(studies, preset, seeds)
         done = [self.path(cell) / "cell.json" for cell in cells.values() if self.has(cell)]
-        return dict(Counter(str(read_json(path).get("code", "unknown")) for path in done))
+        return dict(Counter(read_json(path, CellRecord).get("code", "unknown") for path in done))
 
 
 @dataclass(frozen=True)
@@ -220,10 +219,10 @@ def _missing(path: Path) -> str | None:
     if not (path / "cell.json").is_file():
         return "no cell.json"
     try:
-        files = read_json(path / "cell.json").get("files")
+        files = read_json(path / "cell.json", CellRecord).get("files")
     except RunFolderError as error:
         return str(error)
-    if not isinstance(files, dict):
+    if files is None:
         return _unfinished(path)
     for name, size in files.items():
         try:

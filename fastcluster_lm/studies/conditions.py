@@ -10,6 +10,7 @@ from fastcluster_lm.store.files import encode_json, read_json, write_new_file
 from fastcluster_lm.studies.cells import preset_config
 from fastcluster_lm.studies.reading import difference, mean, open_run, trained_rooms
 from fastcluster_lm.studies.states import score_states, states_of
+from fastcluster_lm.studies.stored import Labels
 from fastcluster_lm.studies.study import Arm, Lines, Measured, Options, Row, Study, train_run
 
 LABELS = ("task", "input", "output")
@@ -88,7 +89,7 @@ def _searched(name: str, seed: int) -> str:
 
 
 def _measure(cells: Mapping[str, Path]) -> Measured:
-    stored = {name: read_json(cell / "labels.json") for name, cell in cells.items()}
+    stored = {name: read_json(cell / "labels.json", Labels) for name, cell in cells.items()}
     ari = {name: over_labels(one["rows"]) for name, one in stored.items()}
     accuracy = {name: float(one["val_accuracy"]) for name, one in stored.items()}
     searched = {_searched(name, seed) for name in cells for seed in SEARCHED}

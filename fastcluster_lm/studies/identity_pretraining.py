@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastcluster_lm.config import RunConfig
 from fastcluster_lm.data import Instances
-from fastcluster_lm.store.files import encode_json, read_json, write_new_file
+from fastcluster_lm.store.files import encode_json, fitting, read_json, write_new_file
 from fastcluster_lm.studies.phases import (
     asking_identities,
     first_reaching,
@@ -18,6 +18,7 @@ from fastcluster_lm.studies.phases import (
 )
 from fastcluster_lm.studies.reading import difference
 from fastcluster_lm.studies.regulariser import shuffled_tasks
+from fastcluster_lm.studies.stored import Curves
 from fastcluster_lm.studies.study import Arm, Lines, Measured, Options, Row, Study
 from fastcluster_lm.tasks import taskset_of
 
@@ -56,9 +57,12 @@ def _plain(accuracy: Mapping[int, float]) -> dict[str, float]:
 
 def read_curve(cell: Path, name: str) -> dict[int, float]:
     """Read a curve of a cell: accuracy by step."""
-    stored = read_json(cell / "curves.json")[name]
-    assert isinstance(stored, dict)
-    return {int(step): float(value) for step, value in stored.items()}
+    path = cell / "curves.json"
+    stored = read_json(path, Curves)
+    with fitting(path):
+        if name not in stored:
+            raise ValueError(f"expected a curve {name}, found {', '.join(stored) or 'none'}")
+        return {int(step): float(value) for step, value in stored[name].items()}
 
 
 def _arms(preset: str) -> Mapping[str, Arm]:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fastcluster_lm.engine import hugging_face
+from fastcluster_lm.engine.chat_template import ChatTemplate
+from fastcluster_lm.engine.model_folder import check_model_folder
 from fastcluster_lm.errors import UsageError
 from fastcluster_lm.studies.questions import Prompt
 
@@ -29,6 +33,10 @@ class LanguageModel:
         """Say whether prompts are turns of a chat, or plain text, as the tokeniser has a template for them or none."""
         return has_template(self.tokenizer)
 
+    @cached_property
+    def _template(self) -> ChatTemplate:
+        return ChatTemplate(self.tokenizer, str(getattr(self.tokenizer, "name_or_path", "the model")))
+
     def encode(self, prompt: Prompt, answer: str = "") -> list[int]:
         """Write a prompt, up to where its answer begins, and what is answered."""
         if self.chat:
@@ -36,7 +44,7 @@ class LanguageModel:
             for question, reply in prompt.examples:
                 turns += [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
             turns.append({"role": "user", "content": prompt.question})
-            text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+            text = self._template.render(turns)
             # the template writes the special tokens itself
             return list(self.tokenizer(text + answer, add_special_tokens=False)["input_ids"])
         text = "".join(f"{question}\nAnswer: {reply}\n\n" for question, reply in prompt.examples)
@@ -67,27 +75,37 @@ def has_template(tokenizer: Any) -> bool:
 def load_tokenizer(folder: Path, weights: str | None = None) -> Any:
     """Load the tokeniser of a folder; nothing is fetched.
 
-    Errors: UsageError for a folder without weights that are read: `weights`, of GGUF, or by default safetensors
+    Errors: UsageError for a folder without weights that are read: `weights`, of GGUF, or by default safetensors; or
+            that leads out of itself, or whose tokeniser cannot be loaded
     """
     if not (folder / weights).is_file() if weights else not any(folder.glob("*.safetensors")):
         raise UsageError(f"{folder}: expected weights as {weights or 'safetensors'}, found none; pickles are not read")
+    if weights is None:
+        check_model_folder(folder)
+        return hugging_face.load_tokenizer(folder)
     # loaded here, since no other study needs it
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True, **({"gguf_file": weights} if weights else {}))
+    with hugging_face.told(folder):
+        return AutoTokenizer.from_pretrained(folder, gguf_file=weights, **hugging_face.LOCAL)
 
 
 def load_model(folder: Path, weights: str | None = None) -> LanguageModel:
     """Load a model and its tokeniser from a folder, in fp32 on the CPU; nothing is fetched, and no code of it is run.
 
     weights: a file of GGUF in the folder; None: safetensors
-    Errors: UsageError for a folder without such weights
+    Errors: UsageError for a folder without such weights, or as engine/hugging_face.py's load_parts
     """
+    if weights is None:
+        model, tokenizer = hugging_face.load_parts(folder)
+        return LanguageModel(model.eval(), tokenizer)
     tokenizer = load_tokenizer(folder, weights)
     from transformers import AutoModelForCausalLM
 
-    kind: dict[str, Any] = {"gguf_file": weights} if weights else {"use_safetensors": True}
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **kind)
+    with hugging_face.told(folder):
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, gguf_file=weights, dtype=torch.float32, **hugging_face.LOCAL
+        )
     return LanguageModel(model.eval(), tokenizer)
 
 

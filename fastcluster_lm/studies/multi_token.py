@@ -16,6 +16,7 @@ from fastcluster_lm.store.files import encode_json, read_json, write_new_file
 from fastcluster_lm.studies.phases import fit
 from fastcluster_lm.studies.reading import above_layer_zero, pick
 from fastcluster_lm.studies.states import score_states, states_of
+from fastcluster_lm.studies.stored import Places
 from fastcluster_lm.studies.study import Arm, Lines, Measured, Options, Study
 from fastcluster_lm.tasks import TaskSet, taskset_of
 
@@ -121,9 +122,8 @@ def _arms(preset: str) -> Mapping[str, Arm]:
 
 
 def _measure(cells: Mapping[str, Path]) -> Measured:
-    stored = read_json(cells["pairs"] / "places.json")
-    rows, accuracy = stored["rows"], stored["val_accuracy"]
-    assert isinstance(rows, list) and isinstance(accuracy, float)
+    stored = read_json(cells["pairs"] / "places.json", Places)
+    rows, accuracy = stored["rows"], float(stored["val_accuracy"])
     beside: dict[str, float | None] = {"accuracy of tokens": accuracy}
     found = {place: above_layer_zero(pick(rows, place=place)) for place in PLACES}
     for place, (value, null) in found.items():

@@ -31,6 +31,7 @@ from fastcluster_lm.studies.language_model import (
 )
 from fastcluster_lm.studies.questions import N_COUNTRIES, N_SHOTS, N_WORDINGS, Prompt, make_prompts
 from fastcluster_lm.studies.reading import difference, mean
+from fastcluster_lm.studies.stored import Asked
 from fastcluster_lm.studies.study import Arm, Lines, Measured, Options, Row, Study, Value
 
 # the package that carries the weights (4-bit, Apache-2.0), and their file in it
@@ -192,7 +193,7 @@ def _loaded(folder: Path, weights: str | None) -> LanguageModel:
 def _measure(cells: Mapping[str, Path]) -> Measured:
     shown: list[Row] = []
     beside: dict[str, float | None] = {}
-    found: dict[str, dict[str, Any]] = {name: read_json(cell / "asked.json") for name, cell in cells.items()}
+    found: dict[str, dict[str, Any]] = {name: read_json(cell / "asked.json", Asked) for name, cell in cells.items()}
     for kind, asked in found.items():
         rows = asked["rows"]
         shown += [{"prompts": kind, **row} for row in rows]

@@ -18,6 +18,7 @@ from fastcluster_lm.store.files import encode_json, read_json, write_new_file
 from fastcluster_lm.studies.reading import accuracies, difference, open_run, over_layers, task_rows
 from fastcluster_lm.studies.size import smoothed
 from fastcluster_lm.studies.states import kept_states
+from fastcluster_lm.studies.stored import Added
 from fastcluster_lm.studies.study import BASE, Arm, Lines, Measured, Options, Row, Study
 
 # chosen on seed 100, outside those judged: from 0.3 on nothing is learnt, whatever the labels that are pulled at
@@ -88,7 +89,7 @@ def _measure(cells: Mapping[str, Path]) -> Measured:
     losses, accuracy, rows = {}, {}, list[Row]()
     for name, cell in cells.items():
         folder = open_run(cell)
-        extra = read_json(cell / "added.json")["added"] if (cell / "added.json").exists() else None
+        extra = read_json(cell / "added.json", Added)["added"] if (cell / "added.json").exists() else None
         plain = [row["loss"] for row in folder.steps() if row["loss"] is not None]
         losses[name] = smoothed(
             {step: loss - (extra[step - 1] if isinstance(extra, list) else 0) for step, loss in enumerate(plain, 1)}

@@ -1,15 +1,16 @@
 """Runs studies: cells first, then what each study measures at each seed, all of it kept; it computes no statistic."""
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from fastcluster_lm.errors import HeldError, RunFolderError
 from fastcluster_lm.store.files import encode_json, explaining, read_json, replace_file
 from fastcluster_lm.studies.cells import Cell, CellStore, Plan, cells_of, code_digest
+from fastcluster_lm.studies.stored import Found
 from fastcluster_lm.studies.study import Measured, Study, Verdict, judge
 
 Say = Callable[[str], None]
@@ -35,9 +36,9 @@ class StudyFolder:
         Errors: RunFolderError naming the file, if it is damaged
         """
         path = self._path(study, preset, seed)
-        if not path.exists():
+        if not os.path.lexists(path):
             return None
-        stored: dict[str, Any] = read_json(path)
+        stored = read_json(path, Found)
         if stored.pop("cells", None) != _digest(cells_of(study, preset, seed).values()):
             return None
         try:

@@ -1,15 +1,18 @@
 """The sections that studies which stand apart have on the page of findings: written, replaced, and kept by `all`."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from fastcluster_lm.errors import UsageError
-from fastcluster_lm.store.files import explaining
+from fastcluster_lm.store.files import explaining, fitting
 from fastcluster_lm.studies.page import markdown_table, number_text, verdict_table, what_was_compared, with_interval
 from fastcluster_lm.studies.reading import mean
 from fastcluster_lm.studies.study import Measured, Study, Verdict
+from fastcluster_lm.untrusted import MIB, read_regular
 
+MOST_PAGE = 16 * MIB
 _HEADING = re.compile(r"^## (?P<name>\S+), apart from all\n", re.MULTILINE)
 
 
@@ -65,10 +68,10 @@ def read_page(path: Path) -> str:
 
     Errors: UsageError where there is none
     """
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise UsageError(f"{path}: expected the page of findings, found none; `fclm study all --page {path}` writes it")
-    with explaining("read", path):
-        return path.read_text(encoding="utf-8")
+    with explaining("read", path), fitting(path):
+        return read_regular(path, most_bytes=MOST_PAGE).decode()
 
 
 def _without_sections(page: str) -> str:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from fastcluster_lm.config import RunConfig
 from fastcluster_lm.data import Instances
-from fastcluster_lm.store.files import encode_json, read_json, write_new_file
+from fastcluster_lm.store.files import encode_json, fitting, read_json, write_new_file
 from fastcluster_lm.studies.identity_pretraining import asking
 from fastcluster_lm.studies.phases import fit, of_tasks, output_ids, rooms_without_probe, with_identities
 from fastcluster_lm.studies.reading import mean
+from fastcluster_lm.studies.stored import Few
 from fastcluster_lm.studies.study import Arm, Lines, Measured, Options, Row, Study
 from fastcluster_lm.tasks import taskset_of
 
@@ -57,13 +58,21 @@ def _arms(preset: str) -> Mapping[str, Arm]:
 
 
 def _measure(cells: Mapping[str, Path]) -> Measured:
-    found = {kind: read_json(cell / "few.json") for kind, cell in cells.items()}
+    found = {kind: _few(cell / "few.json") for kind, cell in cells.items()}
     rows: list[Row] = []
     for kind, values in found.items():
         rows += [{"pretraining": kind, "instructions": few, "val_accuracy": values[str(few)]} for few in FEW]
     beside = {f"mean accuracy, {kind}": few_example_mean(values) for kind, values in found.items()}
     beside |= {f"accuracy of pre-training, {kind}": _number(found[kind]["pretraining"]) for kind in KINDS[:3]}
     return Measured(beside["mean accuracy, identity"], beside["mean accuracy, shuffled"], rows, beside)
+
+
+def _few(path: Path) -> dict[str, float]:
+    stored = read_json(path, Few)
+    with fitting(path):
+        if missing := [name for name in ("pretraining", *map(str, FEW)) if name not in stored]:
+            raise ValueError(f"expected an accuracy of {missing[0]}, found none")
+    return stored
 
 
 def few_example_mean(values: Mapping[str, object]) -> float | None:

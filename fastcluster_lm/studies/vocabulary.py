@@ -18,6 +18,7 @@ from fastcluster_lm.studies.cells import preset_config
 from fastcluster_lm.studies.phases import fit
 from fastcluster_lm.studies.reading import above_layer_zero
 from fastcluster_lm.studies.states import score_states, states_of
+from fastcluster_lm.studies.stored import Scored
 from fastcluster_lm.studies.study import Arm, Lines, Measured, Options, Row, Study
 from fastcluster_lm.tasks import TaskSet, taskset_of
 
@@ -180,9 +181,8 @@ def _measure(cells: Mapping[str, Path]) -> Measured:
     beside: dict[str, float | None] = {}
     found = {}
     for name, cell in cells.items():
-        stored = read_json(cell / "scored.json")
-        scored, accuracy, size = stored["rows"], stored["val_accuracy"], stored["vocab_size"]
-        assert isinstance(scored, list) and isinstance(accuracy, float) and isinstance(size, int)
+        stored = read_json(cell / "scored.json", Scored)
+        scored, accuracy, size = stored["rows"], float(stored["val_accuracy"]), stored["vocab_size"]
         rows += [{"vocabulary": name, **row} for row in scored]
         value, null = found[name] = above_layer_zero(scored)
         beside |= {f"tokens, {name}": float(size), f"accuracy, {name}": accuracy}
