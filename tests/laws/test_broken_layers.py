@@ -17,7 +17,6 @@ from fastcluster_lm.model import Evaluator
 from tests.laws.conftest import fingerprint, run_to_end
 from tests.laws.test_worker import files, probing
 
-
 # drawn too, which takes a while: one layer at one probe, and all at all
 VIEWED = [{1: [1]}, dict.fromkeys(range(4), [0, 1, 2])]
 
