@@ -16,6 +16,8 @@ from .compilers import FLAGS
 
 log = logging.getLogger(__name__)
 
+# held by all builds in a folder
+LOCK = ".lock"
 _ROOM = ".building-"
 # of a digest's file: more is none of ours
 _MOST_BYTES = 4096
@@ -126,7 +128,7 @@ def _shared_lock(folder: Path) -> Iterator[None]:
     """Hold what all builds in a folder share; whoever is alone with it removes what killed builds left."""
     import fcntl  # absent on Windows, where nothing is built
 
-    with open(folder / ".lock", "ab") as file:
+    with open(folder / LOCK, "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for left in folder.glob(_ROOM + "*"):
