@@ -24,12 +24,14 @@ PROMISE = (
     "A disk that fails at any call ends a run with one clear error, or not at all; nothing that could be read is lost, "
     "and the run goes on, byte for byte, from its newest checkpoint."
 )
-TIMES = (36, 700)
+TIMES = (36, 1200)
 STEPS = 24
 # behind a checkpoint (14) and a map, rows and a step that have none (15 to 17)
 KILLED = 17
 NEWEST = 14
 WHERE = ("run", "resume")
+# tried once all calls have failed with the two that are promised
+OTHERS = ("EDQUOT", "EROFS", "EACCES", "EPERM")
 CONTENT = ("open to read", "read", "pread")
 
 
@@ -64,7 +66,13 @@ def run(times: int, seed: int, folder: Path) -> Outcome:
             broken.append(f"{failure.where} {failure.number}, {failure.error} in {failure.call}: {fault}")
         shutil.rmtree(at)
     figure = f"{ended} ended with an error, {len(failures) - ended} went on; {all_calls} calls are there to fail"
-    return Outcome("calls that failed (EIO, ENOSPC)", len(failures), len(failures) - len(broken), figure, broken)
+    return Outcome(
+        "calls that failed (EIO, ENOSPC; then EDQUOT, EROFS, EACCES, EPERM)",
+        len(failures),
+        len(failures) - len(broken),
+        figure,
+        broken,
+    )
 
 
 def _action(where: str, path: Path) -> Callable[[], Any]:
@@ -97,7 +105,9 @@ def _failures(times: int, draw: random.Random, folder: Path) -> tuple[list[Failu
     for failure in found:
         kinds.setdefault((failure.where, _call(failure) in READING, failure.error), []).append(failure)
     turns = [failure for turn in zip_longest(*kinds.values()) for failure in turn if failure is not None]
-    return list(dict.fromkeys([*files.values(), *turns]))[:times], len(found)
+    once = list(dict.fromkeys([*files.values(), *turns]))
+    others = [draw.choice(found)._replace(error=draw.choice(OTHERS)) for _ in range(times - len(once))]
+    return [*once, *others][:times], len(found)
 
 
 def _call(failure: Failure) -> str:

@@ -20,7 +20,7 @@ from tests.campaign.survival import SOURCES, WHERE, begun, changing_calls, gone_
 from tests.campaign.tiny import resumed, tiny
 
 PROMISE = "A run that is killed at any moment can be read, and goes on, byte for byte, as if it never was."
-TIMES = (24, 800)
+TIMES = (24, 1000)
 # of the random ones, every third is killed twice, and every twentieth has its probes in a process beside it: that takes
 # seconds to start, training waits for it, and it notices that it is alone once it has started
 TWICE, BESIDE = 3, 20
@@ -28,7 +28,7 @@ BESIDE_LIFE_S, BESIDE_GRACE_S = 8.0, 30.0
 
 
 class Kill(NamedTuple):
-    """One kill, or two: in a run or in a resume, at a call (number and moment) or at a share of its life."""
+    """One kill, or two: in a run or a resume, at a call (its number, and when in it) or at a share of its life."""
 
     where: str
     source: str

@@ -16,6 +16,10 @@ from typing import Any
 from tests.campaign.calls import READING, Calls
 
 
+# a file of the vault
+SURE = "sure"
+
+
 @dataclass
 class Entry:
     """A change of a name that a power cut may undo: what, where, from where, and what was there before."""
@@ -109,7 +113,9 @@ class Outage:
         return kept
 
     def _cut(self) -> None:
-        """Take what a cut may take, and end this process."""
+        """Take what a cut may take, and end this process; note the checkpoints that must stay: all behind the newest."""
+        kept = sorted(path.relative_to(self._folder).as_posix() for path in self._folder.glob("*/checkpoints/step-*"))
+        (self._vault / SURE).write_text("\n".join(kept[:-1]))
         for _ in range(self._draw.randint(0, len(self._entries))):
             self._undo(self._entries.pop())
         for file in self._folder.rglob("*"):

@@ -11,12 +11,14 @@ from signal import SIGKILL
 from typing import Any
 
 from tests.campaign.children import fork
-from tests.campaign.outage import Outage
+from tests.campaign.outage import SURE, Outage
 from tests.campaign.outcome import Outcome
 from tests.campaign.survival import WHERE, begun, changing_calls, gone_on, unreadable, whole_runs
 from tests.campaign.tiny import tiny
 
-PROMISE = "A run that lost its power at any moment can be read, and goes on, byte for byte, as if it never had."
+PROMISE = (
+    "A run that lost its power at any moment keeps its checkpoints, and goes on, byte for byte, as if it never had."
+)
 TIMES = (16, 500)
 
 
@@ -30,13 +32,16 @@ def run(times: int, seed: int, folder: Path) -> Outcome:
     for number, (where, at) in enumerate(cuts):
         place = folder / f"{number}"
         place.mkdir()
+        vault = folder / f"vault-{number}"
         action = begun(where, tiny(), place / "run")
         losses = draw.randrange(2**32)
-        end = fork(partial(_cut, place, folder / f"vault-{number}", at, losses, action))
+        end = fork(partial(_cut, place, vault, at, losses, action))
         if end.signal != SIGKILL:
             fault = f"before the cut: {end.told()}"
         elif told := unreadable(place):
             fault, damaged = f"cannot be read: {told}", damaged + 1
+        elif lost := [name for name in (vault / SURE).read_text().split() if not (place / name).exists()]:
+            fault = f"lost {', '.join(lost)}, which were written before the newest"
         else:
             fault = gone_on(tiny(), place / "run", whole)
         if fault:

@@ -15,9 +15,10 @@ from tests.campaign.children import End, fork
 from tests.campaign.tiny import contents, difference, killed_after, read_all, resumed, tiny, trained
 
 SOURCES = ("fresh", "batch")
-# a run from its beginning, and one that goes on with rows and maps later than its checkpoint
-WHERE = ("run", "resume")
-KILLED = 33
+# a run from its beginning, one that goes on with rows and maps later than its checkpoint, and one that goes on from an
+# earlier checkpoint than its newest
+WHERE = ("run", "resume", "earlier")
+KILLED, EARLIER = 33, 14
 
 
 def whole_runs(folder: Path) -> dict[str, dict[str, Any]]:
@@ -33,7 +34,7 @@ def begun(where: str, config: RunConfig, path: Path) -> Callable[[], Any]:
         return partial(trained, config, path)
     end = fork(partial(killed_after, config, path, KILLED))
     assert end.signal == SIGKILL, end.told() + end.output
-    return partial(resumed, path)
+    return partial(resumed, path) if where == "resume" else partial(resume_run, path, from_step=EARLIER)
 
 
 def life(where: str, source: str, folder: Path) -> float:

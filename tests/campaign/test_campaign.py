@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.campaign import schedule
 from tests.campaign.outcome import Outcome
 from tests.campaign.page import BEGIN, END, write_page
 from tests.campaign.schedule import Row, names
@@ -41,6 +42,26 @@ def test_a_row_is_met_only_if_it_was_tried_and_held_every_time() -> None:
     assert not Outcome("tries", 0, 0).met
     assert not Outcome("tries", 3, 2).met
     assert not Outcome("tries", 3, 3, broken=["one"]).met
+
+
+def test_the_time_is_shared_and_a_row_says_what_it_did_not_suffice_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    paces, asked = {"quick": 0.1, "slow": 60.0, "broken": 1.0}, []
+
+    def row(name: str, times: int | None, seed: int, limit_s: float) -> Row:
+        asked.append((name, times))
+        done = times or 10
+        held = done - (name == "broken")
+        return Row(name, "", Outcome("tries", done, held), 1000, paces[name] * done)
+
+    monkeypatch.setattr(schedule, "_row", row)
+    found = {row.name: row for row in schedule.long_rows(list(paces), 0, hours=1.01)}
+    # one that does not hold is its row at once, the others get what they need or their share
+    assert asked[3:] == [("quick", 1000), ("slow", 60)] and not found["broken"].outcome.met
+    assert found["quick"].counted == "1,000" and found["slow"].counted == "60 of 1,000"
+    assert found["broken"].counted == "10 of 1,000"
+    asked.clear()
+    assert [row.outcome.times for row in schedule.long_rows(list(paces), 0, hours=0.0)] == [10, 10, 10]
+    assert [times for _, times in asked] == [None] * 3
 
 
 def test_the_table_goes_between_the_marks_and_says_what_was_not_met(tmp_path: Path) -> None:
