@@ -5,6 +5,7 @@ Each call that a run or a resume makes on its folder is tried, reads too: with E
 
 import errno
 import random
+import re
 import shutil
 import warnings
 from collections.abc import Callable
@@ -24,7 +25,7 @@ PROMISE = (
     "A disk that fails at any call ends a run with one clear error, or not at all; nothing that could be read is lost, "
     "and the run goes on, byte for byte, from its newest checkpoint."
 )
-TIMES = (36, 1200)
+TIMES = (60, 1200)
 STEPS = 24
 # behind a checkpoint (14) and a map, rows and a step that have none (15 to 17)
 KILLED = 17
@@ -99,8 +100,9 @@ def _failures(times: int, draw: random.Random, folder: Path) -> tuple[list[Failu
                 found.append(Failure(where, number, call, "ENOSPC"))
                 found.append(Failure(where, number, call, "ENOSPC", for_good=True))
     draw.shuffle(found)
-    # a few tries must see all that a resume reads, whose failure could lose most, and each kind of call in both
-    files = {_file(failure): failure for failure in found if failure.where == "resume" and _call(failure) in CONTENT}
+    # a few tries must see all that a resume reads, whose failure could lose most, then all that a run changes
+    files = {_file(one): one for one in found if one.where == "resume" and _call(one) in CONTENT}
+    files |= {_file(one): one for one in found if one.where == "run" and _call(one) not in READING}
     kinds: dict[tuple[str, bool, str], list[Failure]] = {}
     for failure in found:
         kinds.setdefault((failure.where, _call(failure) in READING, failure.error), []).append(failure)
@@ -114,9 +116,9 @@ def _call(failure: Failure) -> str:
     return failure.call.partition(" of ")[0]
 
 
-def _file(failure: Failure) -> tuple[str, str]:
-    """Name the call and the kind of file: checkpoints of all steps are one."""
-    return _call(failure), Path(failure.call.partition(" of ")[2]).name
+def _file(failure: Failure) -> tuple[str, str, str]:
+    """Name the call and the kind of file: those of all steps are one, whoever writes them."""
+    return failure.where, _call(failure), re.sub(r"\d+", "", Path(failure.call.partition(" of ")[2]).name)
 
 
 def _failing(folder: Path, failure: Failure) -> Any:

@@ -15,7 +15,6 @@ from typing import Any
 
 from tests.campaign.calls import READING, Calls
 
-
 # a file of the vault
 SURE = "sure"
 
@@ -113,7 +112,7 @@ class Outage:
         return kept
 
     def _cut(self) -> None:
-        """Take what a cut may take, and end this process; note the checkpoints that must stay: all behind the newest."""
+        """Take what a cut may take, and end this process; note the checkpoints that must stay: all but the newest."""
         kept = sorted(path.relative_to(self._folder).as_posix() for path in self._folder.glob("*/checkpoints/step-*"))
         (self._vault / SURE).write_text("\n".join(kept[:-1]))
         for _ in range(self._draw.randint(0, len(self._entries))):
