@@ -67,6 +67,9 @@ def report(run: tuple[Path, ...], out: Path | None, png: Path | None) -> None:
 def watch(run: Path, port: int, idle_exit: float | None) -> None:
     """Show RUN while it runs, in a browser on this machine; the page stays when training ends.
 
+    Only the address that is printed opens it, or the same with localhost: a link on another page does not, nor does
+    a tunnel that ends at another port. Eight pages can be open at once.
+
     \b
     Example:
       fclm watch RUN --port 0 --idle-exit 0

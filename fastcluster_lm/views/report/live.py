@@ -8,19 +8,22 @@ from bokeh.application.handlers import FunctionHandler
 from bokeh.document import Document
 from bokeh.events import DocumentReady
 from bokeh.layouts import column
-from bokeh.server.server import Server
-from tornado.ioloop import PeriodicCallback
+from bokeh.server.server import BaseServer
+from bokeh.server.tornado import BokehTornado
+from tornado.ioloop import IOLoop, PeriodicCallback
+from tornado.netutil import bind_sockets
 
 from fastcluster_lm.errors import RunFolderError, UsageError
 from fastcluster_lm.store import RunFolder
+from fastcluster_lm.views.report.gate import ADDRESS, MESSAGE_BYTES, NAMES, UNUSED_MS, Door, Dressed, Gate
 from fastcluster_lm.views.report.history import Follower
 from fastcluster_lm.views.report.page import RunPage, dark_toggle
 from fastcluster_lm.views.report.sources import RunSources, Tabulate
 from fastcluster_lm.views.report.write import page_template
 
-# the page is of a person's own run, so nobody else's machine may open it
-ADDRESS = "127.0.0.1"
 REFRESH_MS = 1000
+# a browser that does not answer for so long has lost its page
+PING_S = 20
 
 
 class LivePages:
@@ -32,15 +35,36 @@ class LivePages:
         self._folder, self._texts, self._tabulate = folder, texts, tabulate
         # what cannot be read is said here, before a page is promised
         Follower(folder).refresh()
-        application = Application(FunctionHandler(self._open))
         try:
-            self._server = Server({"/": application}, address=ADDRESS, port=port, keep_alive_milliseconds=10_000)
+            sockets = bind_sockets(port, ADDRESS)
         except OSError as error:
             raise UsageError(
                 f"--port: expected a port of {ADDRESS} that is free, got {port}: {error.strerror}; "
                 "choose another, or 0 for any"
             ) from error
-        self.url = f"http://{ADDRESS}:{self._server.port}/"
+        port = sockets[0].getsockname()[1]
+        self.url = f"http://{ADDRESS}:{port}/"
+        pages = BokehTornado(
+            Application(FunctionHandler(self._open)),
+            extra_websocket_origins=[f"{name}:{port}" for name in NAMES],
+            unused_session_lifetime_milliseconds=UNUSED_MS,
+            check_unused_sessions_milliseconds=REFRESH_MS,
+            websocket_max_message_size_bytes=MESSAGE_BYTES,
+            # tornado's pings close what does not answer, Bokeh's do not
+            keep_alive_milliseconds=0,
+            websocket_ping_interval=PING_S,
+            websocket_ping_timeout=PING_S,
+            # a token is good for as long as its page is known, and has nothing of the request in it
+            session_token_expiration=10**8,
+            include_headers=[],
+            include_cookies=[],
+            transforms=[Dressed],
+            # who asks for what is no news: a hostile page could fill the terminal with it
+            log_function=lambda handler: None,
+        )
+        door = Door(Gate(pages, port=port, pages=lambda: self._server.get_sessions()))
+        door.add_sockets(sockets)
+        self._server = BaseServer(IOLoop.current(), pages, door)
 
     def serve(self, say: Callable[[str], None], *, idle_exit_s: float | None = None) -> None:
         """Serve until interrupted, or until the run is over and nobody has looked for so long.

@@ -7,7 +7,6 @@ import subprocess
 import threading
 import urllib.request
 from collections.abc import Iterator
-from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -84,26 +83,12 @@ def test_the_page_follows_the_run_and_outlives_it(browser, run, url, tmp_path):
     tab.page.close()
 
 
-def test_only_this_machine_may_open_the_page_and_only_from_it(url):
+def test_only_this_machine_may_open_the_page(url):
     port = int(url.rsplit(":", 1)[1].strip("/"))
     assert urllib.request.urlopen(url, timeout=20).status == 200
     # another address of this machine, which a server for all of them would answer at
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.2", port), timeout=5)
-    headers = {
-        "Origin": "http://elsewhere.example",
-        "Connection": "Upgrade",
-        "Upgrade": "websocket",
-        "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
-        "Sec-WebSocket-Version": "13",
-        "Sec-WebSocket-Protocol": "bokeh, none",
-    }
-    for origin, status in (("http://elsewhere.example", 403), (url.rstrip("/"), 101)):
-        connection = HTTPConnection("127.0.0.1", port, timeout=20)
-        connection.request("GET", "/ws", headers={**headers, "Origin": origin})
-        # 101: upgraded; what a session needs beyond that is not asked here
-        assert connection.getresponse().status == status
-        connection.close()
 
 
 def test_a_port_that_is_taken_is_said_so(run):
