@@ -17,7 +17,7 @@ RUN_FORMAT = 1
 NO_CONFIG = ("changes", "resolved", "taskset")
 # what may be changed when a run is resumed: what its later steps depend on, and what is kept of them
 TRAINING_CHANGES = ("training.learning_rate", "training.grad_clip")
-RECORD_CHANGES = ("training.checkpoint_every", "training.keep_checkpoints")
+RECORD_CHANGES = ("training.checkpoint_every", "training.keep_checkpoints", "store.max_mib", "store.keep_maps")
 # the largest that every generator here takes
 MAX_SEED = 2**32 - 1
 
@@ -168,6 +168,21 @@ class ScoresConfig:
 
 
 @dataclass(frozen=True)
+class StoreConfig:
+    """What a run may take on disk; rows are never given up."""
+
+    max_mib: int = setting(
+        0,
+        "most MiB of a run folder; the oldest maps go first, then old checkpoints, then key frames; 0: no limit",
+        low=0,
+        high=2**30,
+    )
+    keep_maps: int = setting(
+        0, "most maps kept, from 2 on: those of step 0 and the last, key frames, then the newest; 0: all", low=0
+    )
+
+
+@dataclass(frozen=True)
 class ReportConfig:
     """The one place of the score table that the closing table leads with."""
 
@@ -189,6 +204,7 @@ class RunConfig:
     training: TrainingConfig = TrainingConfig()
     probe: ProbeConfig = ProbeConfig()
     scores: ScoresConfig = ScoresConfig()
+    store: StoreConfig = StoreConfig()
     report: ReportConfig = ReportConfig()
 
     def __post_init__(self) -> None:
@@ -209,6 +225,8 @@ class RunConfig:
             raise ConfigError(
                 f"probe.map_points: expected at most probe.n_points={self.probe.n_points}, got {self.probe.map_points}"
             )
+        if self.store.keep_maps == 1:
+            raise ConfigError("store.keep_maps: expected 0 or at least 2, for step 0 and the last, got 1")
         if self.report.layer > self.model.n_layers:
             raise ConfigError(
                 f"report.layer: expected at most model.n_layers={self.model.n_layers}, got {self.report.layer}"

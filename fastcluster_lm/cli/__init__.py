@@ -227,6 +227,8 @@ def data(
 ) -> None:
     """Print and check a task set: a row for each instruction distribution, with an example instruction.
 
+    What a run of these settings takes on disk is said on stderr.
+
     \b
     Example:
       fclm data --preset tiny --seed 3
@@ -240,6 +242,7 @@ def data(
             [dict(zip(keys, row, strict=True)) for row in describe_settings()], keys, format=form, stream=sys.stdout
         )
         return
+    from fastcluster_lm.store.disk_plan import check_budget, plan_disk
     from fastcluster_lm.tasks import describe_taskset, taskset_of
 
     config = load_preset(preset or "tiny")
@@ -249,7 +252,11 @@ def data(
     config = apply_settings(config, typed)
     if tasks_file is not None:
         config = apply_settings(config, [f'tasks.file="{tasks_file}"'])
-    rows = describe_taskset(taskset_of(config.tasks, config.seed))
+    taskset = taskset_of(config.tasks, config.seed)
+    rows = describe_taskset(taskset)
+    plan = plan_disk(config, taskset)
+    limited = check_budget(plan, config.store.max_mib)
+    click.echo(f"a run takes {plan}" + (f"; {limited}" if limited else ""), err=True)
     print_rows(rows, tuple(rows[0]), format=form, stream=sys.stdout)
 
 

@@ -1,6 +1,7 @@
 """Wire the rooms for one run: build it, train it, probe it, write it down; it prints nothing and parses nothing."""
 
 import gc
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -30,6 +31,8 @@ from fastcluster_lm.kernels import native
 from fastcluster_lm.model import GPT2
 from fastcluster_lm.probe import RunProbe, serve
 from fastcluster_lm.store import RunFolder, default_run_path
+from fastcluster_lm.store.disk_plan import check_budget
+from fastcluster_lm.store.files import explaining
 from fastcluster_lm.tasks import TaskSet, taskset_from_dict, taskset_of
 
 __all__ = [
@@ -78,9 +81,11 @@ def start_run(
     run = Rooms(config, taskset, build_model)
     prepare(run)
     stored = {**config_to_dict(config), "resolved": run.resolved(), "taskset": taskset.to_toml_dict()}
+    limited, hooks = check_budget(run.plan, config.store.max_mib), hooks or Hooks()
     folder = RunFolder.create(out, stored, describe_environment())
+    hooks.note("; ".join(filter(None, (f"takes {run.plan}", limited, _scarcity(run.plan.total, folder.path)))))
     with folder.lock():
-        finished = train(run, folder, hooks or Hooks())
+        finished = train(run, folder, hooks)
     return RunOutcome(folder, finished)
 
 
@@ -134,6 +139,7 @@ def resume_run(
         if step:
             check_model(folder, step, config, taskset)
         run = Rooms(config, taskset)
+        limited = check_budget(run.plan, config.store.max_mib)
         if step:
             load_checkpoint(run, folder, step, chosen=from_step is not None)
         folder.clean()
@@ -143,6 +149,8 @@ def resume_run(
         if gone is not None:
             hooks.note(f"{gone}, later than step {step}")
         _record_changes(folder, stored, begun, step, asked, {**moved, **unknown}, hooks.note)
+        if limited:
+            hooks.note(limited)
         finished = train(run, folder, hooks)
     return RunOutcome(folder, finished, resumed_from=step)
 
@@ -176,6 +184,13 @@ def _record_changes(
     now = with_change(begun, step, {**{f"resolved.{key}": value for key, value in facts.items()}, **settings})
     if now != stored:
         folder.rewrite_config(now)
+
+
+def _scarcity(size: int, path: Path) -> str:
+    """Say that a disk has less free than a run will take; empty where it has enough."""
+    with explaining("measure the disk of", path):
+        free = shutil.disk_usage(path).free
+    return f"only {free / 2**20:.3g} MiB are free there" if free < size else ""
 
 
 def stored_config(stored: Mapping[str, Any], origin: str) -> RunConfig:

@@ -13,6 +13,7 @@ from fastcluster_lm.engine.rooms import Rooms
 from fastcluster_lm.errors import FclmError, RunFolderError, TrainingError
 from fastcluster_lm.probe import ProbeRunner, SavedState
 from fastcluster_lm.store import RowQueue, RunFolder
+from fastcluster_lm.store.budget import DiskBudget
 from fastcluster_lm.training import StepResult
 
 Row = dict[str, Any]
@@ -62,6 +63,7 @@ class Loop:
     def __init__(self, run: Rooms, folder: RunFolder, runner: ProbeRunner | None, hooks: Hooks) -> None:
         self._run, self._trainer, self._cadence = run, run.trainer, run.cadence
         self._folder, self._rows, self._runner, self._hooks = folder, RowQueue(folder), runner, hooks
+        self._budget = DiskBudget(folder, run.config.store, run.plan, run.cadence.is_key_frame, hooks.note)
         self._flushed_at = time.monotonic()
         self._waited = 0.0
         # copies that wait for the probe's state, states that have come, and the last step that was copied
@@ -153,7 +155,7 @@ class Loop:
                     self._states.append(event.tensors)
                     continue
                 if event.result.maps:
-                    self._folder.write_map(event.step, event.result.maps, {"warm": str(event.result.warm).lower()})
+                    self._budget.write_map(event.step, event.result.maps, {"warm": str(event.result.warm).lower()})
                 self._rows.add_probe(event.step, event.result.rows, event.result.seconds * 1e3, event.result.skipped)
                 scores += event.result.rows
             # an error comes after all that came before it
@@ -196,6 +198,7 @@ class Loop:
             self._folder.write_checkpoint(step, {**tensors, "probe": _copies(self._states.popleft())}, values)
             if self._run.config.training.keep_checkpoints:
                 self._folder.keep_last(self._run.config.training.keep_checkpoints)
+            self._budget.tidy()
 
 
 def _copies(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:

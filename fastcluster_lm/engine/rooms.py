@@ -23,6 +23,7 @@ from fastcluster_lm.probe import (
     choose_probe_sets,
 )
 from fastcluster_lm.scores.engines import choose_engine, decide_engine
+from fastcluster_lm.store.disk_plan import plan_disk
 from fastcluster_lm.tasks import TaskSet
 from fastcluster_lm.training import Trainer
 
@@ -52,6 +53,8 @@ class Rooms:
         self.cadence = Cadence(
             config.probe.every, config.training.steps, config.scores.key_frame_every, config.probe.full_every
         )
+        shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+        self.plan = plan_disk(config, taskset, shapes)
         self.probe: RunProbe | None = None
         self.beside, self.beside_reason = worker_policy(config.probe.worker, self.device, self.cadence.count())
         if config.scores.threads:

@@ -256,8 +256,46 @@ class RunFolder:
         if n < 1:
             raise DataError(f"keep_last has n={n}; expected 1 or more, since a run without a checkpoint cannot go on")
         for step in self.checkpoint_steps()[:-n]:
-            with explaining("remove a checkpoint of", self.path):
-                remove_folder(self._checkpoints / checkpoints.step_name(step))
+            self.drop_checkpoint(step)
+
+    def drop_checkpoint(self, step: int) -> None:
+        """Remove a checkpoint.
+
+        Errors: RunFolderError if the disk refuses
+        """
+        with explaining("remove a checkpoint of", self.path):
+            remove_folder(self._checkpoints / checkpoints.step_name(step))
+
+    def drop_map(self, step: int) -> None:
+        """Remove a step's maps, and any copy of them, byte for byte, that was set aside.
+
+        Errors: RunFolderError if the disk refuses
+        """
+        with explaining("remove a map of", self.path):
+            set_aside.let_go_of_map(self.path, self._map_path(step))
+            self._map_path(step).unlink()
+
+    def map_size(self, step: int) -> int:
+        """Give the bytes of a step's maps.
+
+        Errors: RunFolderError if there are none
+        """
+        with explaining("measure", self._map_path(step)):
+            return self._map_path(step).stat().st_size
+
+    def checkpoint_sizes(self) -> dict[int, int]:
+        """Give the bytes of each whole checkpoint."""
+        return {step: _size(self._checkpoints / checkpoints.step_name(step)) for step in self.checkpoint_steps()}
+
+    def sizes(self) -> dict[str, int]:
+        """Give the bytes of the rows, and of all that is neither rows nor maps nor whole checkpoints.
+
+        Errors: RunFolderError if the disk refuses
+        """
+        with explaining("measure", self.path):
+            rows = sum(path.stat().st_size for path in self.path.glob("*.jsonl"))
+            maps = sum(self.map_size(step) for step in self.map_steps())
+            return {"rows": rows, "beside": _size(self.path) - rows - maps - sum(self.checkpoint_sizes().values())}
 
     def clean(self) -> None:
         """Remove what crashed writers left, written to no end and under no name; only for the holder of the lock.
@@ -322,6 +360,10 @@ def list_runs(root: str | Path) -> list[RunFolder]:
         found = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
     # one whose run.toml is damaged, or a pipe or a broken link by now, is a run all the same
     return [RunFolder(entry) for entry in found if os.path.lexists(entry / "run.toml")]
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _encode_toml(config: Mapping[str, object]) -> bytes:

@@ -116,6 +116,16 @@ def let_go_of_repeated(run: Path, summary: Mapping[str, Any] | None = None) -> N
         _remove_if_empty(run / PLACE)
 
 
+def let_go_of_map(run: Path, path: Path) -> None:
+    """Remove the copies of a map that were set aside and are the same byte for byte.
+
+    Errors: OSError as the system gives it
+    """
+    for copy in (run / PLACE).glob(f"*/maps/{path.name}"):
+        if _same(copy, path):
+            copy.unlink()
+
+
 def _new_place(run: Path) -> Path:
     stem = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     place, number = run / PLACE / stem, 1

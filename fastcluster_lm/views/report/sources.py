@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from bokeh.models import ColumnDataSource
 
+from fastcluster_lm.errors import RunFolderError
 from fastcluster_lm.views.report.frames import MapFrames, label_names, read_frames, thinned
 from fastcluster_lm.views.report.history import RunHistory
 from fastcluster_lm.views.report.packing import pack, rounded
@@ -106,7 +107,18 @@ class RunSources:
         models.frames.data = {"step": frames.steps, "set": frames.set_of, "warm": frames.warm}
 
     def _read_frames(self) -> MapFrames:
-        steps = self.history.map_steps
+        """Read the maps; a run within store.max_mib may let go of one between its listing and its reading."""
+        history = self.history
+        while True:
+            try:
+                return self._frames_of(history.map_steps)
+            except RunFolderError:
+                there = set(history.folder.map_steps())
+                if there.issuperset(history.map_steps):
+                    raise
+                history.map_steps = [step for step in history.map_steps if step in there]
+
+    def _frames_of(self, steps: Sequence[int]) -> MapFrames:
         if steps:
             per_map = self.history.read_map(steps[0])[0]["points"].size
             steps = thinned(steps, max(2, MOST_COORDINATES // per_map))
