@@ -10,7 +10,7 @@ import tomli_w
 import torch
 
 from fastcluster_lm.cli import main
-from fastcluster_lm.config import config_to_dict, load_config
+from fastcluster_lm.config import StoreConfig, config_to_dict, load_config
 from fastcluster_lm.engine import Hooks, resume_run, start_run
 from fastcluster_lm.errors import ConfigError, TrainingError, UsageError
 from fastcluster_lm.kernels import native
@@ -198,10 +198,11 @@ def test_a_resume_goes_on_with_what_was_changed_and_takes_back_what_it_goes_behi
 
 def test_how_often_is_saved_can_change_and_no_bit_of_the_run_does(small, stopped, tmp_path):
     whole = run_to_end(small, tmp_path / "whole").folder
-    outcome = resume_run(stopped.path, wanted=lay_over(checkpoint_every=2, keep_checkpoints=2))
-    assert outcome.finished and stopped.checkpoint_steps() == [10, 12]
+    saved = lay_over(checkpoint_every=2, keep_checkpoints=2)
+    outcome = resume_run(stopped.path, wanted=lambda stored: replace(saved(stored), store=StoreConfig(keep_maps=2)))
+    assert outcome.finished and stopped.checkpoint_steps() == [10, 12] and stopped.map_steps() == [0, 12]
     assert fingerprint(stopped) == fingerprint(whole) and scores_hash(stopped) == scores_hash(whole)
-    assert list(stopped.config()["changes"][0]["now"].values()) == [2, 2]
+    assert list(stopped.config()["changes"][0]["now"].values()) == [2, 2, 2]
     # it repeats the run
     assert load_config(stopped.path / "run.toml").training.checkpoint_every == 2
 

@@ -386,6 +386,8 @@ def test_all_that_is_later_is_set_aside(run):
 
 def test_what_was_set_aside_goes_once_the_run_holds_it_again_and_all_else_stays(run):
     fill(run, [0, 5, 10])
+    # as large as the one that comes again
+    run.write_map(10, {"points": np.ones(1)}, {})
     run.set_aside_after(0)
     run.let_go_of_repeated()
     assert sorted(os.listdir(run.path / "set-aside" / os.listdir(run.path / "set-aside")[0])) == [
