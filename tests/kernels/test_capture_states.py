@@ -107,6 +107,7 @@ def judge_odd_values(row: dict) -> None:
     assert row["finite_states"] == [True, False, True, False, False, True], row
 
 
+@pytest.mark.triton
 def test_kernel_in_the_interpreter_against_float64():
     pytest.importorskip("triton")
     *rows, odd = run_script("interpret_capture_states.py", TRITON_INTERPRET="1")
@@ -121,6 +122,7 @@ def test_kernel_on_a_gpu_against_float64():
     judge_odd_values(measured.measure_odd_values("cuda"))
 
 
+@pytest.mark.triton
 def test_kernel_compiles_for_gpus_without_spills(tmp_path):
     pytest.importorskip("triton")
     rows = run_script("compile_capture_states.py", TRITON_CACHE_DIR=str(tmp_path))

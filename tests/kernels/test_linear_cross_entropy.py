@@ -164,6 +164,7 @@ def judge_reruns(row: dict) -> None:
     assert row == {"ten_equal": True, "nan_rows": [3, 5]}, row
 
 
+@pytest.mark.triton
 def test_kernels_in_the_interpreter_against_float64():
     pytest.importorskip("triton")
     *rows, reruns = run_script("interpret_linear_cross_entropy.py", TRITON_INTERPRET="1")
@@ -172,6 +173,7 @@ def test_kernels_in_the_interpreter_against_float64():
     judge_reruns(reruns)
 
 
+@pytest.mark.triton
 @pytest.mark.slow
 def test_wide_rows_in_the_interpreter_against_float64():
     pytest.importorskip("triton")
@@ -193,6 +195,7 @@ def judge_needs(rows: list[dict]) -> None:
 
 
 # the forward, and two gradients with two widths of tile, three for 16-bit inputs, on three architectures
+@pytest.mark.triton
 @pytest.mark.parametrize(("dtype", "launches"), [("float32", 15), ("bfloat16", 21)])
 def test_kernels_compile_for_gpus_without_spills(dtype, launches, tmp_path):
     pytest.importorskip("triton")
@@ -201,6 +204,7 @@ def test_kernels_compile_for_gpus_without_spills(dtype, launches, tmp_path):
     judge_needs(rows)
 
 
+@pytest.mark.triton
 @pytest.mark.slow
 def test_kernels_compile_for_float16_without_spills(tmp_path):
     pytest.importorskip("triton")

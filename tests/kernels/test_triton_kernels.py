@@ -11,6 +11,7 @@ from tests.kernels.cases import all_cases, describe
 from tests.kernels.processes import run_lines, run_script
 
 pytest.importorskip("triton")
+pytestmark = pytest.mark.triton
 
 HERE = Path(__file__).parent
 BUDGETS = tomllib.loads((HERE / "budgets.toml").read_text())
