@@ -4,11 +4,14 @@ Usage: python aot.py ARCHITECTURES CASE... with "80,90,100" and names of files i
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import triton
@@ -60,10 +63,19 @@ def _ask(tool: str, *arguments: str) -> str:
     return subprocess.run([TOOLS / tool, *arguments], capture_output=True, text=True, check=True).stdout
 
 
+def compile_nth(case: str, number: int, capability: int) -> dict:
+    """Compile one of a case's launches, named by numbers, since kernels do not go from process to process."""
+    launches = [(kernel, tile) for kernel in all_cases()[case].kernels() for tile in kernel.tiles]
+    return compile_one(*launches[number], capability)
+
+
 if __name__ == "__main__":
-    cases = all_cases()
-    for name in sys.argv[2:]:
-        for kernel in cases[name].kernels():
-            for tile in kernel.tiles:
-                for capability in map(int, sys.argv[1].split(",")):
-                    print(json.dumps(compile_one(kernel, tile, capability)), flush=True)
+    wanted = [
+        (name, number, capability)
+        for name in sys.argv[2:]
+        for number in range(sum(len(kernel.tiles) for kernel in all_cases()[name].kernels()))
+        for capability in map(int, sys.argv[1].split(","))
+    ]
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn")) as pool:
+        for row in pool.map(compile_nth, *zip(*wanted, strict=True)):
+            print(json.dumps(row), flush=True)
