@@ -79,7 +79,7 @@ class _Draw:
         call = getattr(self, f"_{verb}")(self._place())
         if self.often(self.oddity):
             call.args["engine"], call.sound = self.one(("fuse", None, 3, "rapids", "", ["fused"], True)), False
-        elif self.often(0.25):
+        elif self.often(0.03 if "map" in _listed(call.args.get("spaces")) else 0.25):
             call.args["engine"] = "reference"
         elif self.often(0.5):
             call.args["engine"] = "fused"
@@ -353,7 +353,7 @@ class _Draw:
         drawn = {"X": X, "labels_true": labels, "n_init": self.number(1), "n_nulls": self.number(2)}
         sound, side = n > 0, "bank_"
         drawn["seed"] = self.seed()
-        spaces = [("hidden",), ("hidden",), ("map",), ("hidden", "map"), ["map"]]
+        spaces = [("hidden",), ("hidden",), ["hidden"], ("map",), ("hidden", "map")]
         drawn["spaces"] = Drawn(self.one(spaces), True)
         if self.often(self.oddity):
             drawn["spaces"] = Drawn(self.one(("hidden", None, ("mop",), (None,), 3, (("hidden",),))), False)
@@ -377,7 +377,14 @@ class _Draw:
             drawn["n_neighbors"] = self.number(int(self.random.integers(1, 9)))
         drawn["perplexity"] = self._perplexity()
         self.tame_values = tame
-        return self._call("score_clusters", sound, **drawn)
+        call = self._call("score_clusters", sound, **drawn)
+        # its map takes 500 iterations, of which torch code makes a few in the time of a call
+        call.native = call.native or ("map" in _listed(call.args["spaces"]) and self.often(0.9))
+        return call
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else []
 
 
 def _exactly(array: np.ndarray) -> np.ndarray | None:
