@@ -180,7 +180,6 @@ class _Draw:
             values = np.clip(np.nan_to_num(values), max(bounds[0], -9e18), min(bounds[1], 9e18))
         tensor = torch.tensor(values, dtype=torch.float64)
         tensor = tensor.long().to(kind) if not kind.is_floating_point else tensor.to(kind)
-        exact = _exactly((tensor.double() if kind.is_floating_point else tensor.to(torch.int64)).numpy())
         way = self.one(("plain", "plain", "turned", "apart", "expanded", "grown", "negated", "inference"))
         if way == "turned" and tensor.ndim > 1:
             tensor = tensor.mT.contiguous().mT
@@ -195,8 +194,8 @@ class _Draw:
                 tensor = tensor.clone()
         elif way == "expanded" and tensor.ndim == 3 and len(tensor):
             tensor = tensor[:1].expand(tensor.shape)
-            exact = None if exact is None else np.broadcast_to(exact[:1], exact.shape)
-        return tensor, exact
+        held = tensor.detach().resolve_neg()
+        return tensor, _exactly((held.double() if kind.is_floating_point else held.to(torch.int64)).numpy())
 
     def _odd_points(self, place: tuple[int | None, int, int]) -> Any:
         layers, n, d = place
