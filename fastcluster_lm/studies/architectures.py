@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastcluster_lm.config import ModelConfig, RunConfig
 from fastcluster_lm.engine import start_run
+from fastcluster_lm.errors import RunFolderError
 from fastcluster_lm.model import LanguageModel, ModelOutput
 from fastcluster_lm.studies.reading import accuracies, mean, open_run, over_layers, task_rows
 from fastcluster_lm.studies.study import BASE, Arm, Lines, Measured, Options, Study
@@ -165,7 +166,9 @@ def _measure(cells: Mapping[str, Path]) -> Measured:
             for step in ari
         ]
         gaps[kind], final[kind] = ari[max(ari)], accuracy[max(accuracy)]
-        parameters = folder.config()["resolved"]["n_parameters"]
+        parameters = folder.config()["resolved"].get("n_parameters")
+        if parameters is None:
+            raise RunFolderError(f"{folder.path / 'run.toml'} is damaged: resolved: expected n_parameters, found none")
         beside |= {
             f"ARI, {kind}": gaps[kind],
             f"accuracy, {kind}": final[kind],

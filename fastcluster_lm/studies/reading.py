@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fastcluster_lm.config import config_from_dict
 from fastcluster_lm.engine import BuildModel, Rooms, RunFolder, stored_config
+from fastcluster_lm.engine.checkpoint import load_checkpoint, newest_checkpoint
 from fastcluster_lm.model import GPT2
 from fastcluster_lm.studies.study import Row
 from fastcluster_lm.tasks import taskset_from_dict
@@ -16,12 +17,13 @@ def open_run(cell: Path) -> RunFolder:
 
 
 def trained_rooms(cell: Path, *, build_model: BuildModel = GPT2) -> Rooms:
-    """Build the rooms of a cell's run and take over its last checkpoint."""
+    """Build the rooms of a cell's run and take over its last checkpoint.
+
+    Errors: RunFolderError if there is none, it cannot be read, or is not of this run
+    """
     rooms = untrained_rooms(cell, build_model=build_model)
     folder = open_run(cell)
-    step = folder.latest_checkpoint()
-    assert step is not None, f"{cell} is finished, so it has a checkpoint"
-    rooms.load(*folder.read_checkpoint(step))
+    load_checkpoint(rooms, folder, newest_checkpoint(folder, "measure"), chosen=True)
     return rooms
 
 
