@@ -118,8 +118,9 @@ def _check_probe(run: Rooms, found: Arrays) -> None:
         _check_array("neighbors", near, "i", (n_layers, *found["neighbor_ids"].shape, *near.shape[2:3]))
         _check_array("preserved", found["preserved"], "f", (n_layers,))
         _check_array("restart", found["restart"], "u", (1,))
-        if near.size and not 0 <= int(near.min()) <= int(near.max()) < near.shape[1]:
-            raise ValueError(f"neighbors: expected 0 to {near.shape[1] - 1}, found {near.min()} to {near.max()}")
+        # -1 in a layer that could not be scored
+        if near.size and not -1 <= int(near.min()) <= int(near.max()) < near.shape[1]:
+            raise ValueError(f"neighbors: expected -1 to {near.shape[1] - 1}, found {near.min()} to {near.max()}")
     for name, array in found.items():
         if name.startswith("centroids/"):
             space, classes = name.split("/")[1], name.rpartition("/")[2]
