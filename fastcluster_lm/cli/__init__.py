@@ -4,7 +4,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,8 @@ def train(
     Example:
       fclm train --preset tiny --probe-every 10 -s training.steps=20
     """
+    # whoever calls this from Python may have computed with it, and has threads that a copy would lack
+    fresh = "torch" not in sys.modules
     from fastcluster_lm import engine as wiring
     from fastcluster_lm.config import RunConfig, apply_settings, load_config, load_preset
     from fastcluster_lm.kernels import native
@@ -114,7 +116,13 @@ def train(
     native.prepare(lambda text: click.echo(text, err=True))
     report = run_config.report
     progress = Progress(run_config.training.steps, sys.stderr, space=report.space, group=report.group)
-    with Beside(live=live, tensorboard=tensorboard) as beside, _stop_signals() as caught, progress:
+    with (
+        # before all that has a thread
+        wiring.worker_ahead(run_config) if fresh else nullcontext() as ahead,
+        Beside(live=live, tensorboard=tensorboard) as beside,
+        _stop_signals() as caught,
+        progress,
+    ):
 
         def say_where(folder: Any, step: int) -> None:
             progress.note(f"run folder {folder.path}, from step {step}")
@@ -126,10 +134,10 @@ def train(
 
         hooks = wiring.Hooks(progress.note, say_where, show, lambda: bool(caught))
         if resume is None:
-            outcome = wiring.start_run(run_config, path, hooks)
+            outcome = wiring.start_run(run_config, path, hooks, ahead=ahead)
         else:
             outcome = wiring.resume_run(
-                resume, hooks, wanted=lay_over, from_step=from_step, on_this_machine=on_this_machine
+                resume, hooks, wanted=lay_over, from_step=from_step, on_this_machine=on_this_machine, ahead=ahead
             )
     if not outcome.finished:
         click.echo(f"stopped; go on with: fclm train --resume {path}", err=True)

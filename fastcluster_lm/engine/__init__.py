@@ -2,7 +2,8 @@
 
 import gc
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,16 +21,16 @@ from fastcluster_lm.config import (
     differing_keys,
     value_of,
 )
-from fastcluster_lm.device import describe_environment
+from fastcluster_lm.device import cpu_cores, describe_environment
 from fastcluster_lm.engine.changes import values_at, with_change
 from fastcluster_lm.engine.checkpoint import check_model, checkpoint_to_resume, load_checkpoint
 from fastcluster_lm.engine.loop import Hooks, Loop, Row, train
 from fastcluster_lm.engine.machine import check_unmoved, describe_moved, moved_facts, nearest_facts, unknown_facts
-from fastcluster_lm.engine.rooms import BuildModel, Rooms
+from fastcluster_lm.engine.rooms import WORKER, BuildModel, Rooms
 from fastcluster_lm.errors import ConfigError
 from fastcluster_lm.kernels import native
 from fastcluster_lm.model import GPT2
-from fastcluster_lm.probe import RunProbe, serve
+from fastcluster_lm.probe import RunProbe, WorkerProcess, copied, serve
 from fastcluster_lm.store import RunFolder, default_run_path
 from fastcluster_lm.store.disk_plan import check_budget
 from fastcluster_lm.store.files import explaining
@@ -48,6 +49,7 @@ __all__ = [
     "serve_probes",
     "start_run",
     "stored_config",
+    "worker_ahead",
 ]
 
 
@@ -69,11 +71,13 @@ def start_run(
     taskset: TaskSet | None = None,
     build_model: BuildModel = GPT2,
     prepare: Callable[[Rooms], None] = lambda run: None,
+    ahead: WorkerProcess | None = None,
 ) -> RunOutcome:
     """Train and probe a new run in a new folder.
 
     taskset stands in for the config's own tasks; prepare may change weights or the loss before the first step. With
-    another model or a preparation the run cannot be resumed from its folder alone.
+    another model or a preparation the run cannot be resumed from its folder alone. ahead is a process from
+    `worker_ahead`.
     Errors: RunExistsError if the folder exists; ConfigError, TaskError, EngineError before anything is written;
             TrainingError, ProbeError, DataError on the way, with all written that was complete
     """
@@ -85,7 +89,7 @@ def start_run(
     folder = RunFolder.create(out, stored, describe_environment())
     hooks.note("; ".join(filter(None, (f"takes {run.plan}", limited, _scarcity(run.plan.total, folder.path)))))
     with folder.lock():
-        finished = train(run, folder, hooks)
+        finished = train(run, folder, hooks, ahead)
     return RunOutcome(folder, finished)
 
 
@@ -96,6 +100,7 @@ def resume_run(
     wanted: Callable[[RunConfig], RunConfig] | None = None,
     from_step: int | None = None,
     on_this_machine: bool = False,
+    ahead: WorkerProcess | None = None,
 ) -> RunOutcome:
     """Go on with a run from its newest checkpoint, bit for bit; a finished run is left as it is.
 
@@ -151,7 +156,7 @@ def resume_run(
         _record_changes(folder, stored, begun, step, asked, {**moved, **unknown}, hooks.note)
         if limited:
             hooks.note(limited)
-        finished = train(run, folder, hooks)
+        finished = train(run, folder, hooks, ahead)
     return RunOutcome(folder, finished, resumed_from=step)
 
 
@@ -205,6 +210,27 @@ def stored_config(stored: Mapping[str, Any], origin: str) -> RunConfig:
         )
     values = {key: value for key, value in stored.items() if key not in NO_CONFIG}
     return config_from_dict(values, origin=origin)
+
+
+@contextmanager
+def worker_ahead(config: RunConfig) -> Iterator[WorkerProcess | None]:
+    """Have a process wait beside this one, for a run's probes; it ends with the body, or with a run that has no use.
+
+    A copy of this process is ready at once, where a fresh one takes 2 s to load torch; None where nothing is probed
+    beside training, or no copy can be made. Only for a process in which torch has computed nothing yet
+    """
+    beside = config.probe.worker == "on" or (config.probe.worker == "auto" and cpu_cores() > 1)
+    if config.probe.every == 0 or config.device == "cuda" or not beside:
+        yield None
+        return
+    # what is loaded stays, so that collections on either side leave its memory shared
+    gc.freeze()
+    ahead = copied(WORKER)
+    try:
+        yield ahead
+    finally:
+        if ahead is not None:
+            ahead.close()
 
 
 def serve_probes(descriptor: int) -> None:

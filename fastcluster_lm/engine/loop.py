@@ -11,7 +11,7 @@ import torch
 
 from fastcluster_lm.engine.rooms import Rooms
 from fastcluster_lm.errors import FclmError, RunFolderError, TrainingError
-from fastcluster_lm.probe import ProbeRunner, SavedState
+from fastcluster_lm.probe import ProbeRunner, SavedState, WorkerProcess
 from fastcluster_lm.store import RowQueue, RunFolder
 from fastcluster_lm.store.budget import DiskBudget
 from fastcluster_lm.training import StepResult
@@ -34,12 +34,13 @@ class Hooks:
     should_stop: Callable[[], bool] = lambda: False
 
 
-def train(run: Rooms, folder: RunFolder, hooks: Hooks) -> bool:
+def train(run: Rooms, folder: RunFolder, hooks: Hooks, ahead: WorkerProcess | None = None) -> bool:
     """Take every step that is left; say whether the last one was reached.
 
+    ahead is a process that waits for the run's probes
     Errors: TrainingError, ProbeError or RunFolderError, with all rows written that could be
     """
-    runner = run.start_runner()
+    runner = run.start_runner(ahead)
     try:
         finished = Loop(run, folder, runner, hooks).run()
     except TrainingError as error:

@@ -19,8 +19,10 @@ from fastcluster_lm.probe import (
     ProbeRunner,
     RunProbe,
     StreamRunner,
+    WorkerProcess,
     WorkerRunner,
     choose_probe_sets,
+    started,
 )
 from fastcluster_lm.scores.engines import choose_engine, decide_engine
 from fastcluster_lm.store.disk_plan import plan_disk
@@ -29,6 +31,8 @@ from fastcluster_lm.training import Trainer
 
 # config, vocabulary size, longest sequence and a generator for its weights, as GPT2 takes them
 BuildModel = Callable[[ModelConfig, int, int, torch.Generator], LanguageModel]
+# what a process beside training calls
+WORKER = "fastcluster_lm.engine:serve_probes"
 
 
 class Rooms:
@@ -103,8 +107,13 @@ class Rooms:
             **probe,
         }
 
-    def start_runner(self) -> ProbeRunner | None:
-        """Start what runs the probes, from the probe's state at hand; None where nothing is probed."""
+    def start_runner(self, ahead: WorkerProcess | None = None) -> ProbeRunner | None:
+        """Start what runs the probes, from the probe's state at hand; None where nothing is probed.
+
+        ahead is a process that waits for this work, and is ended where there is none for it
+        """
+        if ahead is not None and not self.beside:
+            ahead.close()
         if self.probe is None:
             return None
         if self.device.torch_device.type == "cuda" and self.config.probe.worker != "off":
@@ -126,7 +135,7 @@ class Rooms:
             "taskset": self.taskset.to_toml_dict(),
             "compiled": native.compiled(),
         }
-        return WorkerRunner("fastcluster_lm.engine:serve_probes", setup, self.probe, self.trainer.model)
+        return WorkerRunner(ahead or started(WORKER), setup, self.probe, self.trainer.model)
 
     def load(self, tensors: dict[str, dict[str, np.ndarray]], values: dict[str, Any]) -> None:
         """Take over a checkpoint."""

@@ -1,9 +1,7 @@
 """Where probes run: in the training process, which then waits, or in a process beside it; it scores nothing itself."""
 
-import os
 import select
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -11,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import suppress
 from dataclasses import replace
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from threading import Lock
 from typing import Any, NamedTuple, Protocol
@@ -24,6 +21,7 @@ from torch import Tensor
 from fastcluster_lm.errors import FclmError, ProbeError
 from fastcluster_lm.probe.pending import ProbeResult
 from fastcluster_lm.probe.run_probe import RunProbe
+from fastcluster_lm.probe.worker_process import WorkerProcess
 
 # probes and states that training may be ahead of the process beside it, and bytes that may wait to be sent there
 LEAD, LEAD_BYTES = 4, 2**28
@@ -113,12 +111,13 @@ class WorkerRunner:
     Scores are those of InlineRunner, byte for byte: nothing here depends on when a probe ends
     """
 
-    def __init__(self, entry: str, setup: Mapping[str, Any], probe: RunProbe, model: torch.nn.Module) -> None:
-        """Start the process.
+    def __init__(
+        self, worker: WorkerProcess, setup: Mapping[str, Any], probe: RunProbe, model: torch.nn.Module
+    ) -> None:
+        """Give a process its work, and end it with this runner.
 
-        entry is `module:function`, called there with the connection's file descriptor; it takes `setup` from it, builds
-        the same probe and model, and calls `serve`. `probe` is asked what it needs and for its state, never to score
-        Errors: ProbeError if the process cannot be started
+        What it runs takes `setup` from the connection, builds the same probe and model, and calls `serve`. `probe` is
+        asked what it needs and for its state, never to score
         """
         self._probe, self._model = probe, model
         # what was asked for and has not come: the step of a probe, None for the state
@@ -132,31 +131,10 @@ class WorkerRunner:
         self._sending: Future[None] | None = None
         self._unsent = 0
         self._lock = Lock()
-        module, function = entry.split(":")
-        # signals are for the training process, which ends this one once its last step is saved
-        code = (
-            "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
-            "signal.signal(signal.SIGTERM, signal.SIG_IGN); "
-            f"from {module} import {function}; {function}(int(sys.argv[1]))"
-        )
-        self._connection, theirs = Pipe()
+        self._process, self._connection = worker.process, worker.connection
         # asked after every step, where the connection's own poll would make a selector each time
         self._arrived = select.poll()
         self._arrived.register(self._connection.fileno(), select.POLLIN)
-        # found where this process found it; spinning OpenMP threads would take training's core
-        path = os.pathsep.join(place or os.getcwd() for place in sys.path)
-        env = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path}
-        with theirs:
-            command = [sys.executable, "-P", "-c", code, str(theirs.fileno())]
-            try:
-                self._process = subprocess.Popen(
-                    command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=env, process_group=0
-                )
-            except OSError as error:
-                raise ProbeError(
-                    f"the probe's process cannot be started: {error.strerror or error}; "
-                    "resume the run with -s probe.worker=off"
-                ) from error
         self._send("setup", dict(setup))
         self._send("load", _copies(probe.state()))
 

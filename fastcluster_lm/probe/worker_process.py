@@ -1,0 +1,168 @@
+"""How the process beside training comes to be: started afresh, or copied from this one; it is told later what to do."""
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import NoReturn, Protocol, runtime_checkable
+
+from fastcluster_lm.errors import ProbeError
+
+# these are for the training process, which ends the one beside it once its last step is saved
+LEFT_TO_TRAINING = (signal.SIGINT, signal.SIGTERM)
+
+
+@runtime_checkable
+class Process(Protocol):
+    """What subprocess.Popen offers of a process, and all that is asked of one here."""
+
+    pid: int
+    returncode: int | None
+
+    def poll(self) -> int | None:
+        """Give its status, below 0 for a signal; None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its status; subprocess.TimeoutExpired if it does not come in time."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+
+class WorkerProcess:
+    """A process that serves its end of a connection, and ends with it; `entry` names what it calls, as module:function.
+
+    It has a group of its own, no input, and leaves SIGINT and SIGTERM to the process that made it
+    """
+
+    def __init__(self, process: Process, connection: Connection) -> None:
+        self.process, self.connection = process, connection
+
+    def close(self) -> None:
+        """End the process, whatever it is at, and its connection; once is enough."""
+        self.process.kill()
+        self.process.wait()
+        self.connection.close()
+
+
+def started(entry: str) -> WorkerProcess:
+    """Start a fresh Python, which loads torch anew: 2 s of a core, whatever this process has done before.
+
+    Errors: ProbeError where the system starts none
+    """
+    module, function = entry.split(":")
+    ignored = "; ".join(f"signal.signal({number:d}, signal.SIG_IGN)" for number in LEFT_TO_TRAINING)
+    code = f"import signal, sys; {ignored}; from {module} import {function}; {function}(int(sys.argv[1]))"
+    # found where this process found it; spinning OpenMP threads would take training's core
+    path = os.pathsep.join(place or os.getcwd() for place in sys.path)
+    env = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path}
+    ours, theirs = Pipe()
+    with theirs:
+        command = [sys.executable, "-P", "-c", code, str(theirs.fileno())]
+        try:
+            process = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=env, process_group=0
+            )
+        except OSError as error:
+            ours.close()
+            raise ProbeError(
+                f"the probe's process cannot be started: {error.strerror or error}; "
+                "resume the run with -s probe.worker=off"
+            ) from error
+    return WorkerProcess(process, ours)
+
+
+def copied(entry: str) -> WorkerProcess | None:
+    """Copy this process, which takes 10 ms and shares the memory of all that is loaded; None where it must not be.
+
+    Only for who knows that torch has computed nothing yet: a copy has none of the threads that OpenMP would go on to
+    wait for. (NumPy's BLAS, which has some as soon as it is loaded, ends them before a copy is made.) Elsewhere than
+    on Linux system libraries have threads of their own
+    """
+    if sys.platform != "linux" or threading.active_count() > 1:
+        return None
+    module, function = entry.split(":")
+    serve = getattr(importlib.import_module(module), function)
+    ours, theirs = Pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # a signal that comes now waits until the copy has let go of this process's handlers
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        pid = os.fork()
+        if pid == 0:
+            # as long as the copy held this end too, it would not see that training is gone
+            ours.close()
+            _serve_and_exit(serve, theirs.fileno(), before)
+    except OSError:
+        ours.close()
+        return None
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        theirs.close()
+    return WorkerProcess(_Copy(pid), ours)
+
+
+class _Copy:
+    """A forked process, with the part of subprocess.Popen's interface that is used."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            self._reap(os.WNOHANG)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        if timeout is None and self.returncode is None:
+            self._reap(0)
+        until = time.monotonic() + (timeout or 0.0)
+        while self.poll() is None:
+            if time.monotonic() > until:
+                raise subprocess.TimeoutExpired("the probe's process", timeout or 0.0)
+            time.sleep(2e-3)
+        assert self.returncode is not None
+        return self.returncode
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def _reap(self, options: int) -> None:
+        pid, status = os.waitpid(self.pid, options)
+        if pid:
+            self.returncode = os.waitstatus_to_exitcode(status)
+
+
+def _serve_and_exit(serve: Callable[[int], None], descriptor: int, unblocked: set[int | signal.Signals]) -> NoReturn:
+    """Be what `started` would have made; nothing that this process's maker left to be done at its end is done here."""
+    code = 1
+    try:
+        os.setpgid(0, 0)
+        for number in signal.valid_signals():
+            # handlers go, as they would with a new program; what was ignored stays so
+            if callable(signal.getsignal(number)):
+                signal.signal(number, signal.SIG_DFL)
+        for number in LEFT_TO_TRAINING:
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
+        serve(descriptor)
+        code = 0
+    except BaseException:
+        # as a program's end would print it, whatever it is; the status tells training
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
