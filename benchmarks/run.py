@@ -23,11 +23,14 @@ def run_benchmark(
     threads: int,
     cadences: tuple[int, ...] = (),
     workers: tuple[str, ...] = (),
+    whole: bool = False,
 ) -> Iterator[Line]:
     """Give the lines of one benchmark as they are measured.
 
-    Errors: UsageError for an unknown kind
+    Errors: UsageError for an unknown kind, or whole commands of another than overhead
     """
+    if whole and kind != "overhead":
+        raise UsageError(f"--whole: expected with overhead alone, got it with {kind}")
     native.prepare()
     if threads:
         torch.set_num_threads(threads)
@@ -48,6 +51,10 @@ def run_benchmark(
         from fastcluster_lm.benchmarks.maps import bench_maps
 
         return bench_maps(preset, steps)
+    if whole:
+        from fastcluster_lm.benchmarks.whole import bench_whole
+
+        return bench_whole(preset, repeats)
     if kind == "overhead":
         from fastcluster_lm.benchmarks.overhead import CADENCES, WORKERS, bench_overhead
 

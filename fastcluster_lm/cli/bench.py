@@ -31,6 +31,7 @@ KINDS = ("probe", "quality", "forces", "maps", "overhead", "scale", "train", "ro
 @click.option(
     "--worker", "workers", type=click.Choice(["auto", "off"]), multiple=True, help="probe.worker of overhead; both."
 )
+@click.option("--whole", is_flag=True, help="With overhead: whole commands from launch to end, at steps of its own.")
 @click.option(
     "--threads", type=click.IntRange(min=0), default=0, help="CPU threads for both sides; 0 as torch chooses."
 )

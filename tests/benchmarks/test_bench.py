@@ -137,6 +137,46 @@ def test_overhead_judges_what_has_a_target(monkeypatch):
     assert line["every"] == 20 and asked == [["probe.every=20", "probe.worker=off"]] and "target" not in line
 
 
+def test_whole_commands_are_timed_in_turns_and_judged(monkeypatch):
+    from fastcluster_lm.benchmarks import whole
+
+    ran = []
+    took = {0: whole.Took(10.0, 11.0), 50: whole.Took(12.0, 20.0), 1: whole.Took(17.0, 25.0)}
+
+    def pretend(preset, steps, options):
+        every = int(options[options.index("--probe-every") + 1])
+        return lambda: ran.append((steps, every)) or took[every]
+
+    monkeypatch.setattr(whole, "_whole", pretend)
+    first = iter([9.0, 3.0, 3.2, 2.8])
+    monkeypatch.setattr(whole, "_first_step", lambda preset: ran.append("step") or whole.Took(next(first), 1.0))
+    monkeypatch.setattr(whole, "_import_torch", lambda: ran.append("torch") or whole.Took(2.0, 1.0))
+    lines = bench("overhead", whole=True, repeats=3)
+    assert [(line["found"], line["target"], line["pass"]) for line in lines] == [
+        (1.0, 1.5, True), (1.2, 1.3, True), (1.7, 1.6, False), (1.2, 1.08, False)
+    ]  # fmt: skip
+    assert ran[:4] == ["torch", "step", "step", "torch"] and lines[0]["turns"] == 3
+    assert ran[8:] == [(600, 0), (600, 50), (600, 1), (600, 1), (600, 50), (600, 0), (600, 0), (600, 50), (600, 1),
+                       (1500, 0), (1500, 50), (1500, 50), (1500, 0), (1500, 0), (1500, 50)]  # fmt: skip
+    assert (lines[1]["without_cpu_s"], lines[1]["with_cpu_s"]) == (11.0, 20.0)
+    with pytest.raises(UsageError, match="--whole: expected with overhead alone"):
+        bench("maps", whole=True)
+
+
+def test_whole_commands_are_commands():
+    from fastcluster_lm.benchmarks import whole
+
+    target = whole.Target("full probes, 2 steps", 50, whole.FULL, 2, 1.3)
+    startup, probed = whole.bench_whole("nano", 1, (target,))
+    assert startup["import_torch"]["median_s"] > 0.3 and startup["first_step"]["median_s"] > 0.3
+    assert startup["found"] == startup["first_step"]["median_s"] - startup["import_torch"]["median_s"]
+    assert probed["with_cpu_s"] > 0.5 and probed["found"] == pytest.approx(
+        probed["with"]["median_s"] / probed["without"]["median_s"]
+    )
+    with pytest.raises(DataError, match="expected the command to end with status 0, got 2: fclm: "):
+        whole._whole("nowhere", 2, whole.OFF)()
+
+
 def test_scale_sums_its_stages():
     (scale,) = bench("scale", shapes=[(100, 4, 5)])
     assert scale["total_s"] == pytest.approx(sum(scale["seconds_by_stage"].values()))
