@@ -84,7 +84,7 @@ def nearest_neighbors_under_each(
         return None
     n_layers, n_queries, _ = queries.shape
     shape = (len(ids), n_layers, n_queries, k)
-    distances, indices = room(*shape, dtype=torch.float32), room(*shape, dtype=torch.int64)
+    distances, indices = _filled(*shape)
     small = [None if pair is None else _small_ids(*pair) for pair in ids]
     _search_directly(native, queries.contiguous(), bank.contiguous(), small, memory_budget, distances, indices)
     return distances, indices
@@ -152,8 +152,13 @@ def _fits(ids: Tensor) -> bool:
 
 
 def room_for(n_layers: int, n_queries: int, k: int) -> tuple[Tensor, Tensor]:
-    """Give room for distances and indices."""
-    return room(n_layers, n_queries, k, dtype=torch.float32), room(n_layers, n_queries, k, dtype=torch.int64)
+    """Give room for distances and indices, each slot filled: none keeps what lay there, whatever the points hold."""
+    return _filled(n_layers, n_queries, k)
+
+
+def _filled(*shape: int) -> tuple[Tensor, Tensor]:
+    # where no distance is a number below infinity, the search writes nothing
+    return room(*shape, dtype=torch.float32).fill_(torch.inf), room(*shape, dtype=torch.int64).zero_()
 
 
 def count_nearer(
