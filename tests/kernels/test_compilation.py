@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -357,6 +358,17 @@ def test_where_kernels_cannot_be_kept_a_run_goes_on_in_torch_code_with_one_warni
     (warning,) = [text for text in warned(caplog) if not text.startswith("compiling")]
     assert warning.startswith("compiled kernels are not in use") and message in warning
     assert outcome.finished and "there is no compiled code" in outcome.folder.config()["resolved"]["block_reason"]
+
+
+def test_a_process_beside_training_does_not_try_again_what_failed(alone, stand_in, tmp_path):
+    compiler = stand_in('echo "$SOURCE" >> "$0.asked"; exit 1\n')
+    native.prepare()
+    before = asked_of(compiler)
+    config = config_from_dict(SMALL)
+    config = replace(config, probe=replace(config.probe, worker="on"))
+    outcome = start_run(config, tmp_path / "run")
+    assert outcome.finished and outcome.folder.scores() and outcome.folder.config()["resolved"]["probe_worker"]
+    assert asked_of(compiler) == before
 
 
 @needs_root
