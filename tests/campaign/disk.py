@@ -25,7 +25,7 @@ PROMISE = (
     "A disk that fails at any call ends a run with one clear error, or not at all; nothing that could be read is lost, "
     "and the run goes on, byte for byte, from its newest checkpoint."
 )
-TIMES = (60, 1200)
+TIMES = (72, 1200)
 STEPS = 24
 # behind a checkpoint (14) and a map, rows and a step that have none (15 to 17)
 KILLED = 17
