@@ -140,6 +140,12 @@ class ProbeConfig:
         "probe in a process beside training, on spare CPU cores; no score depends on it",
         choices=("auto", "on", "off"),
     )
+    worker_timeout_s: float = setting(
+        300.0,
+        "seconds for which the process beside training may use no processor while training waits for it, before it is "
+        "ended; a busy one may take 100 times its longest probe, and at least as long",
+        low=1.0,
+    )
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,7 @@
 """The command line: parse, call the engine, print; it computes nothing."""
 
-import signal
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,8 @@ from fastcluster_lm.cli.doctor import doctor
 from fastcluster_lm.cli.export import export
 from fastcluster_lm.cli.probe import probe
 from fastcluster_lm.cli.report import report, watch
+from fastcluster_lm.cli.signals import Signals, stoppable
+from fastcluster_lm.cli.streams import lasting_streams
 from fastcluster_lm.cli.study import study
 from fastcluster_lm.errors import ConfigError
 
@@ -51,6 +50,8 @@ def main() -> None:
 @click.option("--live", is_flag=True, help="Show the run in a browser on this machine, as `fclm watch` does.")
 @click.option("--tensorboard", is_flag=True, help="Write TensorBoard event files to RUN/tensorboard too.")
 @verbose
+@lasting_streams
+@stoppable
 def train(
     preset: str | None,
     config_file: Path | None,
@@ -66,6 +67,7 @@ def train(
     on_this_machine: bool,
     live: bool,
     tensorboard: bool,
+    signals: Signals,
 ) -> None:
     """Train a model and score its hidden states every few steps.
 
@@ -112,36 +114,38 @@ def train(
         run_config = config
     else:
         path, run_config = Path(config.path), wiring.stored_config(config.config(), str(resume))
-    # before stops are collected: Ctrl-C ends a compilation at once
+    # before a run folder is there: a signal ends a compilation at once
     native.prepare(lambda text: click.echo(text, err=True))
-    report = run_config.report
+    signals.run, report = path, run_config.report
     progress = Progress(run_config.training.steps, sys.stderr, space=report.space, group=report.group)
     with (
         # before all that has a thread
         wiring.worker_ahead(run_config) if fresh else nullcontext() as ahead,
         Beside(live=live, tensorboard=tensorboard) as beside,
-        _stop_signals() as caught,
         progress,
     ):
 
         def say_where(folder: Any, step: int) -> None:
             progress.note(f"run folder {folder.path}, from step {step}")
             beside.start(folder.path, step)
+            # from here on a step that is begun is finished and saved
+            signals.patient = True
 
         def show(row: Any, scores: Any) -> None:
             progress.update(row, scores)
             beside.update(row, scores)
 
-        hooks = wiring.Hooks(progress.note, say_where, show, lambda: bool(caught))
+        hooks = wiring.Hooks(progress.note, say_where, show, signals.wants_end, signals.wants_save)
         if resume is None:
             outcome = wiring.start_run(run_config, path, hooks, ahead=ahead)
         else:
             outcome = wiring.resume_run(
                 resume, hooks, wanted=lay_over, from_step=from_step, on_this_machine=on_this_machine, ahead=ahead
             )
-    if not outcome.finished:
-        click.echo(f"stopped; go on with: fclm train --resume {path}", err=True)
-        sys.exit(128 + caught[0])
+    signals.patient = False
+    signals.finished = outcome.finished
+    if signals.wants_end():
+        raise KeyboardInterrupt
     if outcome.already_finished:
         click.echo(f"{path} is finished ({run_config.training.steps} steps); there is nothing to resume", err=True)
     print_closing(
@@ -266,23 +270,3 @@ def data(
     limited = check_budget(plan, config.store.max_mib)
     click.echo(f"a run takes {plan}" + (f"; {limited}" if limited else ""), err=True)
     print_rows(rows, tuple(rows[0]), format=form, stream=sys.stdout)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM, so that a step is finished and saved before the end; a second one ends at once."""
-    caught: list[int] = []
-
-    def take(number: int, _frame: Any) -> None:
-        if caught and time.monotonic() - since[0] > 0.2:
-            raise KeyboardInterrupt
-        since[0] = time.monotonic()
-        caught.append(number)
-
-    since = [0.0]
-    before = {number: signal.signal(number, take) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

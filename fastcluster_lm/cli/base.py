@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from fastcluster_lm.cli.streams import fill_standard_streams, lead_nowhere
 from fastcluster_lm.errors import FclmError, UsageError, nearest_name
 
 
@@ -29,6 +30,7 @@ class CommandGroup(click.Group):
     ) -> Any:
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        fill_standard_streams()
         try:
             status = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         except click.Abort:
@@ -48,6 +50,11 @@ def verbose(command: Callable) -> Callable:
     def wrapped(verbose: bool, *args: Any, **options: Any) -> None:
         try:
             command(*args, **options)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # who reads has had enough, as `| head` has; a Unix tool then ends so
+            lead_nowhere(sys.stdout.fileno())
+            sys.exit(141)
         except FclmError as error:
             if verbose:
                 traceback.print_exc()

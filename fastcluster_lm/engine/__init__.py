@@ -117,7 +117,8 @@ def resume_run(
     config = stored_config(stored, str(path))
     asked = wanted(config) if wanted else config
     # where probes run changes no byte, and is for the machine at hand to say
-    config = replace(config, probe=replace(config.probe, worker=asked.probe.worker))
+    here_alone = replace(config.probe, worker=asked.probe.worker, worker_timeout_s=asked.probe.worker_timeout_s)
+    config = replace(config, probe=here_alone)
     changeable = (*TRAINING_CHANGES, *RECORD_CHANGES)
     if differing := [key for key in differing_keys(config, asked) if key not in changeable]:
         raise ConfigError(

@@ -22,7 +22,7 @@ Row = dict[str, Any]
 @dataclass(frozen=True)
 class Hooks:
     """What the caller of a run wants to hear and say: what is out of the ordinary, where it begins, each step, whether
-    to stop.
+    to stop, whether to save a checkpoint now.
 
     on_step gets a step's row and the score rows that have come since the step before, None without any; those of a
     probe beside training come some steps after its own
@@ -32,6 +32,7 @@ class Hooks:
     on_start: Callable[[RunFolder, int], None] = lambda folder, step: None
     on_step: Callable[[Row, list[Row] | None], None] = lambda row, scores: None
     should_stop: Callable[[], bool] = lambda: False
+    should_save: Callable[[], bool] = lambda: False
 
 
 def train(run: Rooms, folder: RunFolder, hooks: Hooks, ahead: WorkerProcess | None = None) -> bool:
@@ -71,6 +72,8 @@ class Loop:
         self._unwritten: deque[tuple[int, dict[str, dict[str, np.ndarray]], Row]] = deque()
         self._states: deque[dict[str, torch.Tensor]] = deque()
         self._saved = run.trainer.step or None
+        # score rows that came while something else was waited for, to be shown after the next step
+        self._late: list[Row] = []
 
     def run(self) -> bool:
         """Go on to the last step, or to where the caller stops; say whether it was the last."""
@@ -84,6 +87,8 @@ class Loop:
                     self.collect(wait=True)
                     self._write_checkpoints()
                     return False
+                if trainer.step > 0 and self._hooks.should_save():
+                    self._save_now()
                 self.advance()
         except RunFolderError:
             raise
@@ -117,7 +122,7 @@ class Loop:
         saved = step > 0 and (step % training.checkpoint_every == 0 or last)
         while saved and len(self._unwritten) > 1:
             # no more than two copies are held
-            self.collect(wait=True)
+            self._late += self.collect(wait=True)
             self._write_checkpoints()
         probed = self._runner is not None and self._cadence.is_due(step)
         self._rows.add_step(row, probed=probed)
@@ -130,7 +135,7 @@ class Loop:
             self._waited += time.perf_counter() - started
         if saved:
             self._save()
-        scores = self.collect(wait=last)
+        scores, self._late = self._late + self.collect(wait=last), []
         if self._runner is not None:
             row["probe_wait_ms"] = self._waited * 1e3
         self._write_checkpoints()
@@ -190,6 +195,14 @@ class Loop:
             self._runner.save()
         else:
             self._states.append({})
+
+    def _save_now(self) -> None:
+        """Write a checkpoint of the step at hand, unless it has one, and go on once it is there."""
+        if self._saved != self._trainer.step:
+            self._save()
+        self._late += self.collect(wait=True)
+        self._write_checkpoints()
+        self._hooks.note(f"step {self._trainer.step} is saved")
 
     def _write_checkpoints(self) -> None:
         """Write the copies whose probe state is here, behind the rows of all probes up to their step."""

@@ -135,7 +135,13 @@ class Rooms:
             "taskset": self.taskset.to_toml_dict(),
             "compiled": native.compiled(),
         }
-        return WorkerRunner(ahead or started(WORKER), setup, self.probe, self.trainer.model)
+        return WorkerRunner(
+            ahead or started(WORKER),
+            setup,
+            self.probe,
+            self.trainer.model,
+            timeout_s=self.config.probe.worker_timeout_s,
+        )
 
     def load(self, tensors: dict[str, dict[str, np.ndarray]], values: dict[str, Any]) -> None:
         """Take over a checkpoint."""

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fastcluster_lm.errors import FclmError, ProbeError
+from fastcluster_lm.probe.patience import Patience
 from fastcluster_lm.probe.pending import ProbeResult
 from fastcluster_lm.probe.run_probe import RunProbe
 from fastcluster_lm.probe.worker_process import WorkerProcess
@@ -112,12 +113,18 @@ class WorkerRunner:
     """
 
     def __init__(
-        self, worker: WorkerProcess, setup: Mapping[str, Any], probe: RunProbe, model: torch.nn.Module
+        self,
+        worker: WorkerProcess,
+        setup: Mapping[str, Any],
+        probe: RunProbe,
+        model: torch.nn.Module,
+        *,
+        timeout_s: float = 300.0,
     ) -> None:
         """Give a process its work, and end it with this runner.
 
         What it runs takes `setup` from the connection, builds the same probe and model, and calls `serve`. `probe` is
-        asked what it needs and for its state, never to score
+        asked what it needs and for its state, never to score; timeout_s is the limit of a Patience
         """
         self._probe, self._model = probe, model
         # what was asked for and has not come: the step of a probe, None for the state
@@ -135,6 +142,7 @@ class WorkerRunner:
         # asked after every step, where the connection's own poll would make a selector each time
         self._arrived = select.poll()
         self._arrived.register(self._connection.fileno(), select.POLLIN)
+        self._patience = Patience(self._process.pid, timeout_s)
         self._send("setup", dict(setup))
         self._send("load", _copies(probe.state()))
 
@@ -186,6 +194,7 @@ class WorkerRunner:
 
     def close(self) -> None:
         """End the process, in the middle of a probe too: it keeps nothing."""
+        self._patience.close()
         self._process.kill()
         self._process.wait()
         self._sender.shutdown()
@@ -203,7 +212,8 @@ class WorkerRunner:
 
     def _next(self) -> Event:
         try:
-            kind, step, value = self._connection.recv()
+            with self._patience.waiting():
+                kind, step, value = self._connection.recv()
         except (EOFError, OSError) as error:
             raise self._ended() from error
         if kind == "failed":
@@ -214,6 +224,7 @@ class WorkerRunner:
         if step is None:
             return SavedState(_tensors(value))
         self._seconds = value.seconds
+        self._patience.longest = max(self._patience.longest, value.seconds)
         return FinishedProbe(step, value)
 
     def _send(self, *message: Any) -> None:
@@ -221,7 +232,8 @@ class WorkerRunner:
         with self._lock:
             full = self._unsent > LEAD_BYTES
         if full and self._sending is not None:
-            wait_for([self._sending])
+            with self._patience.waiting():
+                wait_for([self._sending])
         if self._sending is not None and self._sending.done() and self._sending.exception() is not None:
             self._failure = self._failure or self._ended()
             raise self._failure from self._sending.exception()
@@ -245,6 +257,12 @@ class WorkerRunner:
             code: int | None = self._process.wait(timeout=5.0)
         except subprocess.TimeoutExpired:
             code = None
+        if self._patience.reason is not None:
+            return ProbeError(
+                f"the probe's process {self._patience.reason} while training waited for it, and was ended; training is "
+                "as it was: resume the run, with -s probe.worker=off if it happens again, or with more of "
+                "probe.worker_timeout_s"
+            )
         return ProbeError(
             f"the probe's process ended with status {code}, and what it printed stands above; training is as it was: "
             "resume the run, with -s probe.worker=off if it lacked memory"

@@ -16,7 +16,7 @@ from typing import NoReturn, Protocol, runtime_checkable
 from fastcluster_lm.errors import ProbeError
 
 # these are for the training process, which ends the one beside it once its last step is saved
-LEFT_TO_TRAINING = (signal.SIGINT, signal.SIGTERM)
+LEFT_TO_TRAINING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 @runtime_checkable
@@ -39,7 +39,7 @@ class Process(Protocol):
 class WorkerProcess:
     """A process that serves its end of a connection, and ends with it; `entry` names what it calls, as module:function.
 
-    It has a group of its own, no input, and leaves SIGINT and SIGTERM to the process that made it
+    It has a group of its own, no input, and leaves LEFT_TO_TRAINING to the process that made it
     """
 
     def __init__(self, process: Process, connection: Connection) -> None:

@@ -118,6 +118,10 @@ def new_folder(path: Path, action: str, advice: str = "choose another name, or r
             if os.path.lexists(path):
                 raise taken from error
             raise
+        except BaseException:
+            # a signal, say, or what the body could not do
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
 
 
 def remove_folder(path: Path) -> None:

@@ -51,7 +51,14 @@ def print_rows(
 
 def console_for(stream: TextIO, width: int | None = None) -> Console:
     """Open a stream for tables, without markup, so that `[abc]` in a cell stays what it is."""
-    return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
+    return _Frank(file=stream, width=width, markup=False, highlight=False, emoji=False)
+
+
+class _Frank(Console):
+    """A console that says where nobody reads any more, and leaves it to its caller what that means."""
+
+    def on_broken_pipe(self) -> None:
+        raise
 
 
 def cell(value: object, decimals: int) -> str:
