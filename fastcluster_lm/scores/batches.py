@@ -97,7 +97,10 @@ def _power_of_two(sizes: Tensor) -> Tensor:
 
 def powers_of_two(largest: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     """Round each number down to a power of two, 1 for 0."""
-    powers = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - 1)
+    # in two halves: torch takes powers of two in float32, which holds none below 2^-149
+    exponent = torch.frexp(largest).exponent - 1
+    half = exponent // 2
+    powers = torch.ldexp(torch.ldexp(torch.ones_like(largest), half), exponent - half)
     return torch.where(largest > 0, powers, torch.ones_like(largest))
 
 

@@ -151,7 +151,7 @@ class _Draw:
                 values = np.nan_to_num(values, posinf=1e18, neginf=-1e18)
                 values = np.abs(values) if kind.kind == "u" else values
                 values = np.clip(values, -9e18, 9e18)
-            array = values.astype(kind)
+            array = np.array(values).astype(kind)
         exact = _exactly(array)
         way = self.one(("plain", "plain", "list", "backwards", "fortran", "apart", "fixed", "matrix", "unaligned"))
         if way == "list":

@@ -83,6 +83,28 @@ def test_points_nearer_than_float32_can_square_are_told_apart(native):
     torch.testing.assert_close(found.distances[0], torch.tensor([1e-25, 3e-25]), rtol=1e-6, atol=0)
 
 
+def test_the_second_look_keeps_the_order_of_distances_however_far_apart():
+    line = torch.tensor([0, 1e-40, 1e-35, 1e-30, 1, 1e30, 1e34])[:, None]
+    found = nearest_neighbors(line, line, 6, exclude_self=True)
+    assert found.indices[0].tolist() == [1, 2, 3, 4, 5, 6] and bool((found.distances.diff(dim=1) >= 0).all())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_queries_far_smaller_than_one_are_as_far_as_they_are_from_a_bank_at_the_origin(engine):
+    found = nearest_neighbors(X * 1e-38, torch.zeros(30, 3), 2, engine=engine)
+    expected = (X.double() * 1e-38).norm(dim=1, keepdim=True).expand(-1, 2)
+    torch.testing.assert_close(found.distances.double(), expected, rtol=1e-4, atol=1e-43)
+
+
+@pytest.mark.parametrize("width", [3, 33, 70])
+def test_a_map_of_coordinates_very_far_apart_is_finite(native, width):
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(20):
+        points = torch.randn(34, width, generator=generator)
+        points *= 10 ** torch.empty(1, width).uniform_(-40, 33, generator=generator)
+        assert bool(tsne(points, n_iter=5, perplexity=5).points.isfinite().all())
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("other", [torch.float64, torch.int32, torch.bfloat16, torch.bool, torch.uint8])
 def test_queries_and_bank_of_unlike_numbers_are_promoted_once(native, engine, other):

@@ -16,7 +16,7 @@ from fastcluster_lm.kernels.nearest_neighbors import (
 )
 from fastcluster_lm.kernels.rounding import SPARE, matmul_rounding
 from fastcluster_lm.kernels.transfer import to_device
-from fastcluster_lm.scores.batches import WHOLE_BYTES, Frame, powers_of_two, spared_scaling
+from fastcluster_lm.scores.batches import WHOLE_BYTES, Frame, spared_scaling
 from fastcluster_lm.scores.engines.checks import check_neighbors, forbidden
 from fastcluster_lm.scores.engines.params import Neighbors, NeighborsParams
 from fastcluster_lm.scores.precision import full_precision
@@ -145,9 +145,9 @@ def _look_again(
         own = _of_layer(params, layer)
         if own.query_ids is not None and own.bank_ids is not None:
             block.masked_fill_(own.query_ids.flatten()[rows, None] == own.bank_ids.flatten(), torch.inf)
-        # in a unit of which float32 holds the nearest, however near
-        unit = powers_of_two(block.kthvalue(k, dim=-1, keepdim=True).values)
-        ranks = (block / unit).float().sort(dim=-1, stable=True).indices[:, :k]
+        # the bits of a float64, rounded to the 24 that a float32 has, stand in the order of the numbers
+        rounded = (block.view(torch.int64) + (1 << 28)) >> 29
+        ranks = rounded.sort(dim=-1, stable=True).indices[:, :k]
         found.distances[layer, rows] = block.gather(-1, ranks).float()
         found.indices[layer, rows] = ranks
 

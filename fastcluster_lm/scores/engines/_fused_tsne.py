@@ -110,13 +110,25 @@ def _principal_components(X: Float[Tensor, "layers n d"], axes: int) -> Float[Te
     elif min(n, width) > EXACT_WIDTH:
         scores = _leading_by_iteration(X, axes)
     elif width <= n:
-        vectors = torch.linalg.eigh(X.mT @ X).eigenvectors[..., -axes:].flip(-1)
+        vectors = _eigh(X.mT @ X)[1][..., -axes:].flip(-1)
         scores = (X @ vectors).mT
     else:
-        values, vectors = torch.linalg.eigh(X @ X.mT)
+        values, vectors = _eigh(X @ X.mT)
         scores = (vectors[..., -axes:] * values[:, None, -axes:].clamp(min=0).sqrt()).flip(-1).mT
     largest = scores.gather(-1, scores.abs().argmax(-1, keepdim=True))
     return torch.where(largest < 0, -scores, scores)
+
+
+def _eigh(matrix: Float[Tensor, "layers m m"]) -> tuple[Tensor, Tensor]:
+    """Give eigenvalues and vectors; in float64 where float32 finds none, for entries that lie very far apart."""
+    try:
+        values, vectors = torch.linalg.eigh(matrix)
+        if bool(vectors.isfinite().all()):
+            return values, vectors
+    except torch.linalg.LinAlgError:
+        pass
+    values, vectors = torch.linalg.eigh(matrix.double())
+    return values.float(), vectors.float()
 
 
 def _leading_by_iteration(X: Float[Tensor, "layers n d"], axes: int) -> Float[Tensor, "layers axes n"]:
@@ -125,7 +137,7 @@ def _leading_by_iteration(X: Float[Tensor, "layers n d"], axes: int) -> Float[Te
     Source: Halko, Martinsson and Tropp 2011, algorithm 4.4
     """
     reduced = X @ _subspace(X, axes + SPARE_AXES, SUBSPACE_ITER)  # (layers, n, axes + spare)
-    vectors = torch.linalg.eigh(reduced.mT @ reduced).eigenvectors[..., -axes:].flip(-1)
+    vectors = _eigh(reduced.mT @ reduced)[1][..., -axes:].flip(-1)
     return (reduced @ vectors).mT
 
 

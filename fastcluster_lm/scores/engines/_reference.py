@@ -54,8 +54,8 @@ class ReferenceEngine(Engine):
             return Neighbors(empty, empty.long())
         distances, indices = [], []
         # faiss squares without centring first, so it gets centred points
-        offset, scale = scaling(bank)
-        scale = torch.maximum(scale, power_of_two(queries - offset))
+        offset, _ = scaling(bank)
+        scale = power_of_two(torch.cat([bank - offset, queries - offset], 1))
         queries, centred = ((queries - offset) / scale).float(), ((bank - offset) / scale).float()
         for layer in range(n_layers):
             index = faiss.IndexFlatL2(bank.shape[2])
