@@ -30,7 +30,7 @@ from fastcluster_lm.engine.rooms import WORKER, BuildModel, Rooms
 from fastcluster_lm.errors import ConfigError
 from fastcluster_lm.kernels import native
 from fastcluster_lm.model import GPT2
-from fastcluster_lm.probe import RunProbe, WorkerProcess, copied, serve
+from fastcluster_lm.probe import RunProbe, Waiting, WorkerProcess, copied, serve
 from fastcluster_lm.store import RunFolder, default_run_path
 from fastcluster_lm.store.disk_plan import check_budget
 from fastcluster_lm.store.files import explaining
@@ -234,11 +234,12 @@ def worker_ahead(config: RunConfig) -> Iterator[WorkerProcess | None]:
             ahead.close()
 
 
-def serve_probes(descriptor: int) -> None:
+def serve_probes(descriptor: int, waiting_descriptor: int) -> None:
     """Build the run that a connection's other side describes, and probe for it until it ends.
 
-    This is what a process beside training does; descriptor is the connection's file descriptor
+    This is what a process beside training does, with the two file descriptors that a WorkerProcess hands over
     """
+    waiting = Waiting(waiting_descriptor)
 
     def build(setup: Mapping[str, Any]) -> tuple[RunProbe, torch.nn.Module]:
         if not setup["compiled"]:
@@ -246,6 +247,8 @@ def serve_probes(descriptor: int) -> None:
             native.turn_off("the run that is probed has none")
         run = Rooms(config_from_dict(setup["config"]), taskset_from_dict(setup["taskset"]))
         assert run.probe is not None
+        beside, alone = run.config.scores.threads, setup["threads_alone"]
+        native.use_threads(lambda: alone if waiting else beside)
         # what was built stays, so that no later collection walks through it
         gc.collect()
         gc.freeze()

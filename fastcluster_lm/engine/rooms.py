@@ -132,6 +132,8 @@ class Rooms:
         )
         setup = {
             "config": config_to_dict(config),
+            # training's cores are free while it waits
+            "threads_alone": self.config.scores.threads or cpu_cores(),
             "taskset": self.taskset.to_toml_dict(),
             "compiled": native.compiled(),
         }

@@ -26,7 +26,7 @@ CACHE = "FCLM_CACHE_DIR"
 KERNELS = Path(__file__).parent
 # what an installation compiled: all named levels in a wheel, the machine's own in a checkout
 PACKAGED = KERNELS / "libraries"
-_threads = 0
+_threads: int | Callable[[], int] = 0
 
 
 class NativeError(Exception):
@@ -141,10 +141,11 @@ def forget() -> None:
     _kernels = None
 
 
-def use_threads(count: int) -> None:
+def use_threads(count: int | Callable[[], int]) -> None:
     """Set how many threads compiled kernels take; 0: OMP_NUM_THREADS, or all cores this process may use.
 
-    Their results do not depend on it, so it need not be that of torch, on which training's bits depend
+    Their results do not depend on it, so it need not be that of torch, on which training's bits depend; a function is
+    asked at each call of a kernel
     """
     global _threads
     _threads = count
@@ -153,7 +154,7 @@ def use_threads(count: int) -> None:
 def thread_count() -> int:
     """Give the number of threads that compiled kernels take."""
     if _threads:
-        return _threads
+        return _threads() if callable(_threads) else _threads
     named = os.environ.get("OMP_NUM_THREADS", "")
     if named.isdigit() and int(named):
         return int(named)

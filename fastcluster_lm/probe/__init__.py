@@ -7,7 +7,7 @@ from fastcluster_lm.probe.probe_set import ProbeSet, choose_probe_set, choose_pr
 from fastcluster_lm.probe.run_probe import RunProbe
 from fastcluster_lm.probe.runner import FinishedProbe, InlineRunner, ProbeRunner, SavedState, WorkerRunner, serve
 from fastcluster_lm.probe.stream_runner import StreamRunner
-from fastcluster_lm.probe.worker_process import WorkerProcess, copied, started
+from fastcluster_lm.probe.worker_process import Waiting, WorkerProcess, copied, started
 
 __all__ = [
     "Cadence",
@@ -21,6 +21,7 @@ __all__ = [
     "RunProbe",
     "SavedState",
     "StreamRunner",
+    "Waiting",
     "WorkerProcess",
     "WorkerRunner",
     "choose_probe_set",

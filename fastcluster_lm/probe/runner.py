@@ -138,7 +138,7 @@ class WorkerRunner:
         self._sending: Future[None] | None = None
         self._unsent = 0
         self._lock = Lock()
-        self._process, self._connection = worker.process, worker.connection
+        self._process, self._connection, self._waiting = worker.process, worker.connection, worker.waiting
         # asked after every step, where the connection's own poll would make a selector each time
         self._arrived = select.poll()
         self._arrived.register(self._connection.fileno(), select.POLLIN)
@@ -212,7 +212,7 @@ class WorkerRunner:
 
     def _next(self) -> Event:
         try:
-            with self._patience.waiting():
+            with self._patience.waiting(), self._waiting.told():
                 kind, step, value = self._connection.recv()
         except (EOFError, OSError) as error:
             raise self._ended() from error

@@ -1,14 +1,17 @@
 """How the process beside training comes to be: started afresh, or copied from this one; it is told later what to do."""
 
 import importlib
+import mmap
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import NoReturn, Protocol, runtime_checkable
@@ -36,14 +39,34 @@ class Process(Protocol):
         """End it at once."""
 
 
+class Waiting:
+    """Whether training waits for the process beside it: a byte that both see, in a file without a name."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._byte = mmap.mmap(descriptor, 1)
+
+    def __bool__(self) -> bool:
+        return self._byte[0] != 0
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Say so for the length of a `with` block."""
+        self._byte[0] = 1
+        try:
+            yield
+        finally:
+            self._byte[0] = 0
+
+
 class WorkerProcess:
     """A process that serves its end of a connection, and ends with it; `entry` names what it calls, as module:function.
 
-    It has a group of its own, no input, and leaves LEFT_TO_TRAINING to the process that made it
+    That gets two file descriptors: of the connection, and for a Waiting. It has a group of its own, no input, and
+    leaves LEFT_TO_TRAINING to the process that made it
     """
 
-    def __init__(self, process: Process, connection: Connection) -> None:
-        self.process, self.connection = process, connection
+    def __init__(self, process: Process, connection: Connection, waiting: Waiting) -> None:
+        self.process, self.connection, self.waiting = process, connection, waiting
 
     def close(self) -> None:
         """End the process, whatever it is at, and its connection; once is enough."""
@@ -59,24 +82,23 @@ def started(entry: str) -> WorkerProcess:
     """
     module, function = entry.split(":")
     ignored = "; ".join(f"signal.signal({number:d}, signal.SIG_IGN)" for number in LEFT_TO_TRAINING)
-    code = f"import signal, sys; {ignored}; from {module} import {function}; {function}(int(sys.argv[1]))"
+    code = f"import signal, sys; {ignored}; from {module} import {function}; {function}(*map(int, sys.argv[1:]))"
     # found where this process found it; spinning OpenMP threads would take training's core
     path = os.pathsep.join(place or os.getcwd() for place in sys.path)
     env = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path}
     ours, theirs = Pipe()
-    with theirs:
-        command = [sys.executable, "-P", "-c", code, str(theirs.fileno())]
+    with theirs, _one_byte() as shared:
+        waiting, passed = Waiting(shared), [theirs.fileno(), shared]
+        command = [sys.executable, "-P", "-c", code, *map(str, passed)]
         try:
-            process = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=env, process_group=0
-            )
+            process = subprocess.Popen(command, pass_fds=passed, stdin=subprocess.DEVNULL, env=env, process_group=0)
         except OSError as error:
             ours.close()
             raise ProbeError(
                 f"the probe's process cannot be started: {error.strerror or error}; "
                 "resume the run with -s probe.worker=off"
             ) from error
-    return WorkerProcess(process, ours)
+    return WorkerProcess(process, ours, waiting)
 
 
 def copied(entry: str) -> WorkerProcess | None:
@@ -96,18 +118,29 @@ def copied(entry: str) -> WorkerProcess | None:
     # a signal that comes now waits until the copy has let go of this process's handlers
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        pid = os.fork()
-        if pid == 0:
-            # as long as the copy held this end too, it would not see that training is gone
-            ours.close()
-            _serve_and_exit(serve, theirs.fileno(), before)
+        with _one_byte() as shared:
+            waiting = Waiting(shared)
+            pid = os.fork()
+            if pid == 0:
+                # as long as the copy held this end too, it would not see that training is gone
+                ours.close()
+                _serve_and_exit(serve, (theirs.fileno(), shared), before)
     except OSError:
         ours.close()
         return None
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
-    return WorkerProcess(_Copy(pid), ours)
+    return WorkerProcess(_Copy(pid), ours, waiting)
+
+
+@contextmanager
+def _one_byte() -> Iterator[int]:
+    """Give the descriptor of a file of one byte that is gone once nobody holds it."""
+    with tempfile.TemporaryFile() as file:
+        file.write(b"\0")
+        file.flush()
+        yield file.fileno()
 
 
 class _Copy:
@@ -143,7 +176,9 @@ class _Copy:
             self.returncode = os.waitstatus_to_exitcode(status)
 
 
-def _serve_and_exit(serve: Callable[[int], None], descriptor: int, unblocked: set[int | signal.Signals]) -> NoReturn:
+def _serve_and_exit(
+    serve: Callable[[int, int], None], descriptors: tuple[int, int], unblocked: set[int | signal.Signals]
+) -> NoReturn:
     """Be what `started` would have made; nothing that this process's maker left to be done at its end is done here."""
     code = 1
     try:
@@ -158,7 +193,7 @@ def _serve_and_exit(serve: Callable[[int], None], descriptor: int, unblocked: se
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
         os.close(nothing)
-        serve(descriptor)
+        serve(*descriptors)
         code = 0
     except BaseException:
         # as a program's end would print it, whatever it is; the status tells training

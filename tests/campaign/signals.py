@@ -102,9 +102,7 @@ def _train(arguments: list[str], case: Case | None = None) -> int:
     """Be `fclm train`, with signals on the way; give its status."""
     from fastcluster_lm.cli import main
 
-    # as in a terminal, whatever this process was started from
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _as_in_a_terminal()
     if case is not None:
         _arm(case)
     try:
@@ -156,16 +154,21 @@ def _arm(case: Case) -> None:
     setattr(owner, name, entering)
 
 
+def _as_in_a_terminal() -> None:
+    """Ignore no signal, whatever this process was started from: nohup, or a script that put it in its background."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _new_process(sent: str, arguments: list[str], env: dict[str, str]) -> End:
     started = time.monotonic()
     command = [sys.executable, str(Path(__file__).with_name("driver.py")), sent, "train", *arguments]
-    # a command that a script starts in its background has SIGINT ignored
     with subprocess.Popen(
         command,
         env=os.environ | env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
+        preexec_fn=_as_in_a_terminal,
         start_new_session=True,
     ) as process:
         try:
