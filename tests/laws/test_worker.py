@@ -6,15 +6,27 @@ import os
 import signal
 import time
 from dataclasses import replace
+from multiprocessing import Pipe
+from threading import Thread
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 
 from fastcluster_lm.device import Device, worker_policy
-from fastcluster_lm.engine import Hooks, Rooms, resume_run, start_run
+from fastcluster_lm.engine import Hooks, Rooms, resume_run, rooms, serve_probes, start_run
 from fastcluster_lm.errors import ConfigError, ProbeError, TrainingError, UsageError
-from fastcluster_lm.probe import FinishedProbe, InlineRunner, SavedState, WorkerRunner
+from fastcluster_lm.kernels import native
+from fastcluster_lm.probe import (
+    FinishedProbe,
+    InlineRunner,
+    RunProbe,
+    SavedState,
+    Waiting,
+    WorkerProcess,
+    WorkerRunner,
+)
 from fastcluster_lm.probe import runner as runners
 from fastcluster_lm.store import RunFolder
 from fastcluster_lm.tasks import taskset_of
@@ -66,6 +78,41 @@ def worker(small):
     assert isinstance(runner, WorkerRunner)
     yield run, runner
     runner.close()
+
+
+@pytest.mark.parametrize(("asked", "threads"), [(0, [2, 3]), (1, [1, 1])])
+def test_kernels_take_all_cores_while_training_waits(small, tmp_path, monkeypatch, asked, threads):
+    monkeypatch.setattr(rooms, "cpu_cores", lambda: 3)
+    monkeypatch.setattr(gc, "freeze", lambda: None)
+    monkeypatch.setattr(native, "_threads", 0)
+    seen = []
+    score = RunProbe.score
+    monkeypatch.setattr(RunProbe, "score", lambda self, step: seen.append(native.thread_count()) or score(self, step))
+    ours, theirs = Pipe()
+    shared = (tmp_path / "shared").open("wb+")
+    shared.write(b"\0")
+    shared.flush()
+    # in a thread of this process, so that it can be looked at
+    thread = Thread(target=serve_probes, args=(os.dup(theirs.fileno()), shared.fileno()))
+    beside = Mock(pid=os.getpid(), wait=thread.join)
+    config = probing(replace(small, scores=replace(small.scores, threads=asked)), "on")
+    run = Rooms(config, taskset_of(config.tasks, config.seed))
+    thread.start()
+    runner = run.start_runner(WorkerProcess(beside, ours, Waiting(shared.fileno())))
+    try:
+        runner.submit(0)
+        assert runner._arrived.poll(60_000)
+        runner.collect(wait=False)
+        with runner._patience.waiting(), runner._waiting.told():
+            runner.submit(4)
+            assert runner._arrived.poll(60_000)
+    finally:
+        theirs.close()
+        runner._sender.shutdown()
+        ours.close()
+        thread.join()
+        shared.close()
+    assert seen == threads
 
 
 def test_weights_are_copied_when_a_probe_is_asked_for(worker):
