@@ -13,15 +13,15 @@ from torch import Tensor
 
 from fastcluster_lm.errors import EngineError
 from fastcluster_lm.kernels.edges import Edges
-from fastcluster_lm.kernels.native import address, thread_count
+from fastcluster_lm.kernels.native import address, level, thread_count
 from fastcluster_lm.kernels.tsne_forces.op import NativeDescent, Repulsion, start_descent
 
 # -ffast-math lets the compiler use vectors for the sums; compiled and linked apart, so that denormals stay as they are
-FLAGS = ("-O3", "-mavx2", "-mfma", "-ffast-math", "-fopenmp", "-fPIC", "-c")
+FLAGS = ("-O3", "-ffast-math", "-fopenmp", "-fPIC", "-c")
 
 
 def plain_repulsion(points: Tensor) -> Callable[[], Tensor]:
-    """Give a call that computes the repulsion of points (layers, 2, n) by the plain loop.
+    """Give a call that computes the repulsion of points (layers, 2, n) by the plain loop, at the kernels' level.
 
     Errors: EngineError without a C++ compiler
     """
@@ -30,7 +30,7 @@ def plain_repulsion(points: Tensor) -> Callable[[], Tensor]:
         raise EngineError("the plain loop needs a C++ compiler; install g++")
     with tempfile.TemporaryDirectory() as folder:
         source, built, linked = Path(__file__).with_name("plain.cpp"), Path(folder) / "p.o", Path(folder) / "p.so"
-        subprocess.run([compiler, *FLAGS, str(source), "-o", str(built)], check=True)
+        subprocess.run([compiler, *FLAGS, f"-march={level()}", str(source), "-o", str(built)], check=True)
         subprocess.run([compiler, "-shared", "-fopenmp", str(built), "-o", str(linked)], check=True)
         library = ctypes.CDLL(str(linked))
     points = points.contiguous()
