@@ -11,36 +11,61 @@
 
 namespace {
 
-// A bank's codes are stored with OFFSET added, so that they have no sign, which the processors' products ask for. Those
-// with VNNI sum four products of eight bits as they are; elsewhere two products must fit in sixteen bits.
+// Processors with VNNI sum four products of eight bits as they are. No named level has it, so that libraries of x86-64-v4
+// ask the processor when they are loaded: what is marked WITH_VNNI is compiled for it, and called where it is offered.
 #if (defined(__AVX512VNNI__) && defined(__AVX512VL__)) || defined(__AVXVNNI__)
-constexpr int32_t QUERY_LEVELS = 127, BANK_LEVELS = 127, OFFSET = 128;
+#define WITH_VNNI
+bool vnni = true;
+#elif defined(__AVX512VL__)
+#define WITH_VNNI __attribute__((target("avx512vnni")))
+bool vnni = __builtin_cpu_supports("avx512vnni");
 #else
-constexpr int32_t QUERY_LEVELS = 127, BANK_LEVELS = 63, OFFSET = 64;
+constexpr bool vnni = false;
 #endif
+
+// A bank's codes are stored with an offset added, so that they have no sign, which the processors' products ask for.
+// Without VNNI two products must fit in sixteen bits.
+inline int32_t levels_of_bank() { return vnni ? 127 : 63; }
+inline int32_t offset_of_bank() { return levels_of_bank() + 1; }
+constexpr int32_t QUERY_LEVELS = 127;
 constexpr int64_t QUAD = 4;               // coordinates that are multiplied together
 constexpr int64_t ROWS = 4, GROUPS = 2;   // queries, and vectors of bank points, at once: eight sums in registers
 
-// sums[j] += the four products of quad j of the bank and the query's quad
-inline ivec add_products(ivec sums, const uint8_t* bank, const int8_t* query) {
 #if defined(__AVX2__)
-  const __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bank));
+inline __m256i quads_of(const uint8_t* bank) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bank)); }
+
+inline __m256i quad_of(const int8_t* query) {
   int32_t quad;
   std::memcpy(&quad, query, sizeof quad);
-  const __m256i q = _mm256_set1_epi32(quad);
-#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
-  return (ivec)_mm256_dpbusd_epi32((__m256i)sums, b, q);
-#elif defined(__AVXVNNI__)
-  return (ivec)_mm256_dpbusd_avx_epi32((__m256i)sums, b, q);
-#else
-  return sums + (ivec)_mm256_madd_epi16(_mm256_maddubs_epi16(b, q), _mm256_set1_epi16(1));
-#endif
-#else
-  for (int64_t lane = 0; lane < WIDTH; ++lane)
-    for (int64_t c = 0; c < QUAD; ++c) sums[lane] += static_cast<int32_t>(bank[lane * QUAD + c]) * query[c];
-  return sums;
-#endif
+  return _mm256_set1_epi32(quad);
 }
+#endif
+
+// add: sums[j] + the four products of quad j of the bank and the query's quad
+struct PairProducts {
+  static ivec add(ivec sums, const uint8_t* bank, const int8_t* query) {
+#if defined(__AVX2__)
+    const __m256i pairs = _mm256_maddubs_epi16(quads_of(bank), quad_of(query));
+    return sums + (ivec)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+#else
+    for (int64_t lane = 0; lane < WIDTH; ++lane)
+      for (int64_t c = 0; c < QUAD; ++c) sums[lane] += static_cast<int32_t>(bank[lane * QUAD + c]) * query[c];
+    return sums;
+#endif
+  }
+};
+
+#if defined(WITH_VNNI)
+struct QuadProducts {
+  WITH_VNNI static ivec add(ivec sums, const uint8_t* bank, const int8_t* query) {
+#if defined(__AVX512VL__)
+    return (ivec)_mm256_dpbusd_epi32((__m256i)sums, quads_of(bank), quad_of(query));
+#else
+    return (ivec)_mm256_dpbusd_avx_epi32((__m256i)sums, quads_of(bank), quad_of(query));
+#endif
+  }
+};
+#endif
 
 // what float32 loses of a point when it is moved by an offset, and of the distance between a point and its codes; and
 // points next to nothing, which have no inverse in float32
@@ -108,9 +133,9 @@ struct CodeRoom {
   }
 
   void put_in_bank(int64_t i, const float* point, const float* offset, float* moved, int64_t width) {
-    encode(i, point, offset, moved, width, BANK_LEVELS, [&](int64_t t, bytes numbers) {
+    encode(i, point, offset, moved, width, levels_of_bank(), [&](int64_t t, bytes numbers) {
       uint8_t shifted[WIDTH];
-      numbers += static_cast<int8_t>(OFFSET);
+      numbers += static_cast<int8_t>(offset_of_bank());
       std::memcpy(shifted, &numbers, sizeof shifted);
       std::memcpy(in_bank(i, t), shifted, QUAD);
       if (t + QUAD < stride) std::memcpy(in_bank(i, t + QUAD), shifted + QUAD, QUAD);
@@ -119,7 +144,7 @@ struct CodeRoom {
 
   // what stands in a bank beyond its last point is near nothing
   void pad_bank(int64_t i) {
-    for (int64_t t = 0; t < stride; t += QUAD) std::fill(in_bank(i, t), in_bank(i, t) + QUAD, OFFSET);
+    for (int64_t t = 0; t < stride; t += QUAD) std::fill(in_bank(i, t), in_bank(i, t) + QUAD, offset_of_bank());
     scales[i] = errors[i] = 0;
     sums[i] = 0;
     squares[i] = std::numeric_limits<float>::infinity();
@@ -133,9 +158,11 @@ struct CodeRoom {
 inline int64_t whole_quads(int64_t width) { return (width + QUAD - 1) / QUAD * QUAD; }
 
 // The bank's squares less twice its products with ROWS queries: values of COUNT groups of the bank from `first` on.
-// The coordinates multiplied are the queries', which may be the first ones of the bank's.
-template <int64_t COUNT>
-void values_of_groups(const Codes& queries, const int64_t* rows, const Codes& bank, int64_t first, float* const* values) {
+// The coordinates multiplied are the queries', which may be the first ones of the bank's. Unfolded into its callers, which
+// may use this kind of products.
+template <int64_t COUNT, class Kind>
+__attribute__((always_inline)) inline void values_of_groups(const Codes& queries, const int64_t* rows, const Codes& bank,
+                                                            int64_t first, float* const* values) {
   ivec sums[ROWS][COUNT] = {};
   const int8_t* codes[ROWS];
   for (int64_t r = 0; r < ROWS; ++r) codes[r] = queries.query(rows[r]);
@@ -144,14 +171,31 @@ void values_of_groups(const Codes& queries, const int64_t* rows, const Codes& ba
     for (int64_t r = 0; r < ROWS; ++r)
 #pragma GCC unroll 2
       for (int64_t g = 0; g < COUNT; ++g)
-        sums[r][g] = add_products(sums[r][g], bank.group(first + g) + t * WIDTH, codes[r] + t);
+        sums[r][g] = Kind::add(sums[r][g], bank.group(first + g) + t * WIDTH, codes[r] + t);
   for (int64_t r = 0; r < ROWS; ++r)
     for (int64_t g = 0; g < COUNT; ++g) {
       const int64_t j = (first + g) * WIDTH;
-      const vec product = __builtin_convertvector(sums[r][g] - OFFSET * queries.sums[rows[r]], vec);
+      const vec product = __builtin_convertvector(sums[r][g] - offset_of_bank() * queries.sums[rows[r]], vec);
       const vec both = all(2 * queries.scales[rows[r]]) * load(bank.scales + j);
       store(values[r] + g * WIDTH, load(bank.squares + j) - both * product);
     }
+}
+
+#if defined(WITH_VNNI)
+template <int64_t COUNT>
+WITH_VNNI __attribute__((noinline)) void values_by_vnni(const Codes& queries, const int64_t* rows, const Codes& bank,
+                                                        int64_t first, float* const* values) {
+  values_of_groups<COUNT, QuadProducts>(queries, rows, bank, first, values);
+}
+#endif
+
+// The same by the products that this processor has.
+template <int64_t COUNT>
+void values_of_groups(const Codes& queries, const int64_t* rows, const Codes& bank, int64_t first, float* const* values) {
+#if defined(WITH_VNNI)
+  if (vnni) return values_by_vnni<COUNT>(queries, rows, bank, first, values);
+#endif
+  values_of_groups<COUNT, PairProducts>(queries, rows, bank, first, values);
 }
 
 // Values of some queries and all of the bank, in panels that stay in the nearest cache: values (count, padded).
@@ -175,3 +219,13 @@ void values_of_rows(const Codes& queries, const int64_t* rows, int64_t count, co
 }
 
 }  // namespace
+
+// For tests: turn VNNI off (0) or on again (1), where it is offered; says whether it is used. Codes made before are not
+// read rightly after.
+extern "C" int32_t use_vnni(int32_t on) {
+#if defined(WITH_VNNI)
+  static const bool offered = vnni;
+  vnni = on && offered;
+#endif
+  return vnni;
+}

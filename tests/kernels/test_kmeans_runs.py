@@ -48,6 +48,21 @@ def test_codes_change_no_bit(kind: str, fresh: int, warm: bool, monkeypatch: pyt
         assert torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("kind", ["blobs", "noise", "distinct", "on the edge"])
+def test_no_bit_depends_on_what_the_processor_multiplies_codes_by(kind: str) -> None:
+    compiled = native.library(op.SOURCE)
+    if not compiled.use_vnni(True):
+        pytest.skip("this processor has no VNNI, or the kernels' level does not look for it")
+    X = points(kind)
+    expected = runs(X, 3, warm=False)
+    try:
+        assert not compiled.use_vnni(False)
+        found = runs(X, 3, warm=False)
+    finally:
+        compiled.use_vnni(True)
+    assert all(torch.equal(*parts) for parts in zip(found, expected, strict=True))
+
+
 def test_what_codes_lose_of_centroids_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     # codes hold the points, and round all coordinates of the nearer centroid up, half of the other one's
     monkeypatch.setattr(op, "LEAST_PRODUCTS", 1)

@@ -1,5 +1,7 @@
 """Neighbours among points of many coordinates: codes and fewer coordinates lose none, and save work."""
 
+from collections.abc import Callable, Iterator
+
 import pytest
 import torch
 
@@ -43,6 +45,19 @@ def points(kind: str, seed: int = 0) -> torch.Tensor:
 
 
 KINDS = ("blobs", "noise", "flat", "coinciding", "far off", "clumps", "on the edge")
+
+
+@pytest.fixture
+def use_vnni() -> Iterator[Callable[[bool], None]]:
+    """Let codes be multiplied by VNNI, where this processor has it, or without."""
+    library = native.library(codes.SOURCE)
+
+    def use(on: bool) -> None:
+        if library.use_vnni(on) != on:
+            pytest.skip("this processor has no VNNI, or the kernels' level does not look for it")
+
+    yield use
+    library.use_vnni(True)
 
 
 def distances_within(X: torch.Tensor) -> torch.Tensor:
@@ -96,7 +111,9 @@ def test_points_lie_within_the_error_of_their_codes(n: int, width: int, bank: bo
         assert torch.equal(found.sums, found.codes.sum(1, dtype=torch.int32))
 
 
-def test_the_largest_products_of_codes_do_not_overflow() -> None:
+@pytest.mark.parametrize("vnni", [True, False])
+def test_the_largest_products_of_codes_do_not_overflow(vnni: bool, use_vnni: Callable[[bool], None]) -> None:
+    use_vnni(vnni)
     # all codes at their ends, with and without sign, at a width of no whole vectors
     X = torch.ones(5, 4099)
     X[1], X[2, ::2] = -1, -1
@@ -129,6 +146,18 @@ def test_neighbours_of_wide_points_are_exact(kind: str, own: bool) -> None:
         found.distances[0].double(), chosen, rtol=1e-5, atol=1e-6 * float(exact[exact < torch.inf].max())
     )
     assert all(len(set(row)) == K for row in found.indices[0].tolist())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_bit_depends_on_what_the_processor_multiplies_codes_by(kind: str, use_vnni: Callable[[bool], None]) -> None:
+    X = points(kind)
+    found = []
+    for vnni in (True, False):
+        use_vnni(vnni)
+        # with it the codes are finer, so that other points are looked at
+        assert native.library(codes.SOURCE).bank_offset() == (128 if vnni else 64)
+        found.append(nearest_neighbors(X[None], X[None], K, exclude_self=True, engine="fused"))
+    assert all(torch.equal(*parts) for parts in zip(*found, strict=True))
 
 
 def count_rows(X: torch.Tensor) -> dict[str, int]:

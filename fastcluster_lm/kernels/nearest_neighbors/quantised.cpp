@@ -30,7 +30,7 @@ extern "C" void quantise(const float* points, const float* offset, int64_t n, in
 }
 
 // What is added to a bank's codes.
-extern "C" int32_t bank_offset() { return OFFSET; }
+extern "C" int32_t bank_offset() { return offset_of_bank(); }
 
 // Coordinates of points along axes, both in codes, the axes as a bank: out (n, n_axes), whatever the axes' length
 extern "C" void coordinates_along(const int8_t* point_codes, const float* point_scales, const int32_t* point_sums,
