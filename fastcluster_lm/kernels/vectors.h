@@ -30,6 +30,19 @@ static inline vec in_register(vec v) {
   return v;
 }
 
+// Lanes of two vectors, the second one's counted on from the first one's.
+static inline vec shuffle(vec one, vec other, ivec lanes) {
+#if defined(__clang__)
+  // without __builtin_shuffle; lanes that are known become one instruction all the same
+  vec out = {};
+  for (int64_t lane = 0; lane < WIDTH; ++lane)
+    out[lane] = lanes[lane] < WIDTH ? one[lanes[lane]] : other[lanes[lane] - WIDTH];
+  return out;
+#else
+  return __builtin_shuffle(one, other, lanes);
+#endif
+}
+
 static inline void store(float* p, vec v) { std::memcpy(p, &v, sizeof v); }
 
 static inline doubles load(const double* p) {

@@ -87,17 +87,17 @@ void mirror(float* matrix, int64_t padded, int64_t row, int64_t column) {
   vec rows[WIDTH], pairs[WIDTH], fours[WIDTH];
   for (int64_t r = 0; r < WIDTH; ++r) rows[r] = load(matrix + (row + r) * padded + column);
   for (int64_t r = 0; r < WIDTH; r += 2) {
-    pairs[r] = __builtin_shuffle(rows[r], rows[r + 1], low);
-    pairs[r + 1] = __builtin_shuffle(rows[r], rows[r + 1], high);
+    pairs[r] = shuffle(rows[r], rows[r + 1], low);
+    pairs[r + 1] = shuffle(rows[r], rows[r + 1], high);
   }
   for (int64_t r = 0; r < WIDTH; r += 4)
     for (int64_t half = 0; half < 2; ++half) {
-      fours[r + 2 * half] = __builtin_shuffle(pairs[r + half], pairs[r + 2 + half], firsts);
-      fours[r + 2 * half + 1] = __builtin_shuffle(pairs[r + half], pairs[r + 2 + half], seconds);
+      fours[r + 2 * half] = shuffle(pairs[r + half], pairs[r + 2 + half], firsts);
+      fours[r + 2 * half + 1] = shuffle(pairs[r + half], pairs[r + 2 + half], seconds);
     }
   for (int64_t r = 0; r < 4; ++r) {
-    store(matrix + (column + r) * padded + row, __builtin_shuffle(fours[r], fours[r + 4], left));
-    store(matrix + (column + 4 + r) * padded + row, __builtin_shuffle(fours[r], fours[r + 4], right));
+    store(matrix + (column + r) * padded + row, shuffle(fours[r], fours[r + 4], left));
+    store(matrix + (column + 4 + r) * padded + row, shuffle(fours[r], fours[r + 4], right));
   }
 }
 

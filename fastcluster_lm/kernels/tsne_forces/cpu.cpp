@@ -18,7 +18,7 @@ vec totals(const vec (&a)[ROWS], const vec (&b)[ROWS]) {
   const ivec firsts = {0, 1, 8, 9, 4, 5, 12, 13}, seconds = {2, 3, 10, 11, 6, 7, 14, 15};
   const ivec low = {0, 1, 2, 3, 8, 9, 10, 11}, high = {4, 5, 6, 7, 12, 13, 14, 15};
   const auto both = [](vec one, vec other, ivec here, ivec there) {
-    return __builtin_shuffle(one, other, here) + __builtin_shuffle(one, other, there);
+    return shuffle(one, other, here) + shuffle(one, other, there);
   };
   const vec first = both(both(a[0], a[1], even, odd), both(a[2], a[3], even, odd), firsts, seconds);
   const vec second = both(both(b[0], b[1], even, odd), both(b[2], b[3], even, odd), firsts, seconds);
