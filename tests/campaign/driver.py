@@ -1,6 +1,7 @@
 """`fclm` in a new process that sends itself signals once it comes to import torch; `fclm` does the rest.
 
-python tests/campaign/driver.py SIGNAL,SIGNAL ARGUMENT...; without a signal nothing is sent
+python tests/campaign/driver.py SIGNAL,SIGNAL PACKAGED ARGUMENT...; without a signal nothing is sent, and PACKAGED, unless
+it is empty, is the folder that stands for the kernels that came with the installation
 """
 
 import os
@@ -8,6 +9,7 @@ import signal
 import sys
 import time
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 
 # apart by more than what counts as one
 APART_S = 0.25
@@ -37,9 +39,13 @@ def send(signals: list[str]) -> None:
 
 if __name__ == "__main__":
     sys.path[0] = os.getcwd()
-    names, *arguments = sys.argv[1:]
+    names, packaged, *arguments = sys.argv[1:]
     if names:
         sys.meta_path.insert(0, AtTorch(names.split(",")))
+    if packaged:
+        from fastcluster_lm.kernels import native
+
+        native.PACKAGED = Path(packaged)
     from fastcluster_lm.cli import main
 
     main(arguments, prog_name="fclm")

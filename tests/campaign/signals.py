@@ -94,7 +94,10 @@ def _tried(case: Case, arguments: list[str], folder: Path) -> End:
     if case.phase == "import":
         return _new_process(case.sent, arguments, {})
     if case.phase == "compile":
-        return _new_process("", arguments, _compiler(case.sent, folder))
+        # those of an installation would be found first, and nothing compiled
+        packaged = folder / "packaged"
+        packaged.mkdir()
+        return _new_process("", arguments, _compiler(case.sent, folder), packaged=str(packaged))
     return fork(partial(_train, arguments, case), limit_s=LIMIT_S)
 
 
@@ -160,9 +163,9 @@ def _as_in_a_terminal() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _new_process(sent: str, arguments: list[str], env: dict[str, str]) -> End:
+def _new_process(sent: str, arguments: list[str], env: dict[str, str], packaged: str = "") -> End:
     started = time.monotonic()
-    command = [sys.executable, str(Path(__file__).with_name("driver.py")), sent, "train", *arguments]
+    command = [sys.executable, str(Path(__file__).with_name("driver.py")), sent, packaged, "train", *arguments]
     with subprocess.Popen(
         command,
         env=os.environ | env,
