@@ -1,6 +1,6 @@
 """`fclm` in a new process that sends itself signals once it comes to import torch; `fclm` does the rest.
 
-python tests/campaign/driver.py SIGNAL,SIGNAL PACKAGED ARGUMENT...; without a signal nothing is sent, and PACKAGED, unless
+python tests/campaign/driver.py SIGNAL,SIGNAL PACKAGED ARGUMENT...; without a signal nothing is sent; PACKAGED, unless
 it is empty, is the folder that stands for the kernels that came with the installation
 """
 

@@ -126,6 +126,39 @@ def test_a_checkout_carries_its_machines_own_level_or_the_one_named(checkout, qu
         assert not [name for name in archive.namelist() if "libraries" in name]
 
 
+def test_a_second_wheel_of_a_checkout_carries_nothing_of_the_first_one(checkout, quick, tmp_path):
+    build(checkout, "wheel", CXX=quick)
+    source = checkout / "fastcluster_lm" / "kernels" / "point_frames" / "cpu.cpp"
+    source.write_text(source.read_text() + "// changed\n")
+    wheel, _ = build(checkout, "wheel", CXX=quick)
+    with zipfile.ZipFile(wheel) as archive:
+        carried = [name for name in archive.namelist() if "libraries" in name and name.endswith(".so")]
+    assert len(carried) == 3 * COUNT
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a folder away")
+@pytest.mark.parametrize("own", [True, False])
+def test_a_folder_of_another_owner_fails_no_installation(tmp_path, quick, own):
+    libraries = tmp_path / "package" / "libraries"
+    libraries.mkdir(parents=True)
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == os.geteuid() and str(folder).startswith("/tmp/"):
+            folder.chmod(0o755)
+    code = (
+        "import sys; from pathlib import Path\n"
+        f"sys.path.insert(0, {str(native.KERNELS)!r})\n"
+        "from compilation.packaging import build_packaged\n"
+        f"print(*build_packaged(Path({str(native.KERNELS)!r}), Path({str(libraries)!r}), own={own}), sep='\\n')"
+    )
+    command = ["setpriv", "--reuid=12345", "--clear-groups", sys.executable, "-c", code]
+    environment = {**os.environ, "CXX": quick, "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if "Permission denied" in done.stderr and "Traceback" not in done.stderr and done.returncode:
+        pytest.skip("another user cannot run this Python")
+    assert done.returncode == 0, done.stderr
+    assert "no kernels are compiled for" in done.stdout and "slower torch code runs" in done.stdout
+
+
 @pytest.mark.parametrize("kind", ["wheel", "editable"])
 @pytest.mark.parametrize("environment", [{"CXX": "", "PATH": "/nowhere"}, {"CXX": "/bin/false"}])
 def test_an_installation_without_a_working_compiler_says_so_in_a_line_and_goes_on(checkout, kind, environment):

@@ -1,5 +1,6 @@
 """Compile what an installation carries along, and say what came of it; a failure here fails no installation."""
 
+import contextlib
 import platform
 import shutil
 import sys
@@ -23,10 +24,10 @@ def build_packaged(kernels: Path, libraries: Path, *, own: bool, asked: str = ""
         except ValueError as error:
             yield f"no kernels are compiled: {error}"
             return
-        # another level's, and those of sources that have changed
-        shutil.rmtree(libraries, ignore_errors=True)
     else:
         chosen = portable_levels()
+    # another level's, and those of sources that have changed since an earlier build
+    shutil.rmtree(libraries, ignore_errors=True)
     found = sources(kernels)
     for level in chosen:
         yield f"compiling {len(found)} kernels for {level}"
@@ -43,8 +44,11 @@ def _open_to_all(libraries: Path, level: str) -> None:
     """Let others read what whoever installs has made, as they read the code beside it; no lock is carried along."""
     for folder in (libraries, libraries / level):
         if folder.is_dir():
-            folder.chmod(0o755)
-    (libraries / level / LOCK).unlink(missing_ok=True)
+            # another owner's is as open as that one made it
+            with contextlib.suppress(OSError):
+                folder.chmod(0o755)
+    with contextlib.suppress(OSError):
+        (libraries / level / LOCK).unlink()
 
 
 def portable_levels() -> list[str]:
