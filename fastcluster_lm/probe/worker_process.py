@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import NoReturn, Protocol, runtime_checkable
@@ -82,22 +82,39 @@ def started(entry: str) -> WorkerProcess:
     """
     module, function = entry.split(":")
     ignored = "; ".join(f"signal.signal({number:d}, signal.SIG_IGN)" for number in LEFT_TO_TRAINING)
-    code = f"import signal, sys; {ignored}; from {module} import {function}; {function}(*map(int, sys.argv[1:]))"
+    unblocked = f"signal.pthread_sigmask(signal.SIG_UNBLOCK, {[*map(int, LEFT_TO_TRAINING)]})"
+    called = f"from {module} import {function}; {function}(*map(int, sys.argv[1:]))"
     # found where this process found it; spinning OpenMP threads would take training's core
     path = os.pathsep.join(place or os.getcwd() for place in sys.path)
     env = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path}
-    ours, theirs = Pipe()
-    with theirs, _one_byte() as shared:
-        waiting, passed = Waiting(shared), [theirs.fileno(), shared]
-        command = [sys.executable, "-P", "-c", code, *map(str, passed)]
-        try:
-            process = subprocess.Popen(command, pass_fds=passed, stdin=subprocess.DEVNULL, env=env, process_group=0)
-        except OSError as error:
+    ours: Connection | None = None
+    # a new program inherits the mask: what comes before it ignores these signals waits, and is then ignored too
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_TO_TRAINING)
+    try:
+        ours, theirs = Pipe()
+        with theirs, _one_byte() as shared:
+            waiting, passed = Waiting(shared), [theirs.fileno(), shared]
+            process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-P",
+                    "-c",
+                    f"import signal, sys; {ignored}; {unblocked}; {called}",
+                    *map(str, passed),
+                ],
+                pass_fds=passed,
+                stdin=subprocess.DEVNULL,
+                env=env,
+                process_group=0,
+            )
+    except OSError as error:
+        if ours is not None:
             ours.close()
-            raise ProbeError(
-                f"the probe's process cannot be started: {error.strerror or error}; "
-                "resume the run with -s probe.worker=off"
-            ) from error
+        raise ProbeError(
+            f"the probe's process cannot be started: {error.strerror or error}; resume the run with -s probe.worker=off"
+        ) from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return WorkerProcess(process, ours, waiting)
 
 
@@ -112,7 +129,10 @@ def copied(entry: str) -> WorkerProcess | None:
         return None
     module, function = entry.split(":")
     serve = getattr(importlib.import_module(module), function)
-    ours, theirs = Pipe()
+    try:
+        ours, theirs = Pipe()
+    except OSError:
+        return None
     sys.stdout.flush()
     sys.stderr.flush()
     # a signal that comes now waits until the copy has let go of this process's handlers
@@ -137,9 +157,10 @@ def copied(entry: str) -> WorkerProcess | None:
 @contextmanager
 def _one_byte() -> Iterator[int]:
     """Give the descriptor of a file of one byte that is gone once nobody holds it."""
-    with tempfile.TemporaryFile() as file:
-        file.write(b"\0")
-        file.flush()
+    # in memory where the system has such files, so that a full disk is no matter
+    memory = hasattr(os, "memfd_create")
+    with open(os.memfd_create("waiting"), "r+b") if memory else tempfile.TemporaryFile() as file:
+        file.truncate(1)
         yield file.fileno()
 
 
@@ -149,29 +170,43 @@ class _Copy:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.returncode: int | None = None
+        # the runner's sender may end it while training waits for it; no call holds this while it waits
+        self._lock = threading.Lock()
 
     def poll(self) -> int | None:
-        if self.returncode is None:
-            self._reap(os.WNOHANG)
+        with self._lock:
+            self._reap()
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        if timeout is None and self.returncode is None:
-            self._reap(0)
+        if timeout is None:
+            # whoever comes first reaps it
+            with suppress(ChildProcessError):
+                os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         until = time.monotonic() + (timeout or 0.0)
         while self.poll() is None:
-            if time.monotonic() > until:
-                raise subprocess.TimeoutExpired("the probe's process", timeout or 0.0)
+            if timeout is not None and time.monotonic() > until:
+                raise subprocess.TimeoutExpired("the probe's process", timeout)
             time.sleep(2e-3)
         assert self.returncode is not None
         return self.returncode
 
     def kill(self) -> None:
-        if self.poll() is None:
-            os.kill(self.pid, signal.SIGKILL)
+        with self._lock:
+            self._reap()
+            if self.returncode is None:
+                # where SIGCHLD is ignored the system reaps it at any time
+                with suppress(ProcessLookupError):
+                    os.kill(self.pid, signal.SIGKILL)
 
-    def _reap(self, options: int) -> None:
-        pid, status = os.waitpid(self.pid, options)
+    def _reap(self) -> None:
+        """Take its status if it has ended; one that the system has reaped counts as 0, as subprocess.Popen has it."""
+        if self.returncode is not None:
+            return
+        try:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:
+            pid, status = self.pid, 0
         if pid:
             self.returncode = os.waitstatus_to_exitcode(status)
 

@@ -1,9 +1,12 @@
 """The copy of `fclm train` that probes beside it: the same bytes, no orphan, and none where there are threads."""
 
+import errno
+import gc
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import replace
@@ -16,6 +19,7 @@ from click.testing import CliRunner
 from fastcluster_lm.cli import main
 from fastcluster_lm.config import config_to_dict
 from fastcluster_lm.engine import worker_ahead
+from fastcluster_lm.errors import ProbeError
 from fastcluster_lm.probe import copied, worker_process
 from fastcluster_lm.store import RunFolder
 from tests.laws.conftest import fingerprint, run_to_end
@@ -166,3 +170,87 @@ except subprocess.TimeoutExpired:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "end" and "TypeError" in done.stderr
+
+
+def test_a_copy_that_the_system_reaps_has_ended_too():
+    code = """
+import signal
+from fastcluster_lm.probe import copied
+worker = copied("builtins:print")
+assert worker.process.wait() == 0 == worker.process.poll()
+worker.close()
+worker = copied("os:read")
+assert worker.process.poll() is None
+worker.close()
+assert worker.process.wait(1.0) == 0
+print("end")
+"""
+    ignored = lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # noqa: E731
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, preexec_fn=ignored)
+    assert done.stdout.splitlines()[-1:] == ["end"], done.stderr
+
+
+def test_two_threads_may_end_and_wait_for_a_copy():
+    code = """
+import threading
+from fastcluster_lm.probe import copied
+for _ in range(200):
+    worker = copied("os:read")
+    found, ready = [], threading.Barrier(3)
+    def end():
+        ready.wait()
+        worker.process.kill()
+        found.append(worker.process.poll() in (None, -9))
+    def wait(timeout):
+        ready.wait()
+        found.append(worker.process.wait(timeout) == -9)
+    threads = [threading.Thread(target=end), *(threading.Thread(target=wait, args=[limit]) for limit in (5.0, None))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [True] * 3, found
+    worker.close()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_signal_right_after_the_start_is_left_to_training_too():
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    worker = worker_process.started("os:read")
+    try:
+        for number in worker_process.LEFT_TO_TRAINING:
+            os.kill(worker.process.pid, number)
+        time.sleep(0.5)
+        status = dict(
+            line.split(":\t", 1) for line in Path(f"/proc/{worker.process.pid}/status").read_text().splitlines()
+        )
+        assert int(status["SigBlk"], 16) == 0
+        worker.connection.close()
+        assert worker.process.wait(20) == 0
+    finally:
+        worker.close()
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+
+
+def full(*arguments, **options):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("place", ["memory", "pipe"])
+def test_no_room_for_a_process_is_explained_and_leaves_no_descriptor(monkeypatch, place):
+    gc.collect()
+    held = len(os.listdir("/proc/self/fd"))
+    if place == "pipe":
+        monkeypatch.setattr(worker_process, "Pipe", full)
+    else:
+        monkeypatch.setattr(os, "memfd_create", full)
+    with pytest.raises(ProbeError, match="cannot be started: No space left on device; resume the run with -s probe"):
+        worker_process.started("os:read")
+    assert copied("os:read") is None
+    assert len(os.listdir("/proc/self/fd")) == held
+
+
+def test_a_process_needs_no_room_for_files(monkeypatch):
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    worker_process.started("os:read").close()
