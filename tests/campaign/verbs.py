@@ -2,17 +2,19 @@
 
 import copy
 import inspect
-import os
 import random
 import re
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from fastcluster_lm.kernels import native
 from tests.campaign.outcome import Outcome
 from tests.campaign.verb_answers import fault_of
 from tests.campaign.verb_calls import VERBS, Call, draw_call
@@ -23,7 +25,6 @@ PROMISE = (
 TIMES = (400, 12_000)
 # processor time of a call of 60 points or fewer, whose kernels are compiled, or in torch code: 500 iterations of a map
 SLOW_S, SLOW_IN_TORCH_S = 2.0, 30.0
-NATIVE = "FCLM_NATIVE"
 
 
 def run(times: int, seed: int, folder: Path) -> Outcome:
@@ -32,7 +33,7 @@ def run(times: int, seed: int, folder: Path) -> Outcome:
 
     verbs = {name: getattr(fastcluster_lm, name) for name in VERBS}
     _warm(verbs)
-    broken, answered = [], 0
+    broken, answered, in_torch = [], 0, 0
     for number in range(times):
         with warnings.catch_warnings():
             # some odd kinds of tensors are prototypes
@@ -40,9 +41,13 @@ def run(times: int, seed: int, folder: Path) -> Outcome:
             call = draw_call(seed, number)
         fault, was_answered = try_call(call, verbs[call.verb])
         answered += was_answered
+        in_torch += was_answered and not (call.native and native.compiled())
         if fault:
             broken.append(f"seed {seed}, number {number}: {call.told()}: {fault}")
-    figure = f"{answered:,} answered and judged in float64, {times - answered - len(broken):,} refused by name"
+    figure = (
+        f"{answered:,} answered and judged in float64 ({in_torch:,} by torch code), "
+        f"{times - answered - len(broken):,} refused by name"
+    )
     return Outcome("calls of the four verbs", times, times - len(broken), figure, broken)
 
 
@@ -51,12 +56,9 @@ def try_call(call: Call, verb: Any) -> tuple[str, bool]:
     from fastcluster_lm import FclmError
 
     before, given = _generators(), {name: _copied(value) for name, value in call.args.items()}
-    kept = os.environ.get(NATIVE)
-    if not call.native:
-        os.environ[NATIVE] = "0"
     started = time.process_time()
     try:
-        with warnings.catch_warnings(record=True) as said:
+        with _kernels_as_in(call), warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             answer = verb(**call.args)
     except FclmError as error:
@@ -69,18 +71,29 @@ def try_call(call: Call, verb: Any) -> tuple[str, bool]:
         fault = fault_of(call, answer)
         odd = [str(one.message)[:120] for one in said if not str(one.message).startswith("perplexity ")]
         fault = fault or (f"warned: {odd[0]}" if odd else "")
-    finally:
-        if not call.native:
-            os.environ.pop(NATIVE) if kept is None else os.environ.update({NATIVE: kept})
     seconds = time.process_time() - started
-    in_torch = not call.native or os.environ.get(NATIVE) == "0"
-    if not fault and seconds > (SLOW_IN_TORCH_S if in_torch else SLOW_S):
+    if not fault and seconds > (SLOW_S if call.native and native.compiled() else SLOW_IN_TORCH_S):
         fault = f"took {seconds:.1f} s"
     if not fault and _generators() != before:
         fault = "a generator of the caller has moved"
     if not fault:
         fault = next((f"{name} was changed" for name, old in given.items() if not _same(old, call.args[name])), "")
     return fault, answer is not None and not fault
+
+
+@contextmanager
+def _kernels_as_in(call: Call) -> Iterator[None]:
+    """Turn compiled kernels off for a call in torch code, and back on, though they are loaded already."""
+    native.prepare()
+    loaded = native._kernels
+    if not call.native:
+        native.turn_off("this call is in torch code")
+    # where they are off for all there is nothing to turn off
+    assert native.compiled() is (call.native and bool(loaded and loaded.libraries))
+    try:
+        yield
+    finally:
+        native._kernels = loaded
 
 
 def _fault_of_refusal(call: Call, verb: Any, error: Exception) -> str:

@@ -10,6 +10,7 @@ import torch
 
 from fastcluster_lm import FclmError, kmeans, nearest_neighbors, score_clusters, tsne
 from fastcluster_lm.errors import DataError, EngineError, ShapeError, UsageError
+from fastcluster_lm.kernels import native as kernels
 from fastcluster_lm.kernels.nearest_neighbors import op
 
 ENGINES = ["fused", "reference"]
@@ -45,7 +46,12 @@ def same(one, other):
 
 @pytest.fixture(params=["1", "0"], ids=["compiled", "in torch"])
 def native(request, monkeypatch):
-    monkeypatch.setenv("FCLM_NATIVE", request.param)
+    # kernels that are loaded stay so whatever the environment says
+    kernels.prepare()
+    monkeypatch.setattr(kernels, "_kernels", kernels._kernels)
+    if request.param == "0":
+        kernels.turn_off("this test is of torch code")
+    assert request.param == "1" or not kernels.compiled()
 
 
 @pytest.mark.parametrize("engine", ENGINES)

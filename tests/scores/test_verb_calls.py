@@ -1,12 +1,14 @@
 """The campaign's calls of the verbs: a few of them hold, and faults planted in a verb are seen."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 import fastcluster_lm
+from fastcluster_lm.kernels import native
 from tests.campaign import verbs
 from tests.campaign.verb_calls import VERBS, Call, draw_call
 
@@ -21,6 +23,18 @@ def test_a_call_is_drawn_alike_from_its_number():
         draw_call(3, number).told() for number in range(20)
     ]
     assert {draw_call(0, number).verb for number in range(40)} == set(VERBS)
+
+
+@pytest.mark.parametrize("in_torch", [True, False])
+def test_a_call_runs_the_code_that_it_names(in_torch):
+    loaded, seen = native.compiled(), []
+
+    def verb(**args):
+        seen.append(native.compiled())
+        return fastcluster_lm.kmeans(**args)
+
+    assert verbs.try_call(replace(SOUND["kmeans"], native=not in_torch), verb) == ("", True)
+    assert seen == [loaded and not in_torch] and native.compiled() is loaded
 
 
 def sound_call(verb, **args):
