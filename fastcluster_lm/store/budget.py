@@ -5,8 +5,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from fastcluster_lm.config import StoreConfig
+from fastcluster_lm.errors import RunFolderError
 from fastcluster_lm.store.disk_plan import MIB, ROWS_MARGIN, DiskPlan
 from fastcluster_lm.store.folder import RunFolder
+from fastcluster_lm.store.set_aside import PLACE
 
 
 class DiskBudget:
@@ -26,6 +28,8 @@ class DiskBudget:
         self._maps: dict[int, int] = {}
         self._old: dict[int, int] = {}
         self._room = 0
+        if limits.max_mib:
+            self._tell_of_set_aside()
         self.tidy()
 
     def write_map(self, step: int, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
@@ -94,6 +98,19 @@ class DiskBudget:
     def _drop_map(self, step: int) -> int:
         self._folder.drop_map(step)
         return self._maps.pop(step)
+
+    def _tell_of_set_aside(self) -> None:
+        """Say what was set aside, which is the user's and gives room to nothing."""
+        try:
+            size = self._folder.set_aside_size()
+        except RunFolderError as error:
+            self._note(f"{error}; store.max_mib does not count it")
+            return
+        if size:
+            self._note(
+                f"{self._folder.path / PLACE} takes {size / MIB:.3g} MiB, which store.max_mib={self._limits.max_mib} "
+                "does not count"
+            )
 
     def _say(self, text: str) -> None:
         if not self._said:

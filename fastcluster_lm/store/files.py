@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -134,6 +135,20 @@ def remove_folder(path: Path) -> None:
     os.replace(path, aside)
     sync_folder(path.parent)
     shutil.rmtree(aside)
+
+
+def total_size(path: Path) -> int:
+    """Give the bytes of a file, or of all files below a folder; what is not there, or goes meanwhile, counts nothing.
+
+    Errors: OSError as the system gives it
+    """
+    try:
+        found = path.lstat()
+        if not stat.S_ISDIR(found.st_mode):
+            return found.st_size
+        return sum(total_size(path / name) for name in os.listdir(path))
+    except FileNotFoundError:
+        return 0
 
 
 def remove_temporaries(folder: Path, name: str = "*") -> None:

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -24,6 +24,7 @@ from fastcluster_lm.store.files import (
     remove_folder,
     remove_temporaries,
     replace_file,
+    total_size,
     write_new_file,
 )
 from fastcluster_lm.store.rows import SCORE_COLUMNS, STEP_COLUMNS, score_row, step_row
@@ -34,6 +35,9 @@ from fastcluster_lm.untrusted import read_toml
 
 # a map that names none is of the first
 MAP_FORMAT = 1
+TABLES = ("steps.jsonl", "scores.jsonl")
+# all else that is written into the folder itself
+BESIDE = ("run.toml", "environment.json", "summary.json", "lock")
 Status = Literal["finished", "running", "stopped"]
 StoredRow = dict[str, Any]
 
@@ -259,43 +263,59 @@ class RunFolder:
             self.drop_checkpoint(step)
 
     def drop_checkpoint(self, step: int) -> None:
-        """Remove a checkpoint.
+        """Remove a checkpoint; it may be gone already.
 
         Errors: RunFolderError if the disk refuses
         """
-        with explaining("remove a checkpoint of", self.path):
+        with explaining("remove a checkpoint of", self.path), suppress(FileNotFoundError):
             remove_folder(self._checkpoints / checkpoints.step_name(step))
 
     def drop_map(self, step: int) -> None:
-        """Remove a step's maps, and any copy of them, byte for byte, that was set aside.
+        """Remove a step's maps, and any copy of them, byte for byte, that was set aside; they may be gone already.
 
         Errors: RunFolderError if the disk refuses
         """
         with explaining("remove a map of", self.path):
             set_aside.let_go_of_map(self.path, self._map_path(step))
-            self._map_path(step).unlink()
+            self._map_path(step).unlink(missing_ok=True)
 
     def map_size(self, step: int) -> int:
-        """Give the bytes of a step's maps.
-
-        Errors: RunFolderError if there are none
-        """
-        with explaining("measure", self._map_path(step)):
-            return self._map_path(step).stat().st_size
-
-    def checkpoint_sizes(self) -> dict[int, int]:
-        """Give the bytes of each whole checkpoint."""
-        return {step: _size(self._checkpoints / checkpoints.step_name(step)) for step in self.checkpoint_steps()}
-
-    def sizes(self) -> dict[str, int]:
-        """Give the bytes of the rows, and of all that is neither rows nor maps nor whole checkpoints.
+        """Give the bytes of a step's maps; 0 if there are none.
 
         Errors: RunFolderError if the disk refuses
         """
+        with explaining("measure", self._map_path(step)):
+            return total_size(self._map_path(step))
+
+    def checkpoint_sizes(self) -> dict[int, int]:
+        """Give the bytes of each whole checkpoint.
+
+        Errors: RunFolderError if the disk refuses
+        """
+        with explaining("measure", self._checkpoints):
+            return {
+                step: total_size(self._checkpoints / checkpoints.step_name(step)) for step in self.checkpoint_steps()
+            }
+
+    def sizes(self) -> dict[str, int]:
+        """Give the bytes of the rows, and of what the run writes beside rows, maps and checkpoints.
+
+        What others put into the folder counts nowhere, nor does what was set aside
+        Errors: RunFolderError if the disk refuses
+        """
         with explaining("measure", self.path):
-            rows = sum(path.stat().st_size for path in self.path.glob("*.jsonl"))
-            maps = sum(self.map_size(step) for step in self.map_steps())
-            return {"rows": rows, "beside": _size(self.path) - rows - maps - sum(self.checkpoint_sizes().values())}
+            return {
+                kind: sum(total_size(self.path / name) for name in names)
+                for kind, names in (("rows", TABLES), ("beside", BESIDE))
+            }
+
+    def set_aside_size(self) -> int:
+        """Give the bytes of what was set aside.
+
+        Errors: RunFolderError if the disk refuses
+        """
+        with explaining("measure", self.path / set_aside.PLACE):
+            return total_size(self.path / set_aside.PLACE)
 
     def clean(self) -> None:
         """Remove what crashed writers left, written to no end and under no name; only for the holder of the lock.
@@ -360,10 +380,6 @@ def list_runs(root: str | Path) -> list[RunFolder]:
         found = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
     # one whose run.toml is damaged, or a pipe or a broken link by now, is a run all the same
     return [RunFolder(entry) for entry in found if os.path.lexists(entry / "run.toml")]
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _encode_toml(config: Mapping[str, object]) -> bytes:

@@ -131,3 +131,19 @@ def test_a_map_that_goes_while_a_page_reads_it_is_passed_over(small, tmp_path):
     sources = RunSources(history)
     sources.fill(packed=True)
     assert sources.models.frames.data["step"] == [0, 20, 40, 50, 60]
+
+
+def test_a_finished_run_under_a_limit_that_is_taken_up_from_the_beginning_ends_as_it_was(small, tmp_path, monkeypatch):
+    from fastcluster_lm.store import budget, disk_plan
+
+    for module in (budget, disk_plan):
+        monkeypatch.setattr(module, "MIB", 1000)
+    plan = plan_disk(limited(small), taskset_of(small.tasks, small.seed))
+    limit = (plan.least + 4 * plan.map) // 1000
+    folder = run_to_end(limited(small, max_mib=limit), tmp_path / "run").folder
+    (folder.path / "report.html").write_bytes(b"x" * 10 * limit * 1000)
+    before, notes = (maps_hash(folder), folder.map_steps(), folder.checkpoint_steps()), []
+    assert resume_run(folder.path, Hooks(note=notes.append), from_step=0).finished
+    assert (maps_hash(folder), folder.map_steps(), folder.checkpoint_steps()) == before
+    assert not (folder.path / "set-aside").exists()
+    assert any("does not count" in note for note in notes) and not any("is saved" in note for note in notes)

@@ -1,12 +1,14 @@
 """The disk budget: which maps and checkpoints go, in which order, and that rows never do."""
 
 import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fastcluster_lm.config import StoreConfig
-from fastcluster_lm.errors import ConfigError
+from fastcluster_lm.errors import ConfigError, RunFolderError
 from fastcluster_lm.store import RunFolder, disk_plan
 from fastcluster_lm.store import budget as module
 from fastcluster_lm.store.budget import DiskBudget
@@ -135,3 +137,50 @@ def test_a_map_that_is_let_go_takes_its_copy_that_was_set_aside_along(run, sizes
     run.drop_map(10)
     run.let_go_of_repeated()
     assert run.map_steps() == [0] and not (run.path / "set-aside").exists()
+
+
+def test_what_the_run_did_not_write_is_not_counted_and_what_was_set_aside_is_only_told(run, sizes):
+    run.append_steps([{"step": 0}, {"step": 10}])
+    write_all(run, budget(run, sizes), range(0, 50, 10))
+    run.set_aside_after(0)
+    for name in ("report.html", "notes.jsonl", "tensorboard/events", "maps/mine/more", "set-aside/mine"):
+        (run.path / name).parent.mkdir(exist_ok=True)
+        (run.path / name).write_bytes(b"x" * 50 * UNIT)
+    notes = []
+    # five maps, three checkpoints and a little
+    one = budget(run, sizes, max_mib=-(-(5 * sizes[0] + 3 * sizes[1]) // UNIT) + 1, notes=notes)
+    assert write_all(run, one, range(0, 50, 10), (20, 40))[-1] == [0, 10, 20, 30, 40]
+    assert run.checkpoint_steps() == [20, 40]
+    assert len(notes) == 1 and "set-aside" in notes[0] and "does not count" in notes[0]
+
+
+def test_what_goes_while_it_is_measured_or_let_go_is_passed_over(run, sizes, monkeypatch):
+    limit = 2 * UNIT + 4 * sizes[0] + 3 * sizes[1]
+    one = budget(run, sizes, max_mib=-(-limit // UNIT))
+    write_all(run, one, range(0, 40, 10), (10, 20))
+    (run.path / "maps" / "step-000010.safetensors").unlink()
+    (run.path / "maps" / "step-000010.safetensors").symlink_to("nowhere")
+    (run.path / "checkpoints" / "step-000020" / "gone").symlink_to("nowhere")
+    real = RunFolder.checkpoint_steps
+    # it goes between its being listed and its being measured
+    monkeypatch.setattr(RunFolder, "checkpoint_steps", lambda folder: [7, *real(folder)])
+    one.tidy()
+    monkeypatch.undo()
+    shutil.rmtree(run.path / "checkpoints" / "step-000010")
+    (run.path / "maps" / "step-000030.safetensors").unlink()
+    write_all(run, one, range(50, 130, 10))
+    assert run.map_steps()[-1] == 120
+
+
+def test_a_checkpoint_that_cannot_be_measured_is_an_error_that_says_so(run, sizes, monkeypatch):
+    run.write_checkpoint(10, {"model": POINTS}, {})
+    real = Path.lstat
+
+    def refusing(path):
+        if path.name == "model.safetensors":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "lstat", refusing)
+    with pytest.raises(RunFolderError, match="cannot measure .*Permission denied"):
+        run.checkpoint_sizes()
