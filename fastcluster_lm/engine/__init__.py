@@ -149,7 +149,8 @@ def resume_run(
         if step:
             load_checkpoint(run, folder, step, chosen=from_step is not None)
         folder.clean()
-        folder.let_go_of_repeated()
+        for said in folder.let_go_of_repeated():
+            hooks.note(said)
         # before the first step even the rows of step 0 are to come again
         gone = folder.set_aside_after(step or -1)
         if gone is not None:

@@ -54,7 +54,8 @@ def train(run: Rooms, folder: RunFolder, hooks: Hooks, ahead: WorkerProcess | No
         # what a crash left under no name, or a resume set aside and this run has written again
         folder.clean()
         summary = _summary(run, folder)
-        folder.let_go_of_repeated(summary)
+        for said in folder.let_go_of_repeated(summary):
+            hooks.note(said)
         folder.mark_finished(summary)
     return finished
 

@@ -152,13 +152,13 @@ class RunFolder:
         """
         return set_aside.set_aside_after(self.path, step)
 
-    def let_go_of_repeated(self, summary: Mapping[str, Any] | None = None) -> None:
+    def let_go_of_repeated(self, summary: Mapping[str, Any] | None = None) -> list[str]:
         """Remove of what was set aside all that the run holds again, byte for byte but for the times of its steps.
 
-        summary is what the run is about to be marked as finished with
-        Errors: RunFolderError if a file cannot be read or the disk refuses
+        summary is what the run is about to be marked as finished with; sentences say what stays, since it cannot be
+        read
         """
-        set_aside.let_go_of_repeated(self.path, summary)
+        return set_aside.let_go_of_repeated(self.path, summary)
 
     def write_map(self, step: int, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
         """Write the arrays of a step's maps, and text beside them, in place of any the step has.

@@ -3,7 +3,8 @@
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,47 +84,63 @@ def set_aside_after(run: Path, step: int) -> SetAside | None:
     return SetAside(place, len(late["checkpoints"]), len(late["maps"]), n_rows)
 
 
-def let_go_of_repeated(run: Path, summary: Mapping[str, Any] | None = None) -> None:
+def let_go_of_repeated(run: Path, summary: Mapping[str, Any] | None = None) -> list[str]:
     """Remove of what was set aside all that the run holds again: files byte for byte, rows but for their times.
 
-    summary is what the run is about to be marked as finished with
-    Errors: RunFolderError if a file cannot be read or the disk refuses
+    What cannot be read is not the same: it stays, and is told in the sentences that are given back, so that no run
+    depends on it. summary is what the run is about to be marked as finished with
     """
-    if not (run / PLACE).is_dir():
-        return
-    with explaining("compare what was set aside in", run / PLACE):
-        for place in sorted((run / PLACE).iterdir()):
-            if not place.is_dir() or place.is_symlink():
-                continue
-            remove_temporaries(place)
-            for path in sorted((place / "maps").glob("*.safetensors")):
-                if _same(path, run / "maps" / path.name):
-                    path.unlink()
-            for folder in sorted((place / "checkpoints").glob("step-*")):
-                twin = run / "checkpoints" / folder.name
-                if twin.is_dir() and all(_same(path, twin / path.name) for path in folder.iterdir()):
-                    shutil.rmtree(folder)
-            for name in TABLES:
-                if (place / name).is_file() and _are_among(lines.read_lines(place / name), run / name):
-                    (place / name).unlink()
-            if (place / SUMMARY).is_file() and _same_summary(read_json(place / SUMMARY), summary):
-                (place / SUMMARY).unlink()
-            for folder in (place / "maps", place / "checkpoints"):
-                _remove_if_empty(folder)
-            if [path.name for path in place.iterdir()] == [CONFIG]:
-                (place / CONFIG).unlink()
-            _remove_if_empty(place)
-        _remove_if_empty(run / PLACE)
+    said: list[str] = []
+    if (run / PLACE).is_dir():
+        with _keeping(run / PLACE, said):
+            for place in sorted((run / PLACE).iterdir()):
+                with _keeping(place, said):
+                    if place.is_dir() and not place.is_symlink():
+                        _let_go_of_place(run, place, summary, said)
+            _remove_if_empty(run / PLACE)
+    return said
+
+
+def _let_go_of_place(run: Path, place: Path, summary: Mapping[str, Any] | None, said: list[str]) -> None:
+    remove_temporaries(place)
+    for path in sorted((place / "maps").glob("*.safetensors")):
+        with _keeping(path, said):
+            if _same(path, run / "maps" / path.name):
+                path.unlink()
+    for folder in sorted((place / "checkpoints").glob("step-*")):
+        with _keeping(folder, said):
+            twin = run / "checkpoints" / folder.name
+            if twin.is_dir() and all(_same(path, twin / path.name) for path in folder.iterdir()):
+                shutil.rmtree(folder)
+    for path in (place / name for name in TABLES):
+        with _keeping(path, said):
+            if path.exists() and _are_among(lines.read_lines(path), run / path.name):
+                path.unlink()
+    path = place / SUMMARY
+    with _keeping(path, said):
+        if path.exists() and _same_summary(read_json(path), summary):
+            path.unlink()
+    for folder in (place / "maps", place / "checkpoints"):
+        _remove_if_empty(folder)
+    if [path.name for path in place.iterdir()] == [CONFIG]:
+        (place / CONFIG).unlink()
+    _remove_if_empty(place)
 
 
 def let_go_of_map(run: Path, path: Path) -> None:
-    """Remove the copies of a map that were set aside and are the same byte for byte.
-
-    Errors: OSError as the system gives it
-    """
+    """Remove the copies of a map that were set aside and are the same byte for byte; what cannot be read is not."""
     for copy in (run / PLACE).glob(f"*/maps/{path.name}"):
-        if _same(copy, path):
-            copy.unlink()
+        with suppress(OSError):
+            if _same(copy, path):
+                copy.unlink()
+
+
+@contextmanager
+def _keeping(path: Path, said: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RunFolderError) as error:
+        said.append(f"{path} stays, since it cannot be compared with the run: {error}")
 
 
 def _new_place(run: Path) -> Path:
@@ -153,7 +170,9 @@ def _move(names: Iterable[str], source: Path, target: Path) -> None:
 
 
 def _same(one: Path, other: Path) -> bool:
-    return other.is_file() and one.stat().st_size == other.stat().st_size and one.read_bytes() == other.read_bytes()
+    if not (one.is_file() and other.is_file()):
+        return False
+    return one.stat().st_size == other.stat().st_size and one.read_bytes() == other.read_bytes()
 
 
 def _are_among(rows: Iterable[Mapping[str, Any]], path: Path) -> bool:

@@ -223,3 +223,15 @@ def test_a_resume_killed_at_any_system_call_of_its_setting_aside_goes_on_bit_for
         shutil.copytree(runs / "stopped", tmp_path / str(at))
         setting_aside = crash_while_setting_aside(RunFolder.open(tmp_path / str(at)), runs, monkeypatch, at, moment)
     assert at > 25
+
+
+def test_what_cannot_be_read_of_what_was_set_aside_stops_no_resume_and_no_end(stopped, runs):
+    place = stopped.path / "set-aside" / "20260101T000000Z"
+    place.mkdir(parents=True)
+    (place / "scores.jsonl").write_bytes(b'{"step";1}\n{"step": 2}\n')
+    (place / "summary.json").write_bytes(b"{")
+    notes = []
+    assert resume_run(stopped.path, Hooks(note=notes.append)).finished
+    assert_as_whole(stopped, runs)
+    assert stopped.summary()["steps"] == 12 and len(list(place.iterdir())) == 2
+    assert any("scores.jsonl" in note and "stays" in note for note in notes)

@@ -554,3 +554,46 @@ def test_torn_tables_warn_once_each(run):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(run.scores()) == 4
+
+
+@pytest.mark.parametrize("name", ["scores.jsonl", "steps.jsonl", "summary.json", "maps/step-000005.safetensors"])
+def test_what_was_set_aside_and_cannot_be_read_stays_and_is_told_while_the_rest_goes(run, name):
+    fill(run, [0, 5])
+    run.mark_finished({"steps": 5})
+    place = run.set_aside_after(-1).path
+    fill(run, [0, 5])
+    path = place / name
+    path.unlink()
+    path.mkdir()
+    (run.path / "set-aside" / "mine").write_text("a file of the user")
+    (said,) = run.let_go_of_repeated({"steps": 5}) if "map" not in name else [str(path)]
+    run.let_go_of_repeated({"steps": 5})
+    assert str(path) in said
+    left = [path for path in place.rglob("*") if path.name != "run.toml"]
+    assert set(left) <= {path, path.parent} and path.is_dir()
+    path.rmdir()
+    path.write_bytes(b"no such thing\n\n{}\n")
+    run.let_go_of_repeated({"steps": 5})
+    assert path.exists()
+
+
+def test_a_place_that_cannot_be_listed_stays_and_is_told(run, monkeypatch):
+    fill(run, [0, 5])
+    place = run.set_aside_after(-1).path
+    fill(run, [0, 5])
+    for refused in (place / "checkpoints" / "step-000005", place, run.path / "set-aside"):
+        with monkeypatch.context() as patch:
+            for function in ("listdir", "scandir"):
+                patch.setattr(os, function, refusing(getattr(os, function), refused))
+            (said, *_) = run.let_go_of_repeated()
+        assert str(refused) in said and "stays" in said and refused.is_dir()
+    assert run.let_go_of_repeated() == [] and not (run.path / "set-aside").exists()
+
+
+def refusing(real, refused):
+    def call(path=".", *more):
+        if str(path) == str(refused):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *more)
+
+    return call
