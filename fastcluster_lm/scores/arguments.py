@@ -1,5 +1,6 @@
 """What a caller may give to the verbs: points, labels, counts, seeds; each refusal names the parameter; no scores."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ _WHOLE = (
     *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
     *(torch.uint16, torch.uint32, torch.uint64),
 )
+_FLOAT_NAMES = ("float16", "float32", "float64", str(np.dtype(np.longdouble)))
 _PLAIN = "expected a dense array or tensor of real numbers"
 
 
@@ -135,13 +137,13 @@ def _from_array(X: Any, name: str) -> Tensor:
     return torch.from_numpy(array.copy() if min(array.strides, default=0) < 0 else array)
 
 
-def _as_array(values: Any, name: str) -> NDArray[Any]:
+def _as_array(values: Any, name: str, dtype: type | None = None) -> NDArray[Any]:
     if values is None:
         raise DataError(f"{name} is None; {_PLAIN}")
     if isinstance(values, np.ma.MaskedArray):
         raise DataError(f"{name} is masked; {_PLAIN}, so leave out what is masked")
     try:
-        return np.asarray(values)
+        return np.asarray(values, dtype)
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise DataError(f"{name} is no array ({error}); {_PLAIN}") from error
 
@@ -155,23 +157,27 @@ def _kind(array: NDArray[Any]) -> str:
 def as_labels(labels: ArrayLike | Tensor | None, name: str, n: int) -> NDArray[Any]:
     """Take one label a point, as an array on the host: whole numbers, finite numbers, booleans or text.
 
+    Notes: lists, and arrays of objects, are judged by every one of their labels; whole numbers beside fractions are
+           numbers, booleans beside either are mixed
     Errors: DataError for None, other kinds, mixed kinds, NaN and infinity; ShapeError for another number of labels
     """
     expected = f"expected {n} labels, one a point: whole numbers, text, booleans or finite numbers"
     if labels is None:
         raise DataError(f"{name} is None; {expected}")
+    if isinstance(labels, (list, tuple)) and labels and all(isinstance(label, Tensor) for label in labels):
+        labels = _stacked(labels, name)
     if isinstance(labels, Tensor):
         dense = _dense(labels, name).cpu()
         values = (dense.float() if dense.dtype in (torch.float16, torch.bfloat16) else dense).numpy()
     else:
-        values = _as_array(labels, name)
+        # left to itself numpy makes text of a list that holds any
+        values = _as_array(labels, name, object if isinstance(labels, (list, tuple)) else None)
+    if values.dtype.kind == "T":
+        values = values.astype(object)
+    if values.dtype.kind == "O" and values.ndim == 1:
+        values = _of_one_kind(values, name, expected)
     if values.shape != (n,):
         raise ShapeError(f"{name} has shape {values.shape}; expected ({n},), one label a point")
-    if values.dtype.kind == "O":
-        kinds = {type(value) for value in values}
-        if len(kinds) > 1 or not kinds <= {str, bool, int}:
-            raise DataError(f"{name} holds {', '.join(sorted(kind.__name__ for kind in kinds))}; {expected}")
-        values = np.array([str(value) if kinds != {str} else value for value in values])
     if values.dtype.kind not in "biufSU":
         raise DataError(f"{name} holds {values.dtype}; {expected}")
     if values.dtype.kind == "f" and not np.isfinite(values).all():
@@ -179,11 +185,89 @@ def as_labels(labels: ArrayLike | Tensor | None, name: str, n: int) -> NDArray[A
     return values
 
 
-def check_same_labels(own: ArrayLike | Tensor, name: str, banked: ArrayLike | Tensor, bank_name: str) -> None:
-    """Refuse labels of queries and bank of which one side is text and the other numbers: none would be the same."""
-    dtypes = [np.asarray(values).dtype for values in (own, banked)]
+def joined_labels(
+    own: ArrayLike | Tensor, name: str, banked: ArrayLike | Tensor, bank_name: str
+) -> tuple[NDArray[Any], int]:
+    """Put labels of queries and of a bank behind one another, so that those and only those that are equal stay so.
+
+    Gives how many are the queries' beside them
+    Notes: an array of objects where no dtype holds both sides exactly
+    Errors: DataError as in as_labels; where text meets numbers; where fractions are of unlike precision, as 0.1 in
+            float32 and in float64, of which none would be the same
+    """
+    sides = [as_labels(own, name, len(own)), as_labels(banked, bank_name, len(banked))]  # type: ignore[arg-type]
+    dtypes = [side.dtype for side in sides]
     if len({dtype.kind if dtype.kind in "SU" else "number" for dtype in dtypes}) > 1:
         raise DataError(f"{name} holds {dtypes[0]}, {bank_name} {dtypes[1]}; labels of both must be of one kind")
+    if dtypes[0].kind == dtypes[1].kind == "f":
+        first, second = _Fractions(own, name, sides[0]), _Fractions(banked, bank_name, sides[1])
+        first.check_held_by(second)
+        second.check_held_by(first)
+    elif dtypes[0] != dtypes[1] and max(_largest_whole(side) for side in sides) > EXACT_IN_64:
+        # numpy would bring int64 and uint64 to float64; Python's numbers are compared exactly
+        sides = [side.astype(object) for side in sides]
+    return np.concatenate(sides), len(sides[0])
+
+
+class _Fractions:
+    """Labels that are floats, and how precise the caller's were: of bfloat16 numpy knows nothing."""
+
+    def __init__(self, given: ArrayLike | Tensor, name: str, values: NDArray[Any]) -> None:
+        self.name, self.values = name, values
+        self.dtype = given.dtype if isinstance(given, Tensor) and given.dtype.itemsize == 2 else None
+        self.kind = str(self.dtype or values.dtype.newbyteorder("=")).removeprefix("torch.")
+
+    def check_held_by(self, other: "_Fractions") -> None:
+        """Refuse numbers between those that the other side's kind can hold."""
+        with np.errstate(over="ignore"):
+            if other.dtype is None:
+                held = self.values.astype(other.values.dtype)
+            else:
+                held = torch.from_numpy(self.values.astype(np.float64)).to(other.dtype).double().numpy()
+        if (held != self.values).any():
+            raise DataError(
+                f"{self.name} holds {self.kind}, {other.name} {other.kind}, which cannot hold all of them, so that few "
+                "or none would be the same; give both in one kind, best as whole numbers or text"
+            )
+
+
+def _stacked(labels: Sequence[Tensor], name: str) -> Tensor:
+    try:
+        return torch.stack(list(labels))
+    except (RuntimeError, NotImplementedError) as error:
+        raise DataError(f"{name} is a list of tensors that make no array ({error}); {_PLAIN}") from error
+
+
+def _of_one_kind(values: NDArray[Any], name: str, expected: str) -> NDArray[Any]:
+    """Take objects that are all text, bytes, booleans, floats of one precision, or whole numbers; also 1 beside 0.5."""
+    labels = [value.item() if isinstance(value, (np.integer, np.bool_)) else value for value in values]
+    kinds = {_kind_of_label(label) for label in labels}
+    whole_too = kinds == {"int", "float64"}
+    if len(kinds) > 1 and not whole_too or not kinds <= {"text", "bytes", "bool", "int", *_FLOAT_NAMES}:
+        raise DataError(f"{name} holds {', '.join(sorted(kinds))}; {expected}")
+    if kinds == {"text"}:
+        return np.array([str(label) for label in labels])
+    if whole_too and max(abs(label) for label in labels if isinstance(label, int)) > EXACT_IN_64:
+        raise DataError(f"{name} holds fractions, and whole numbers beyond 2^53 that float64 cannot hold; {expected}")
+    if kinds == {"int"}:
+        low, high = int(min(labels)), int(max(labels))
+        kind = np.int64 if low >= -(2**63) and high < 2**63 else np.uint64
+        # still larger ones are told apart as text
+        beyond = low < -(2**63) or high >= 2**64 or (low < 0 and kind is np.uint64)
+        return np.array([str(int(label)) for label in labels]) if beyond else np.array(labels, dtype=kind)
+    return np.array(labels) if labels else np.array([], dtype=np.int64)
+
+
+def _kind_of_label(label: Any) -> str:
+    for kind, name in ((str, "text"), (bytes, "bytes"), (bool, "bool"), (int, "int"), (float, "float64")):
+        if isinstance(label, kind):
+            return name
+    return str(label.dtype) if isinstance(label, np.floating) else type(label).__name__
+
+
+def _largest_whole(values: NDArray[Any]) -> int:
+    """Give the largest absolute value of whole numbers, 0 for any other labels."""
+    return max(-int(values.min()), int(values.max())) if values.dtype.kind in "iu" and values.size else 0
 
 
 def whole_number(value: Any, name: str, *, most: int = LARGEST_COUNT) -> int:

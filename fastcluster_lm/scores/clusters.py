@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import ArrayLike
@@ -17,7 +16,7 @@ from fastcluster_lm.scores.arguments import (
     alike,
     as_labels,
     as_points,
-    check_same_labels,
+    joined_labels,
 )
 from fastcluster_lm.scores.batches import check_finite
 from fastcluster_lm.scores.contingency import factorize
@@ -151,17 +150,13 @@ def _beside_bank(
     bank = _split("bank", X, given)
     for kind, (name, bank_name) in zip(("task", "distribution", "groups"), zip(own, given, strict=True), strict=False):
         if kind in queries.labels:
-            check_same_labels(queries.labels[kind], name, bank.labels[kind], bank_name)
+            # what they are in common is worked out with the parts; here they are refused by the parameters' names
+            joined_labels(own[name], name, given[bank_name], bank_name)  # type: ignore[arg-type]
     if bank.instances is None:
         return queries, bank
     # instances are numbered together; under the queries' own name the bank withholds a query's instance from it
-    sides = (
-        as_labels(own["instances"], "instances", own_X.shape[1]),
-        as_labels(given["bank_instances"], "bank_instances", X.shape[1]),
-    )
-    check_same_labels(sides[0], "instances", sides[1], "bank_instances")
-    codes, _ = factorize(np.concatenate(sides))
-    n = len(sides[0])
+    labels, n = joined_labels(own["instances"], "instances", given["bank_instances"], "bank_instances")  # type: ignore[arg-type]
+    codes, _ = factorize(labels)
     return replace(queries, instances=codes[:n]), replace(bank, name=queries.name, instances=codes[n:])
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastcluster_lm.errors import DataError, ShapeError
-from fastcluster_lm.scores.arguments import LARGEST_COUNT, LARGEST_EFFORT, seed_number, whole_number
+from fastcluster_lm.scores.arguments import LARGEST_COUNT, LARGEST_EFFORT, joined_labels, seed_number, whole_number
 from fastcluster_lm.scores.contingency import factorize, host_array
 from fastcluster_lm.scores.nulls import derive_seed, reassign_blocks
 
@@ -228,8 +228,10 @@ def joint_codes(name: str, split: Split, bank: Split) -> tuple[_Ints, _Ints]:
                 f"labels {name!r} of split {owner.name!r} have shape {values.shape}; "
                 f"its X has {owner.X.shape[-2]} points, so expected ({owner.X.shape[-2]},)"
             )
-    codes, _ = factorize(np.concatenate([own, banked]))
-    return codes[: len(own)], codes[len(own) :]
+    names = (f"labels {name!r} of split {owner.name!r}" for owner in (split, bank))
+    labels, n = joined_labels(own, next(names), banked, next(names))
+    codes, _ = factorize(labels)
+    return codes[:n], codes[n:]
 
 
 def _group_ids(group: str, both: dict[str, tuple[_Ints, _Ints]], split: Split, bank: Split) -> tuple[_Ints, _Ints]:

@@ -279,6 +279,95 @@ def test_labels_are_of_one_kind_or_refused_by_name():
         score_clusters(X, text, bank=X, bank_labels=LABELS)
 
 
+def test_labels_in_lists_and_objects_are_judged_one_by_one():
+    expected = score_clusters(X, LABELS, spaces=["hidden"])[0]["knn_share"]
+    text = [f"task {label}" for label in LABELS]
+    taken = {
+        "texts with missing ones allowed": np.array(text, dtype=np.dtypes.StringDType(na_object=None)),
+        "texts": np.array(text, dtype=np.dtypes.StringDType()),
+        "numpy's whole numbers": np.array(list(LABELS), dtype=object),
+        "numpy's texts": np.array([np.str_(one) for one in text], dtype=object),
+        "floats": np.array([label / 10 for label in LABELS], dtype=object),
+        "numpy's floats": [np.float32(label / 10) for label in LABELS],
+        "whole and other numbers": [int(label) if label else 0.5 for label in LABELS],
+        "tensors": list(torch.from_numpy(LABELS)),
+        "neighbours beyond float64": [2**60 + int(label) for label in LABELS],
+        "neighbours beyond int64": [2**63 + int(label) for label in LABELS],
+        "neighbours on both sides of int64": [2**63 - 2 + int(label) for label in LABELS],
+        "neighbours beyond 64 bits": [2**70 + int(label) for label in LABELS],
+        "bytes": [one.encode() for one in text],
+    }
+    for kind, labels in taken.items():
+        row = score_clusters(X, labels, spaces=["hidden"])[0]
+        assert (row["n_clusters"], row["knn_share"]) == (4, expected), kind
+    mixed = [[1, "1"], ["a", math.nan], [True, "x"], [True, 2], [b"a", "a"], [None, "a"], [0.1, np.float32(0.1)]]
+    mixed += [
+        [2**60 + 1, 0.5],
+        [1j, 2j],
+        [0.5, math.nan],
+        [np.datetime64(1, "s")] * 2,
+        [np.array([1]), np.array([1, 2])],
+    ]
+    for pair in mixed:
+        for labels in (pair * 20, tuple(pair * 20), np.array([*pair * 20, None], dtype=object)[:-1]):
+            with pytest.raises(DataError, match="^labels_true "):
+                score_clusters(X, labels, spaces=["hidden"])
+    missing = np.array([*text[:-1], None], dtype=np.dtypes.StringDType(na_object=None))
+    with pytest.raises(DataError, match="^labels_true holds NoneType, text"):
+        score_clusters(X, missing, spaces=["hidden"])
+
+
+def beside(labels, bank_labels, **more):
+    return score_clusters(X, labels, bank=X + 0.01, bank_labels=bank_labels, spaces=["hidden"], **more)
+
+
+LARGE = 2**62 + LABELS
+ALIKE = {
+    "int64 and uint64": (LARGE, LARGE.astype("u8")),
+    "uint64 and int64": (LARGE.astype("u8"), LARGE),
+    "uint64 beyond int64 and int64": (LARGE.astype("u8") + np.uint64(2**63), LARGE),
+    "int64 and float64": (LARGE, LARGE.astype("f8")),
+    "int32 and uint64": (LABELS.astype("i4"), LABELS.astype("u8")),
+    "float32 and float64 that it holds": ((LABELS / 8).astype("f4"), LABELS / 8),
+    "bfloat16 and whole numbers": (torch.from_numpy(LABELS).bfloat16(), LABELS),
+    "one float32 in two byte orders": ((LABELS / 10).astype("f4"), (LABELS / 10).astype(">f4")),
+    "text of two lengths": ([f"t{label}" for label in LABELS], np.array([f"t{label}" for label in LABELS], dtype="U9")),
+}
+
+
+@pytest.mark.parametrize("kind", ALIKE)
+def test_labels_of_queries_and_bank_are_compared_exactly(kind):
+    own, banked = ALIKE[kind]
+    if isinstance(own, torch.Tensor):
+        own_ints = own.long().tolist()
+    else:
+        own_ints = [one.item() if isinstance(one, np.generic) else one for one in own]
+    banked_ints = [one.item() if isinstance(one, np.generic) else one for one in banked]
+    known = {one: code for code, one in enumerate(dict.fromkeys([*own_ints, *banked_ints]))}
+    codes = [np.array([known[one] for one in side]) for side in (own_ints, banked_ints)]
+    assert same(values(beside(own, banked)), values(beside(*codes)))
+    together = values(beside(LABELS, LABELS, instances=own, bank_instances=banked))
+    assert same(together, values(beside(LABELS, LABELS, instances=codes[0], bank_instances=codes[1])))
+
+
+def test_fractions_of_unlike_precision_are_no_labels_of_one_kind():
+    tenths = LABELS / 10
+    coarse = [
+        tenths.astype("f4"),
+        tenths.astype("f2"),
+        torch.from_numpy(tenths).bfloat16(),
+        torch.from_numpy(tenths).float(),
+    ]
+    for one in coarse:
+        for own, banked in ((one, tenths), (tenths, one), (one, list(tenths))):
+            with pytest.raises(DataError, match="^(labels_true|bank_labels) holds float64, (labels_true|bank_labels) "):
+                beside(own, banked)
+            with pytest.raises(DataError, match="^(bank_)?instances holds float64, "):
+                beside(LABELS, LABELS, instances=own, bank_instances=banked)
+    with pytest.raises(DataError, match="bfloat16"):
+        beside(coarse[3], coarse[2])
+
+
 def test_rows_are_plain_numbers():
     rows = score_clusters(X, LABELS, n_clusters=np.int64(3), n_neighbors=np.int64(4), seed=np.uint64(1), perplexity=5)
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows and rows[0]["n_clusters"] == 3
