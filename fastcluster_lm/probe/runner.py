@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from threading import Lock
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import numpy as np
 import torch
@@ -138,11 +138,11 @@ class WorkerRunner:
         self._sending: Future[None] | None = None
         self._unsent = 0
         self._lock = Lock()
-        self._process, self._connection, self._waiting = worker.process, worker.connection, worker.waiting
+        self._worker = worker
         # asked after every step, where the connection's own poll would make a selector each time
         self._arrived = select.poll()
-        self._arrived.register(self._connection.fileno(), select.POLLIN)
-        self._patience = Patience(self._process.pid, timeout_s)
+        self._arrived.register(worker.connection.fileno(), select.POLLIN)
+        self._patience = Patience(worker.process.pid, timeout_s)
         self._send("setup", dict(setup))
         self._send("load", _copies(probe.state()))
 
@@ -190,15 +190,15 @@ class WorkerRunner:
     @property
     def process_id(self) -> int:
         """The process beside training."""
-        return self._process.pid
+        return self._worker.process.pid
 
     def close(self) -> None:
         """End the process, in the middle of a probe too: it keeps nothing."""
         self._patience.close()
-        self._process.kill()
-        self._process.wait()
+        # the sender, whose messages then arrive nowhere, lets go of the connection before it is closed
+        self._worker.process.kill()
         self._sender.shutdown()
-        self._connection.close()
+        self._worker.close()
 
     def _receive_one(self) -> None:
         """Take one answer; an error is kept, and no answer is taken after it."""
@@ -210,10 +210,17 @@ class WorkerRunner:
         if self._failure is not None:
             raise self._failure
 
+    def _receive_the_rest(self, cause: BaseException | None) -> NoReturn:
+        """Take the answers that a process which takes in no more had given, and raise what ended it."""
+        while self._failure is None:
+            with suppress(FclmError):
+                self._receive_one()
+        raise self._failure from cause
+
     def _next(self) -> Event:
         try:
-            with self._patience.waiting(), self._waiting.told():
-                kind, step, value = self._connection.recv()
+            with self._patience.waiting(), self._worker.waiting.told():
+                kind, step, value = self._worker.connection.recv()
         except (EOFError, OSError) as error:
             raise self._ended() from error
         if kind == "failed":
@@ -235,8 +242,7 @@ class WorkerRunner:
             with self._patience.waiting():
                 wait_for([self._sending])
         if self._sending is not None and self._sending.done() and self._sending.exception() is not None:
-            self._failure = self._failure or self._ended()
-            raise self._failure from self._sending.exception()
+            self._receive_the_rest(self._sending.exception())
         with self._lock:
             self._unsent += size
         self._sending = self._sender.submit(self._deliver, message, size)
@@ -244,9 +250,9 @@ class WorkerRunner:
     def _deliver(self, message: tuple[Any, ...], size: int) -> None:
         """Send from the sender's thread; what cannot be sent ends the process, so that nobody waits for its answer."""
         try:
-            self._connection.send(message)
+            self._worker.connection.send(message)
         except BaseException:
-            self._process.kill()
+            self._worker.process.kill()
             raise
         finally:
             with self._lock:
@@ -254,7 +260,7 @@ class WorkerRunner:
 
     def _ended(self) -> ProbeError:
         try:
-            code: int | None = self._process.wait(timeout=5.0)
+            code: int | None = self._worker.process.wait(timeout=5.0)
         except subprocess.TimeoutExpired:
             code = None
         if self._patience.reason is not None:

@@ -103,7 +103,7 @@ def test_kernels_take_all_cores_while_training_waits(small, tmp_path, monkeypatc
         runner.submit(0)
         assert runner._arrived.poll(60_000)
         runner.collect(wait=False)
-        with runner._patience.waiting(), runner._waiting.told():
+        with runner._patience.waiting(), runner._worker.waiting.told():
             runner.submit(4)
             assert runner._arrived.poll(60_000)
     finally:
@@ -188,10 +188,10 @@ def test_the_process_ends_with_its_connection_and_leaves_signals_to_training(wor
         os.kill(runner.process_id, signal.SIGINT)
         os.kill(runner.process_id, signal.SIGTERM)
         assert len(runner.collect(wait=True)) == 1
-    process = runner._process
+    process = runner._worker.process
     # as when training is killed: nobody says goodbye
     runner._sender.shutdown()
-    runner._connection.close()
+    runner._worker.connection.close()
     gc.collect()
     deadline = time.monotonic() + 20
     while process.poll() is None and time.monotonic() < deadline:
@@ -254,6 +254,24 @@ def test_what_cannot_be_sent_ends_the_wait_for_it(worker):
         runner.collect(wait=True)
     with pytest.raises(ProbeError):
         runner.submit(0)
+
+
+def test_answers_that_came_before_a_message_that_cannot_be_sent_are_kept(worker):
+    run, runner = worker
+    runner.submit(0)
+    assert runner._arrived.poll(60_000)
+    # an answer is sent at one go
+    time.sleep(0.5)
+    os.kill(runner.process_id, signal.SIGKILL)
+    runner._worker.process.wait()
+    runner.observe(torch.arange(16), torch.zeros(16, 3, 16), 5)
+    assert runner._sending.exception() is not None
+    with pytest.raises(ProbeError, match="ended with status -9"):
+        runner.submit(5)
+    (first,) = runner.collect(wait=True)
+    assert first.step == 0 and first.result.rows
+    with pytest.raises(ProbeError, match="ended with status -9"):
+        runner.collect(wait=True)
 
 
 def test_a_probe_that_cannot_be_built_says_why(small):
