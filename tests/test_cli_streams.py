@@ -84,6 +84,19 @@ def test_a_listing_ends_as_a_unix_tool_does(tmp_path, arguments):
         assert (process.wait(timeout=60), told) == (141, b"")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_listing_that_cannot_be_written_says_so_in_a_line(tmp_path, arguments):
+    subprocess.run([*COMMAND, *arguments], check=True, capture_output=True, timeout=120)
+    for name, path in (("runs", tmp_path), ("scores", tmp_path / "run")):
+        # few bytes fail when they are flushed, many when they are written
+        for form in (["--json"], ["--csv"], []):
+            with open("/dev/full", "w") as full:
+                listing = [sys.executable, "-m", "fastcluster_lm", name, str(path), *form]
+                done = subprocess.run(listing, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+            told = "fclm: cannot write to standard output: No space left on device\n"
+            assert (done.returncode, done.stderr) == (1, told)
+
+
 def test_a_second_signal_does_not_wait_for_a_worker_that_is_stopped(tmp_path, arguments):
     started = time.monotonic()
     done = subprocess.run(

@@ -108,19 +108,19 @@ def train(
         raise ConfigError(f"{option}: expected with --resume RUN alone; a new run begins here, at step 0")
     if resume is not None and out is not None:
         raise ConfigError(f"expected one of --out and --resume, got both; --resume goes on writing to {resume}")
-    config = wiring.RunFolder.open(resume) if resume is not None else lay_over()
-    if isinstance(config, RunConfig):
-        path = out if out is not None else wiring.default_run_path(config.name)
-        run_config = config
+    if resume is None:
+        asked = lay_over()
+        path = out if out is not None else wiring.default_run_path(asked.name)
     else:
-        path, run_config = Path(config.path), wiring.stored_config(config.config(), str(resume))
+        folder = wiring.RunFolder.open(resume)
+        path, asked = Path(folder.path), lay_over(wiring.stored_config(folder.config(), str(resume)))
     # before a run folder is there: a signal ends a compilation at once
     native.prepare(lambda text: click.echo(text, err=True))
-    signals.run, report = path, run_config.report
-    progress = Progress(run_config.training.steps, sys.stderr, space=report.space, group=report.group)
+    signals.run, report = path, asked.report
+    progress = Progress(asked.training.steps, sys.stderr, space=report.space, group=report.group)
     with (
         # before all that has a thread
-        wiring.worker_ahead(run_config) if fresh else nullcontext() as ahead,
+        wiring.worker_ahead(asked) if fresh else nullcontext() as ahead,
         Beside(live=live, tensorboard=tensorboard) as beside,
         progress,
     ):
@@ -137,24 +137,24 @@ def train(
 
         hooks = wiring.Hooks(progress.note, say_where, show, signals.wants_end, signals.wants_save)
         if resume is None:
-            outcome = wiring.start_run(run_config, path, hooks, ahead=ahead)
+            outcome = wiring.start_run(asked, path, hooks, ahead=ahead)
         else:
             outcome = wiring.resume_run(
-                resume, hooks, wanted=lay_over, from_step=from_step, on_this_machine=on_this_machine, ahead=ahead
+                resume, hooks, wanted=lambda _: asked, from_step=from_step, on_this_machine=on_this_machine, ahead=ahead
             )
     signals.patient = False
     signals.finished = outcome.finished
     if signals.wants_end():
         raise KeyboardInterrupt
     if outcome.already_finished:
-        click.echo(f"{path} is finished ({run_config.training.steps} steps); there is nothing to resume", err=True)
+        click.echo(f"{path} is finished ({asked.training.steps} steps); there is nothing to resume", err=True)
     print_closing(
         outcome.folder.scores(),
         outcome.folder.steps(),
         outcome.folder.summary() or {},
         space=report.space,
         group=report.group,
-        layer=run_config.headline_layer,
+        layer=asked.headline_layer,
         stream=sys.stdout,
     )
 

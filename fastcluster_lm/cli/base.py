@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from fastcluster_lm.cli.streams import fill_standard_streams, lead_nowhere
+from fastcluster_lm.cli.streams import Told, Unwritten, fill_standard_streams, lead_nowhere
 from fastcluster_lm.errors import FclmError, UsageError, nearest_name
 
 
@@ -48,6 +48,8 @@ def verbose(command: Callable) -> Callable:
     @click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
     @functools.wraps(command)
     def wrapped(verbose: bool, *args: Any, **options: Any) -> None:
+        before = sys.stdout
+        sys.stdout = Told(before)
         try:
             command(*args, **options)
             sys.stdout.flush()
@@ -55,11 +57,19 @@ def verbose(command: Callable) -> Callable:
             # who reads has had enough, as `| head` has; a Unix tool then ends so
             lead_nowhere(sys.stdout.fileno())
             sys.exit(141)
+        except Unwritten as error:
+            lead_nowhere(sys.stdout.fileno())
+            if verbose:
+                traceback.print_exc()
+            click.echo(f"fclm: cannot write to standard output: {error.strerror}", err=True)
+            sys.exit(1)
         except FclmError as error:
             if verbose:
                 traceback.print_exc()
             click.echo(f"fclm: {error}", err=True)
             sys.exit(error.exit_code)
+        finally:
+            sys.stdout = before
 
     return wrapped
 

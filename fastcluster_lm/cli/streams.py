@@ -4,7 +4,8 @@ import errno
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 # nobody reads any more: the other end of a pipe, or of a terminal
@@ -39,6 +40,40 @@ class Lasting:
         lead_nowhere(self._stream.fileno())
         if error.errno not in GONE and self._stream is not sys.__stderr__:
             print(f"fclm: cannot write to standard output: {error.strerror}; the run goes on", file=sys.stderr)
+
+
+class Unwritten(OSError):
+    """What a command has to print cannot be written: a full disk, for one."""
+
+
+class Told:
+    """A text stream whose failures can be told from those of other files: Unwritten, unless its reader has left."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write."""
+        with _told():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        """Flush."""
+        with _told():
+            self._stream.flush()
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Unwritten(error.errno, error.strerror) from error
 
 
 def lead_nowhere(descriptor: int) -> None:

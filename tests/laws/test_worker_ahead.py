@@ -150,6 +150,15 @@ def test_none_is_copied_where_there_are_threads_or_torch_may_have_some(small, tm
     assert done.exit_code == 0, done.output
 
 
+def test_none_is_copied_for_a_resume_that_asks_for_none(small, tmp_path):
+    run_to_end(probing(small, "on"), tmp_path / "run")
+    code = f"import os, sys; os.fork = lambda: sys.exit('a copy'); {TRAIN}"
+    resume = [sys.executable, "-c", code, "--resume", str(tmp_path / "run")]
+    for worker, status in (("on", 1), ("off", 0)):
+        done = subprocess.run([*resume, "-s", f"probe.worker={worker}"], capture_output=True, text=True)
+        assert done.returncode == status and ("a copy" in done.stderr) == bool(status), done.stderr
+
+
 def test_what_a_copy_ends_with_is_told():
     code = """
 import subprocess, sys
