@@ -3,7 +3,6 @@
 import ctypes
 import logging
 import os
-import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -199,11 +198,7 @@ def cache_dir() -> Path:
         return Path(named).absolute()
     if named := os.environ.get("XDG_CACHE_HOME"):
         return Path(named).absolute() / "fastcluster_lm"
-    try:
-        return Path.home() / ".cache" / "fastcluster_lm"
-    except RuntimeError:
-        # a container's user without a home
-        return Path(tempfile.gettempdir()) / f"fastcluster_lm-{os.getuid()}"
+    return library_folder.of_user()
 
 
 class _Found:

@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from fastcluster_lm.kernels import native
 from fastcluster_lm.kernels.compilation import compilers, levels, library_folder
 from fastcluster_lm.kernels.compilation.building import build
 from fastcluster_lm.kernels.compilation.compilers import CompilationError
+from fastcluster_lm.kernels.compilation.packaging import build_packaged
 from tests.laws.conftest import SMALL
 
 SOURCES = library_folder.sources(native.KERNELS)
@@ -44,7 +46,7 @@ EMPTY = "echo | {compiler} -x c++ -shared -o {path} -"
 
 @pytest.fixture
 def alone(monkeypatch, tmp_path):
-    """Let this process find no library but those in an empty folder, at the level v2; give that level's folder."""
+    """Let this process find no library but those in an empty folder, at the level native; give that level's folder."""
     monkeypatch.setattr(native, "PACKAGED", tmp_path / "none")
     monkeypatch.setenv(native.CACHE, str(tmp_path / "cache"))
     monkeypatch.setenv(levels.VARIABLE, "native")
@@ -114,6 +116,14 @@ def are_gone(text: str) -> bool:
     return not processes_naming(text)
 
 
+@pytest.fixture
+def for_all():
+    """Give a folder that other users can read; pytest's own are closed to them each time that a pytest starts."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
 @needs_compiler
 def test_what_is_missing_is_compiled_once_with_one_line_and_found_again(alone, quick, caplog):
     lines = []
@@ -140,7 +150,11 @@ def test_a_real_compiler_makes_what_can_be_loaded(alone, tmp_path):
 @needs_compiler
 def test_compilers_run_at_once_and_the_folder_is_ours_alone(alone, stand_in, empty_library, monkeypatch):
     monkeypatch.setattr(compilers, "cores", lambda: 4)
-    stand_in(f'echo + >> "$0.log"; sleep 0.3; echo - >> "$0.log"; cp {empty_library} "$TARGET"\n')
+    # each waits until four have begun, so that no load makes fewer of it; 30 s stand for those that never come
+    stand_in(
+        'echo + >> "$0.log"; for _ in {1..300}; do [ "$(grep -c + "$0.log")" -ge 4 ] && break; sleep 0.1; done\n'
+        f'echo - >> "$0.log"; cp {empty_library} "$TARGET"\n'
+    )
     before = os.umask(0)
     try:
         native.prepare()
@@ -250,12 +264,14 @@ def test_a_compiler_that_is_none_gives_way_to_those_of_the_system(alone, monkeyp
 
 
 def test_a_compiler_that_hangs_is_stopped_with_all_that_it_started(alone, stand_in, monkeypatch, caplog):
-    stand_in("sleep 4321 & sleep 4321")
+    # no other test's: the number is looked for among all processes
+    span = f"4321.{os.getpid()}"
+    stand_in(f"sleep {span} & sleep {span}")
     monkeypatch.setattr(compilers, "LIMIT_S", 0.5)
     started = time.monotonic()
     assert not native.compiled() and time.monotonic() - started < 20
     assert "did not end in time" in warned(caplog)[-1]
-    assert are_gone("sleep\x004321") and not [path for path in alone.iterdir() if path.name != ".lock"]
+    assert are_gone(f"sleep\x00{span}") and not [path for path in alone.iterdir() if path.name != ".lock"]
 
 
 def test_a_compiler_that_never_stops_talking_is_stopped(alone, stand_in, monkeypatch):
@@ -265,7 +281,8 @@ def test_a_compiler_that_never_stops_talking_is_stopped(alone, stand_in, monkeyp
 
 
 def test_ctrl_c_ends_a_compilation_at_once_and_leaves_nothing(tmp_path, stand_in):
-    stand_in("sleep 4322 & sleep 4322")
+    span = f"4322.{os.getpid()}"
+    stand_in(f"sleep {span} & sleep {span}")
     environment = {
         **os.environ, native.CACHE: str(tmp_path / "cache"), levels.VARIABLE: "native",
         "PYTHONPATH": os.pathsep.join(sys.path),
@@ -283,7 +300,7 @@ runpy.run_module("fastcluster_lm", run_name="__main__")
         [sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     deadline = time.monotonic() + 60
-    while not processes_naming("sleep\x004322") and process.poll() is None:
+    while not processes_naming(f"sleep\x00{span}") and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     started = time.monotonic()
@@ -291,7 +308,7 @@ runpy.run_module("fastcluster_lm", run_name="__main__")
     said = process.communicate(timeout=20)[1]
     assert process.returncode == 130, said
     assert time.monotonic() - started < 5 and "compiling" in said and "Traceback" not in said
-    assert are_gone("sleep\x004322") and not (tmp_path / "run").exists()
+    assert are_gone(f"sleep\x00{span}") and not (tmp_path / "run").exists()
     assert os.listdir(tmp_path / "cache" / "native") == [".lock"]
 
 
@@ -397,8 +414,7 @@ print(native.status())
 
 
 @needs_compiler
-@pytest.mark.parametrize("whose", ["another user's folder", "another user's library", "written by others",
-                                   "a folder for others", "a cache for others"])  # fmt: skip
+@pytest.mark.parametrize("whose", ["another user's folder", "another user's library", "written by others"])
 def test_what_others_own_or_may_write_is_refused(alone, quick, whose, caplog):
     native.prepare(lambda line: None)
     library = sorted(alone.glob("*.so"))[0]
@@ -407,18 +423,125 @@ def test_what_others_own_or_may_write_is_refused(alone, quick, whose, caplog):
             pytest.skip("only root gives files away")
         os.chown(alone if "folder" in whose else library, 12345, -1)
     else:
-        {"w": library, "f": alone, "c": alone.parent}[whose.split()[-3][0] if "a " in whose else "w"].chmod(0o777)
+        library.chmod(0o777)
     native.forget()
-    in_folder = whose.endswith("folder") or whose.startswith("a ")
     lines = []
     native.prepare(lines.append)
-    if in_folder:
+    if whose.endswith("folder"):
         assert not native.compiled() and asked_of(quick) == len(SOURCES)
         assert "not run" in warned(caplog)[-1]
     else:
         # one library is made anew in its place, ours alone
         assert native.compiled() and asked_of(quick) == len(SOURCES) + 1 and "not run" in lines[0]
         assert library.stat().st_uid == os.geteuid() and not library.stat().st_mode & 0o022
+
+
+@needs_compiler
+@pytest.mark.parametrize("level_too", [False, True])
+def test_a_folder_of_ours_that_others_could_write_is_closed_and_what_it_holds_is_made_anew(alone, quick, level_too):
+    native.prepare(lambda line: None)
+    library = sorted(alone.glob("*.so"))[0]
+    alone.parent.chmod(0o775)
+    alone.chmod(0o777 if level_too else 0o700)
+    if os.geteuid() == 0:
+        os.chown(library, 12345, -1)
+    native.forget()
+    lines = []
+    native.prepare(lines.append)
+    assert native.compiled() and asked_of(quick) == 2 * len(SOURCES) and "can be written by others" in lines[0]
+    assert library.stat().st_uid == os.geteuid()
+    assert not any(stat.S_IMODE(path.stat().st_mode) & 0o022 for path in (alone.parent, alone))
+
+
+@needs_root
+def test_a_link_that_another_user_made_is_not_followed(tmp_path, monkeypatch):
+    (tmp_path / "ours").mkdir(mode=0o700)
+    link = tmp_path / "cache"
+    link.symlink_to("ours")
+    with library_folder.room(link / "native"):
+        pass
+    os.chown(link, 12345, -1, follow_symlinks=False)
+    with pytest.raises(library_folder.Unusable, match="belongs to another user"), library_folder.room(link / "native"):
+        pass
+    # nor is a lock that leads elsewhere
+    (tmp_path / "ours" / "native" / ".lock").unlink()
+    (tmp_path / "ours" / "native" / ".lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic links"), library_folder.room(tmp_path / "ours" / "native"):
+        pass
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@needs_root
+@needs_compiler
+@pytest.mark.parametrize("theirs", ["", "folder", "link"])
+def test_without_a_home_to_write_kernels_are_kept_in_a_private_temporary_folder(for_all, empty_library, theirs):
+    temporary = for_all / "temporary"
+    temporary.mkdir()
+    temporary.chmod(0o1777)
+    shutil.copy(empty_library, for_all / "empty.so")
+    compiler = for_all / "compiler"
+    compiler.write_text(f'{SHELL}cp {for_all / "empty.so"} "$TARGET"\n')
+    for path in (compiler, for_all / "empty.so"):
+        path.chmod(0o755)
+    place = temporary / "fastcluster_lm-12345"
+    # what another user has put there before
+    if theirs == "folder":
+        place.mkdir(mode=0o777)
+        os.chown(place, 54321, -1)
+    elif theirs == "link":
+        (temporary / "ours").mkdir(mode=0o700)
+        os.chown(temporary / "ours", 12345, -1)
+        place.symlink_to("ours")
+        os.chown(place, 54321, -1, follow_symlinks=False)
+    code = """
+from pathlib import Path
+from fastcluster_lm.kernels import native
+native.PACKAGED = Path("/nowhere")
+print(native.cache_dir(), *native.status())
+"""
+    environment = {key: value for key, value in os.environ.items() if key not in (native.CACHE, "XDG_CACHE_HOME")}
+    environment |= {"HOME": "/", "TMPDIR": str(temporary), "PYTHONDONTWRITEBYTECODE": "1", levels.VARIABLE: "native",
+                    "CXX": str(compiler)}  # fmt: skip
+    command = ["setpriv", "--reuid=12345", "--clear-groups", sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if "Permission denied" in done.stderr and "Traceback" not in done.stderr and done.returncode:
+        pytest.skip("another user cannot run this Python")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{place} {not theirs} "), done.stdout + done.stderr
+    if theirs:
+        # some systems follow no link of another user's in such a folder at all
+        assert "belongs to another user" in done.stdout or "Permission denied" in done.stdout
+        assert not list((temporary / "ours").glob("*"))
+    else:
+        assert place.stat().st_uid == 12345 and stat.S_IMODE(place.stat().st_mode) == 0o700
+
+
+def test_a_home_whose_kernels_are_there_is_used_though_it_cannot_be_written(tmp_path, monkeypatch):
+    for name in (native.CACHE, "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    kept = tmp_path / ".cache" / "fastcluster_lm"
+    assert native.cache_dir() == kept
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+    assert native.cache_dir().name == f"fastcluster_lm-{os.geteuid()}"
+    kept.mkdir(parents=True)
+    assert native.cache_dir() == kept
+
+
+@pytest.mark.parametrize("complaint", ["cc1plus: error: bad value ('$LEVEL') for '-march=' switch",
+                                       "error: unknown target CPU '$LEVEL'"])  # fmt: skip
+def test_a_compiler_that_is_too_old_for_a_level_is_told_what_to_do(tmp_path, stand_in, complaint):
+    stand_in(f'for one; do case $one in -march=*) LEVEL=${{one#-march=}};; esac; done; echo "{complaint}" >&2; exit 1')
+    advice = "set FCLM_MARCH=native, or use GCC 11 / clang 12 or newer"
+    with pytest.raises(CompilationError, match=advice):
+        build(SOURCES, "x86-64-v3", tmp_path / "cache" / "x86-64-v3")
+    # one that refuses even that
+    with pytest.raises(CompilationError) as caught:
+        build(SOURCES, "native", tmp_path / "cache" / "native")
+    assert "FCLM_MARCH" not in str(caught.value)
+    if levels.named_here():
+        said = build_packaged(native.KERNELS, tmp_path / "package", own=True, asked="x86-64-v2")
+        assert advice in list(said)[-1]
 
 
 def test_a_packaged_library_may_be_written_by_those_who_may_write_the_package(tmp_path):

@@ -54,3 +54,12 @@ def test_what_is_not_offered_is_refused_with_the_choices(machine, asked, kind, m
     machine(V3, kind, asked)
     with pytest.raises(UsageError, match="FCLM_MARCH: " + message):
         native.level()
+
+
+def test_where_the_system_does_not_tell_what_its_processor_offers_that_is_said(machine):
+    machine("i386", asked="x86-64-v3")
+    with pytest.raises(UsageError, match="expected native, got 'x86-64-v3': this system does not tell") as caught:
+        native.level()
+    assert "beyond" not in str(caught.value)
+    machine("i386")
+    assert native.level() == "native"

@@ -9,6 +9,8 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import levels
+
 # plain IEEE arithmetic but for errno and traps. Not -ffast-math: a library linked with it turns denormals off in the
 # whole process, the caller's training included
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
@@ -87,7 +89,8 @@ def compile_all(compiler: str, targets: Mapping[Path, Path], level: str, include
                     without_openmp.add(one.source)
                     waiting.append(one.source)
                 else:
-                    raise CompilationError(f"{compiler} failed on {_name(one.source)}: {one.complaint()}")
+                    advice = f"; {levels.COMPILERS}" if one.refuses(level) else ""
+                    raise CompilationError(f"{compiler} failed on {_name(one.source)}: {one.complaint()}{advice}")
     finally:
         for one in running:
             one.kill()
@@ -145,6 +148,11 @@ class _Running:
     def lacks_openmp(self) -> bool:
         said = self._said().lower()
         return any(sign in said for sign in ("openmp", "-lomp", "-lgomp"))
+
+    def refuses(self, level: str) -> bool:
+        """Say whether the level's name is what it does not know, as GCC and clang put it."""
+        lines = [line for line in self._said().splitlines() if level in line and level in levels.NAMED]
+        return any("-march" in line or "target CPU" in line for line in lines)
 
     def complaint(self) -> str:
         """Give the first line that names an error, or the first at all."""

@@ -13,6 +13,8 @@ _FLAGS = {
     "x86-64-v4": "avx512f avx512bw avx512cd avx512dq avx512vl",
 }
 NAMED = tuple(_FLAGS)
+# what helps where a compiler is older than the names of levels
+COMPILERS = f"set {VARIABLE}={NATIVE}, or use GCC 11 / clang 12 or newer"
 
 
 def choose(asked: str) -> str:
@@ -25,6 +27,9 @@ def choose(asked: str) -> str:
         return offered[-1] if offered else NATIVE
     if asked in offered or asked == NATIVE:
         return asked
+    if asked in NAMED and _is_x86() and not processor().startswith("flags"):
+        untold = f"this system does not tell what its processor offers, so that {NATIVE} is what can be had"
+        raise ValueError(f"{VARIABLE}: expected {NATIVE}, got {asked!r}: {untold}")
     known = " beyond this processor's" if asked in NAMED else ""
     raise ValueError(f"{VARIABLE}: expected one of {', '.join([*offered, NATIVE])}, got {asked!r}{known}")
 
@@ -34,10 +39,14 @@ def named_here() -> tuple[str, ...]:
     flags = set(processor().split())
     offered: list[str] = []
     for name, wanted in _FLAGS.items():
-        if platform.machine().lower() not in ("x86_64", "amd64") or not flags.issuperset(wanted.split()):
+        if not _is_x86() or not flags.issuperset(wanted.split()):
             break
         offered.append(name)
     return tuple(offered)
+
+
+def _is_x86() -> bool:
+    return platform.machine().lower() in ("x86_64", "amd64")
 
 
 def processor() -> str:

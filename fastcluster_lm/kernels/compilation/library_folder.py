@@ -27,6 +27,26 @@ class Unusable(Exception):
     """A folder or library that must not be used; the message says why, and what to do."""
 
 
+def of_user() -> Path:
+    """Name the folder in this user's home; a private temporary one where there is none and none can be made.
+
+    The latter is named after the user; its owner is looked at before anything in it is run, as that of any folder is
+    """
+    user = os.geteuid() if hasattr(os, "geteuid") else 0
+    try:
+        folder = Path.home() / ".cache" / "fastcluster_lm"
+    except RuntimeError:
+        # a container's user without a home
+        folder = None
+    if folder and (os.path.isdir(folder) or _can_be_made(folder)):
+        return folder
+    try:
+        return Path(tempfile.gettempdir()) / f"fastcluster_lm-{user}"
+    except OSError:
+        # nothing can be written anywhere
+        return folder or Path("/tmp") / f"fastcluster_lm-{user}"
+
+
 def sources(kernels: Path) -> list[Path]:
     """List the C++ files that become a library each."""
     return sorted(kernels.glob("*/*.cpp"))
@@ -78,11 +98,13 @@ def find(folder: Path, name: str, *, like: os.stat_result | None = None) -> str 
 def room(folder: Path) -> Iterator[Path]:
     """Make the folder, and in it one to build in, which is gone afterwards; those of builds that were killed go too.
 
-    Errors: Unusable if others may write the folder; OSError if it cannot be written
+    Folders of ours that others may write, as a umask of 002 makes them, are closed to them
+    Errors: Unusable if a folder is another's; OSError if it cannot be written
     """
     for made in (folder.parent, folder):
         # parents=True leaves the mode of the parents to the umask
         made.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _close(made, holds_folders=made != folder)
         _refuse_others(made, holds_folders=made != folder)
     with _shared_lock(folder):
         building = Path(tempfile.mkdtemp(prefix=_ROOM, dir=folder))
@@ -109,13 +131,32 @@ def _beside(library: Path) -> Path:
     return library.with_suffix(".json")
 
 
+def _can_be_made(folder: Path) -> bool:
+    """Say whether the first folder above it that is there can be written."""
+    above = next((path for path in folder.parents if os.path.isdir(path)), None)
+    return above is not None and os.access(above, os.W_OK | os.X_OK)
+
+
+def _close(path: Path, *, holds_folders: bool) -> None:
+    """Let nobody else write a folder of ours; what others have put into it is theirs, and refused as such."""
+    found = path.stat()
+    if not hasattr(os, "geteuid") or found.st_uid != os.geteuid() or (holds_folders and found.st_mode & stat.S_ISVTX):
+        return
+    if found.st_mode & 0o022:
+        # a file system without modes: what it says of the folder is judged next
+        with contextlib.suppress(OSError):
+            path.chmod(stat.S_IMODE(found.st_mode) & ~0o022)
+
+
 def _refuse_others(path: Path, like: os.stat_result | None = None, *, holds_folders: bool = False) -> None:
     if not hasattr(os, "geteuid"):
         return
     found = path.stat()
-    # root may do anything anyway
-    if found.st_uid not in {os.geteuid(), 0, like.st_uid if like else 0}:
-        raise Unusable(f"{path} belongs to another user (number {found.st_uid}), and what is in it is not run")
+    # the owner of a link says where it leads
+    for owner in (path.lstat().st_uid, found.st_uid):
+        # root may do anything anyway
+        if owner not in {os.geteuid(), 0, like.st_uid if like else 0}:
+            raise Unusable(f"{path} belongs to another user (number {owner}), and what is in it is not run")
     # in a folder such as /tmp nobody can replace the folders of others
     if holds_folders and found.st_mode & stat.S_ISVTX:
         return
@@ -128,7 +169,8 @@ def _shared_lock(folder: Path) -> Iterator[None]:
     """Hold what all builds in a folder share; whoever is alone with it removes what killed builds left."""
     import fcntl  # absent on Windows, where nothing is built
 
-    with open(folder / LOCK, "ab") as file:
+    # a link would have it made elsewhere
+    with open(folder / LOCK, "ab", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o600)) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for left in folder.glob(_ROOM + "*"):

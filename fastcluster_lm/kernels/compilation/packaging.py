@@ -43,10 +43,9 @@ def build_packaged(kernels: Path, libraries: Path, *, own: bool, asked: str = ""
 def _open_to_all(libraries: Path, level: str) -> None:
     """Let others read what whoever installs has made, as they read the code beside it; no lock is carried along."""
     for folder in (libraries, libraries / level):
-        if folder.is_dir():
-            # another owner's is as open as that one made it
-            with contextlib.suppress(OSError):
-                folder.chmod(0o755)
+        # one that is not there, or another owner's: that is as open as that one made it
+        with contextlib.suppress(OSError):
+            folder.chmod(0o755)
     with contextlib.suppress(OSError):
         (libraries / level / LOCK).unlink()
 

@@ -112,7 +112,8 @@ def test_a_refusal_says_what_to_do_in_one_line(port):
 
 
 def test_pages_beyond_a_number_wait_until_one_was_left(monkeypatch, request):
-    lifetime_ms = 500
+    # longer than a page needs to be opened here beside other work
+    lifetime_ms = 3000
     monkeypatch.setattr(live, "UNUSED_MS", lifetime_ms)
     monkeypatch.setattr(live, "REFRESH_MS", 200)
     monkeypatch.setattr(gate, "MOST_PAGES", 3)
