@@ -5,7 +5,8 @@ from fastcluster_lm.probe.cluster_probe import ClusterProbe, ProbeSkippedWarning
 from fastcluster_lm.probe.pending import ProbeResult
 from fastcluster_lm.probe.probe_set import ProbeSet, choose_probe_set, choose_probe_sets
 from fastcluster_lm.probe.run_probe import RunProbe
-from fastcluster_lm.probe.runner import FinishedProbe, InlineRunner, ProbeRunner, SavedState, WorkerRunner, serve
+from fastcluster_lm.probe.runner import FinishedProbe, InlineRunner, ProbeRunner, SavedState, WorkerRunner
+from fastcluster_lm.probe.serving import serve
 from fastcluster_lm.probe.stream_runner import StreamRunner
 from fastcluster_lm.probe.worker_process import Waiting, WorkerProcess, copied, started
 

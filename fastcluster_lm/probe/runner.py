@@ -2,14 +2,11 @@
 
 import select
 import subprocess
-import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import suppress
-from dataclasses import replace
-from multiprocessing.connection import Connection
 from threading import Lock
 from typing import Any, NamedTuple, NoReturn, Protocol
 
@@ -144,7 +141,7 @@ class WorkerRunner:
         self._arrived.register(worker.connection.fileno(), select.POLLIN)
         self._patience = Patience(worker.process.pid, timeout_s)
         self._send("setup", dict(setup))
-        self._send("load", _copies(probe.state()))
+        self._send("load", copies(probe.state()))
 
     def observe(self, batch: Int[Tensor, " B"], states: Float[Tensor, "B layers d"], step: int) -> None:
         """Hand a copy of the states over."""
@@ -158,7 +155,7 @@ class WorkerRunner:
         ):
             self._receive_one()
         weights = self._model.state_dict() if self._probe.needs_weights(step) else {}
-        self._send("score", step, _copies(weights))
+        self._send("score", step, copies(weights))
         self._pending.append(step)
 
     def save(self) -> None:
@@ -229,7 +226,7 @@ class WorkerRunner:
         if step != asked:
             raise ProbeError(f"expected the probe's process to answer for step {asked}, got an answer for {step}")
         if step is None:
-            return SavedState(_tensors(value))
+            return SavedState(as_tensors(value))
         self._seconds = value.seconds
         self._patience.longest = max(self._patience.longest, value.seconds)
         return FinishedProbe(step, value)
@@ -275,58 +272,6 @@ class WorkerRunner:
         )
 
 
-def serve(connection: Connection, build: Callable[[Any], tuple[RunProbe, torch.nn.Module]]) -> None:
-    """Build what a WorkerRunner's setup describes, and answer it until nobody listens.
-
-    Errors that explain themselves are sent, to be raised where training is
-    """
-    probe: RunProbe | None = None
-    model = torch.nn.Module()
-    while True:
-        try:
-            kind, *content = connection.recv()
-        except (EOFError, OSError):
-            # training is done, or was stopped, in the middle of a message too
-            return
-        answer: tuple[str, int | None, Any] | None = None
-        try:
-            if kind == "setup":
-                probe, model = build(content[0])
-            elif probe is not None:
-                answer = _answer(probe, model, kind, *content)
-        except FclmError as error:
-            answer = "failed", None, error
-        if answer is None:
-            continue
-        try:
-            connection.send(answer)
-        except OSError:
-            return
-
-
-# nothing here has a gradient; without views and versions of tensors to keep track of, the many small ones cost less
-@torch.inference_mode()
-def _answer(probe: RunProbe, model: torch.nn.Module, kind: str, *content: Any) -> tuple[str, int | None, Any] | None:
-    if kind == "score":
-        return "done", content[0], _score(probe, model, *content)
-    if kind == "state":
-        return "state", None, _copies(probe.state())
-    if kind == "load":
-        probe.load_state(_tensors(content[0]))
-    if kind == "observe":
-        batch, states, step = content
-        probe.observe(torch.from_numpy(batch), torch.from_numpy(states), step)
-    return None
-
-
-def _score(probe: RunProbe, model: torch.nn.Module, step: int, weights: dict[str, np.ndarray]) -> ProbeResult:
-    started = time.perf_counter()
-    if weights:
-        model.load_state_dict(_tensors(weights))
-    result = probe.score(step)
-    return replace(result, seconds=time.perf_counter() - started)
-
-
 def _copy(tensor: Tensor) -> np.ndarray:
     """Copy a tensor to the host, since its owner may go on to write into it."""
     return np.array(tensor.detach().cpu())
@@ -337,9 +282,11 @@ def _size(part: Any) -> int:
     return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
 
 
-def _copies(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+def copies(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """Copy tensors into arrays, as they are sent."""
     return {name: _copy(tensor) for name, tensor in tensors.items()}
 
 
-def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+def as_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """Make tensors again of what was sent."""
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
