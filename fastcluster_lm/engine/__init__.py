@@ -143,7 +143,7 @@ def resume_run(
         )
         taskset = taskset_from_dict(stored["taskset"])
         if step:
-            check_model(folder, step, config, taskset)
+            check_model(folder, step, config, taskset, chosen=from_step is not None)
         run = Rooms(config, taskset)
         limited = check_budget(run.plan, config.store.max_mib)
         if step:

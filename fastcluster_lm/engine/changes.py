@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastcluster_lm.config import changes_of
+from fastcluster_lm.errors import ConfigError
+from fastcluster_lm.store.schemas import check_run
 
 # the list of entries in run.toml: step, was, now, by dotted keys; what lies beside it is what holds now
 CHANGES = "changes"
@@ -23,6 +25,10 @@ def values_at(stored: Mapping[str, Any], step: int) -> dict[str, Any]:
         entries.pop()
         for key in now:
             _put(found, key, was.get(key))
+    try:
+        check_run(found)
+    except ValueError as error:
+        raise ConfigError(f"run.toml: changes: what they say that was before them is damaged: {error}") from error
     return {**found, CHANGES: entries} if entries else found
 
 
@@ -43,6 +49,8 @@ def _put(values: dict[str, Any], key: str, value: Any) -> Any:
     *outer, last = key.split(".")
     for part in outer:
         values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"run.toml: changes: expected the name of a setting, got {key!r}")
     before = values.pop(last, None)
     if value is not None:
         values[last] = value

@@ -20,12 +20,8 @@ def checkpoint_to_resume(folder: RunFolder, from_step: int | None) -> int:
     Errors: UsageError if there is none of that step; RunFolderError if the newest cannot be read
     """
     if from_step is None:
-        try:
+        with _advising(folder, chosen=False):
             return folder.latest_checkpoint() or 0
-        except NewerFormatError:
-            raise
-        except RunFolderError as error:
-            raise _unreadable(folder, error) from error
     known = folder.checkpoint_steps()
     if from_step and from_step not in known:
         named = ", ".join(map(str, [0, *known]))
@@ -42,26 +38,24 @@ def load_checkpoint(run: Rooms, folder: RunFolder, step: int, *, chosen: bool) -
 
     Errors: RunFolderError if it cannot be read, or is not of this run
     """
-    try:
+    with _advising(folder, chosen=chosen):
         saved = folder.read_checkpoint(step)
-    except NewerFormatError:
-        raise
-    except RunFolderError as error:
-        if chosen:
-            raise
-        raise _unreadable(folder, error) from error
     with _fitting(folder, step):
         check_saved(run, *saved, step)
-        run.load(*saved)
+    # what fails here is no fault of the checkpoint: too little memory, say
+    run.load(*saved)
 
 
-def check_model(folder: RunFolder, step: int, config: RunConfig, taskset: TaskSet) -> None:
+def check_model(folder: RunFolder, step: int, config: RunConfig, taskset: TaskSet, *, chosen: bool = True) -> None:
     """Look whether a checkpoint's weights are of the model that run.toml describes, before one is built by it.
 
+    chosen: asked for by its step, so that no other is advised
     Errors: RunFolderError if they are not, or cannot be read
     """
+    with _advising(folder, chosen=chosen):
+        shapes = folder.checkpoint_shapes(step, MODEL)
     with _fitting(folder, step):
-        check_weights(config.model, len(Vocabulary.of(taskset)), folder.checkpoint_shapes(step, MODEL))
+        check_weights(config.model, len(Vocabulary.of(taskset)), shapes)
 
 
 def read_weights(
@@ -78,6 +72,19 @@ def read_weights(
         if like is not None:
             check_like(like, tensors[MODEL])
     return {name: torch.from_numpy(array) for name, array in tensors[MODEL].items()}
+
+
+@contextmanager
+def _advising(folder: RunFolder, *, chosen: bool) -> Iterator[None]:
+    """Say of the newest checkpoint that cannot be read how to go on without it; one that was chosen is only named."""
+    try:
+        yield
+    except NewerFormatError:
+        raise
+    except RunFolderError as error:
+        if chosen:
+            raise
+        raise _unreadable(folder, error) from error
 
 
 @contextmanager

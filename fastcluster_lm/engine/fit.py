@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Required, TypedDict
 
 import numpy as np
+import torch
 
 from fastcluster_lm.config import ModelConfig
 from fastcluster_lm.engine.rooms import Rooms
@@ -102,6 +103,10 @@ def _check_sampler(found: Arrays, n_instances: int) -> None:
         raise ValueError(f"sampler/order: expected each of {n_instances} instances once")
     if not 0 <= position <= n_instances:
         raise ValueError(f"sampler/position: expected 0 to {n_instances}, found {position}")
+    try:
+        torch.Generator().set_state(torch.from_numpy(found["sampler/generator"]))
+    except RuntimeError as error:
+        raise ValueError(f"sampler/generator: expected the state of torch's generator, found none: {error}") from error
 
 
 def _check_probe(run: Rooms, found: Arrays) -> None:

@@ -42,6 +42,8 @@ def nearest_facts(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Give the facts of a run taken up here: those that are stored, where they can be had."""
     can_cuda = torch.cuda.is_available()
     device = torch.device(stored["device"] if can_cuda else "cpu")
+    if device.index is not None and device.index >= torch.cuda.device_count():
+        device = torch.device("cuda")
     try:
         engine = choose_engine(stored["engine"], device).name
     except EngineError:

@@ -78,7 +78,15 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     with opened_regular(path) as descriptor:
         size = os.fstat(descriptor).st_size
         length = _header_length(read_piece(descriptor, 0, 8), size)
-        entries, _ = _read_header(read_piece(descriptor, 0, 8 + length), size)
+        return decode_shapes(read_piece(descriptor, 0, 8 + length), size)
+
+
+def decode_shapes(data: bytes, size: int | None = None) -> dict[str, tuple[int, ...]]:
+    """Read the shape of every tensor from the first bytes of a safetensors file of a size, or from all its bytes.
+
+    Errors: DataError if the bytes are not such a file's
+    """
+    entries, _ = _read_header(data, len(data) if size is None else size)
     return {name: tuple(entry["shape"]) for name, entry in entries.items()}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastcluster_lm.errors import DataError, RunFolderError
-from fastcluster_lm.store.arrays import Arrays, decode_arrays, encode_arrays, read_shapes
+from fastcluster_lm.store.arrays import Arrays, decode_arrays, decode_shapes, encode_arrays
 from fastcluster_lm.store.files import (
     check_format,
     decode_object,
@@ -108,10 +108,7 @@ def read_checkpoint(folder: Path, step: int) -> tuple[dict[str, Arrays], dict[st
     files, state = _read_record(path)
     tensors: dict[str, Arrays] = {}
     for name, (size, digest) in files.items():
-        with explaining("read", path / name):
-            data = read_regular(path / name, most_bytes=size)
-        if _digest(data) != digest:
-            raise RunFolderError(f"{path / name} is damaged: it is not what was written")
+        data = _read_file(path / name, size, digest)
         try:
             tensors[name.removesuffix(".safetensors")] = decode_arrays(data)[0]
         except DataError as error:
@@ -120,13 +117,18 @@ def read_checkpoint(folder: Path, step: int) -> tuple[dict[str, Arrays], dict[st
 
 
 def read_group_shapes(folder: Path, step: int, group: str) -> dict[str, tuple[int, ...]]:
-    """Read the shape of every tensor of one group from its header; whether the rest is whole is not looked at.
+    """Read the shape of every tensor of one group from its header, in a file that is what was written.
 
-    Errors: RunFolderError if there is none, or it is no such file
+    Errors: RunFolderError if there is none, or it is missing or differs from what was written
     """
-    path = _existing(folder, step) / f"{group}.safetensors"
-    with explaining("read", path), fitting(path):
-        return read_shapes(path)
+    path, name = _existing(folder, step), f"{group}.safetensors"
+    files, _ = _read_record(path)
+    if name not in files:
+        raise RunFolderError(f"{path} has no {name}, found {', '.join(files) or 'nothing'}")
+    # before its header, which would be told as another model's
+    data = _read_file(path / name, *files[name])
+    with fitting(path / name):
+        return decode_shapes(data)
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
@@ -165,6 +167,18 @@ def _existing(folder: Path, step: int) -> Path:
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def _read_file(path: Path, size: int, digest: str) -> bytes:
+    """Read a file whole.
+
+    Errors: RunFolderError if it is missing or differs from what was written
+    """
+    with explaining("read", path):
+        data = read_regular(path, most_bytes=size)
+    if _digest(data) != digest:
+        raise RunFolderError(f"{path} is damaged: it is not what was written")
+    return data
 
 
 def _read_record(path: Path) -> tuple[dict[str, tuple[int, str]], dict[str, object]]:

@@ -38,6 +38,15 @@ class Resolved(TypedDict, total=False):
     n_parameters: Whole
 
 
+class OwnResolved(TypedDict, total=False):
+    """What a run trained here was begun with, and is gone on with."""
+
+    engine: Required[Word]
+    device: Required[Annotated[str, Meta(pattern=r"^(cpu|cuda(:[0-9]{1,3})?)\Z")]]
+    threads: Required[Annotated[int, Meta(ge=1, le=2**16)]]
+    n_parameters: Whole
+
+
 class Task(TypedDict, total=False):
     name: Required[str]
     expressions: Required[list[str]]
@@ -70,13 +79,13 @@ class _AnyRun(TypedDict, total=False):
     seed: Whole
     model: Required[Model]
     report: Required[Report]
-    resolved: Required[Resolved]
     scores: dict[str, Any]
 
 
 class OwnRun(_AnyRun, total=False):
     """run.toml of a run that was trained here; what its settings mean is config.py's."""
 
+    resolved: Required[OwnResolved]
     data: Required[Data]
     training: Required[Training]
     taskset: Required[Tasks]
@@ -85,6 +94,7 @@ class OwnRun(_AnyRun, total=False):
 class AttachedRun(_AnyRun, total=False):
     """run.toml of a probe of a model that others train or have trained."""
 
+    resolved: Required[Resolved]
     attached: Required[Attached]
 
 

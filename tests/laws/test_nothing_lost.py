@@ -7,12 +7,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from fastcluster_lm.engine import Hooks, resume_run, start_run
 from fastcluster_lm.engine.export import export_hugging_face
 from fastcluster_lm.engine.probing import probe_run
-from fastcluster_lm.errors import NewerFormatError, RunFolderError, UsageError
+from fastcluster_lm.errors import FclmError, NewerFormatError, RunFolderError, UsageError
 from fastcluster_lm.store import RunFolder
+from fastcluster_lm.training import Trainer
 from tests.laws.conftest import fingerprint, run_to_end
 from tests.laws.test_resume import maps_hash, scores_hash, stop_after
 from tests.store.test_store_crash_points import Crash, CrashAt
@@ -22,6 +24,17 @@ def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 4
     path.write_bytes(data)
+
+
+def flip_header(path: Path) -> None:
+    """Break the JSON of the weights' header."""
+    path.write_bytes(path.read_bytes().replace(b'{"', b"{(", 1))
+
+
+def flip_shape(path: Path) -> None:
+    """Let the weights' header say another shape."""
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b'"shape":[1', b'"shape":[3', 1))
 
 
 def cut(path: Path) -> None:
@@ -37,6 +50,8 @@ DAMAGES = [
     (cut, "state.json"),
     (Path.unlink, "state.json"),
     (flip, "model.safetensors"),
+    (flip_header, "model.safetensors"),
+    (flip_shape, "model.safetensors"),
     (cut, "optimizer.safetensors"),
     (Path.unlink, "probe.safetensors"),
 ]
@@ -235,3 +250,49 @@ def test_what_cannot_be_read_of_what_was_set_aside_stops_no_resume_and_no_end(st
     assert_as_whole(stopped, runs)
     assert stopped.summary()["steps"] == 12 and len(list(place.iterdir())) == 2
     assert any("scores.jsonl" in note and "stays" in note for note in notes)
+
+
+def test_no_memory_to_load_a_checkpoint_is_not_told_as_a_wrong_one(stopped, monkeypatch):
+    for error in (torch.OutOfMemoryError("no memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")):
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="memory") as raised:
+            patch.setattr(Trainer, "load_state", raiser(error))
+            resume_run(stopped.path)
+        assert raised.value is error
+
+
+def raiser(error: Exception):
+    def call(*_, **__):
+        raise error
+
+    return call
+
+
+DAMAGED_FACTS = [
+    ("threads = 1", "", "resolved: .*threads"),
+    ('device = "cpu"', 'device = "toaster"', "resolved.device: "),
+    ('device = "cpu"', 'device = "cuda:x"', "resolved.device: "),
+]
+
+
+@pytest.mark.parametrize(("now", "other", "said"), DAMAGED_FACTS)
+@pytest.mark.parametrize("step", [None, 0, 5])
+def test_damaged_facts_of_the_machine_are_told_as_that(stopped, now, other, said, step):
+    path = stopped.path / "run.toml"
+    text, resolved, facts = path.read_text().partition("[resolved]")
+    path.write_text(text + resolved + facts.replace(f"\n{now}\n", f"\n{other}\n", 1))
+    before = files(stopped)
+    with pytest.raises(RunFolderError, match=f"run.toml is damaged: {said}"):
+        resume_run(stopped.path, from_step=step)
+    assert files(stopped) == before
+
+
+@pytest.mark.parametrize("was", ["{}", '{"resolved.threads" = "two"}', '{}, now = {"resolved.threads.more" = 1}'])
+def test_damaged_changes_of_a_run_are_told_as_that(stopped, was):
+    path = stopped.path / "run.toml"
+    entry = f"step = 8, was = {was}" if "now" in was else f'step = 8, was = {was}, now = {{"resolved.threads" = 1}}'
+    text = path.read_text().replace("\n[", f"\nchanges = [{{{entry}}}]\n[", 1)
+    path.write_text(text)
+    before = files(stopped)
+    with pytest.raises(FclmError, match="changes"):
+        resume_run(stopped.path, from_step=5)
+    assert files(stopped) == before
