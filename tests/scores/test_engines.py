@@ -143,3 +143,36 @@ def test_scores_need_neither_triton_nor_the_libraries() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "done\n", done.stderr[-2000:]
+
+
+FIRST_USE = """
+import random
+import numpy as np
+import torch
+import fastcluster_lm
+
+X = np.arange(60, dtype=np.float32).reshape(20, 3)
+
+def generators():
+    name, keys, *rest = np.random.get_state()
+    return random.getstate(), keys.tolist(), rest, torch.get_rng_state().tolist()
+
+before = generators()
+fastcluster_lm.{call}, engine="reference")
+assert generators() == before, "a generator has moved"
+"""
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "nearest_neighbors(X, X, 3",
+        "kmeans(X, 3",
+        "tsne(X, perplexity=5, n_iter=5",
+        "score_clusters(X, [0, 1] * 10, spaces=['hidden']",
+    ],
+)
+def test_the_first_use_of_the_reference_moves_no_generator_of_the_caller(call: str) -> None:
+    # what is imported once is imported no more: each in a process of its own
+    done = subprocess.run([sys.executable, "-c", FIRST_USE.format(call=call)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

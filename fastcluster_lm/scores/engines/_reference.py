@@ -8,6 +8,7 @@ from jaxtyping import Float
 from scipy.sparse import coo_matrix
 from torch import Tensor
 
+from fastcluster_lm.device import generators_kept
 from fastcluster_lm.errors import EngineError
 from fastcluster_lm.scores.batches import power_of_two, scaling
 from fastcluster_lm.scores.engines.checks import check_kmeans, check_neighbors, check_tsne, forbidden
@@ -27,13 +28,17 @@ LARGEST_SEED = 2**32 - 1
 
 
 class ReferenceEngine(Engine):
-    """The libraries behind our parameters; a field that they cannot honour is refused."""
+    """The libraries behind our parameters; a field that they cannot honour is refused.
+
+    The caller's generators are kept: libraries draw from Python's even while they are imported
+    """
 
     name = "reference"
     warm_maps = True
     notes: tuple[str, ...] = ()
 
     @torch.no_grad()
+    @generators_kept()
     def neighbors(
         self, queries: Float[Tensor, "layers nq d"], bank: Float[Tensor, "layers nb d"], params: NeighborsParams
     ) -> Neighbors:
@@ -72,6 +77,7 @@ class ReferenceEngine(Engine):
         return Neighbors(torch.stack(distances), torch.stack(indices))
 
     @torch.no_grad()
+    @generators_kept()
     def kmeans(self, X: Float[Tensor, "layers n d"], params: KMeansParams) -> Clustering:
         """Run scikit-learn's KMeans on each layer, and once more from init if given; the lower inertia wins.
 
@@ -83,6 +89,7 @@ class ReferenceEngine(Engine):
         return Clustering(*(torch.stack(part) for part in zip(*fits, strict=True)))
 
     @torch.no_grad()
+    @generators_kept()
     def tsne(self, X: Float[Tensor, "layers n d"], params: TsneParams) -> Map:
         """Fit openTSNE to each layer, its neighbours exact, its forces by Barnes-Hut or, from 10,000 points, by FFT.
 
