@@ -11,6 +11,8 @@ import torch
 
 from fastcluster_lm.data import Vocabulary
 from fastcluster_lm.data.vocabulary import PAD
+from fastcluster_lm.engine import stored_config
+from fastcluster_lm.engine.checkpoint import check_model, newest_checkpoint, read_weights
 from fastcluster_lm.errors import DataError, UsageError
 from fastcluster_lm.model import GPT2, hugging_face_state
 from fastcluster_lm.store import SCORE_COLUMNS, STEP_COLUMNS, RunFolder
@@ -30,10 +32,6 @@ def export_hugging_face(run: str | Path, out: str | Path, *, step: int | None = 
     Errors: RunExistsError if the folder exists; RunFolderError without a checkpoint; ConfigError for a run of an
             attached probe; DataError for a token with a blank in it
     """
-    # engine/__init__.py imports this file
-    from fastcluster_lm.engine import stored_config
-    from fastcluster_lm.engine.checkpoint import check_model, newest_checkpoint, read_weights
-
     folder = RunFolder.open(run)
     stored = folder.config()
     config = stored_config(stored, str(run))
