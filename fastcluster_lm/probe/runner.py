@@ -5,7 +5,6 @@ import subprocess
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import wait as wait_for
 from contextlib import suppress
 from threading import Lock
 from typing import Any, NamedTuple, NoReturn, Protocol
@@ -235,9 +234,13 @@ class WorkerRunner:
         size = sum(_size(part) for part in message)
         with self._lock:
             full = self._unsent > LEAD_BYTES
-        if full and self._sending is not None:
+        # a process takes in nothing more while it cannot give its answers
+        while full and self._sending is not None and not self._sending.done():
             with self._patience.waiting():
-                wait_for([self._sending])
+                while not self._sending.done() and not self._arrived.poll(10):
+                    pass
+            if not self._sending.done():
+                self._receive_one()
         if self._sending is not None and self._sending.done() and self._sending.exception() is not None:
             self._receive_the_rest(self._sending.exception())
         with self._lock:

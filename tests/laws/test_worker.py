@@ -308,6 +308,19 @@ def test_bytes_that_wait_to_be_sent_are_bounded(worker, monkeypatch):
     assert 0 < most <= 5000 + 2 * (states.nbytes + 16 * 8)
 
 
+def test_answers_are_taken_while_messages_wait_to_be_sent(worker, monkeypatch):
+    run, runner = worker
+    monkeypatch.setattr(runners, "LEAD_BYTES", 5000)
+    monkeypatch.setattr(runner._patience, "_limit_s", 5.0)
+    # more than a pipe holds, both ways
+    for _ in range(300):
+        runner.save()
+    states = torch.zeros(16, 3, 16)
+    for step in range(1, 200):
+        runner.observe(torch.arange(16), states, step)
+    assert len(runner.collect(wait=True)) == 300
+
+
 def test_who_gets_a_process_beside_training(monkeypatch):
     monkeypatch.setattr("fastcluster_lm.device.cpu_cores", lambda: 2)
     on = {threads: Device(torch.device("cpu"), torch.float32, threads, "") for threads in (1, 2)}
