@@ -24,7 +24,9 @@ TIMES = (24, 1000)
 # of the random ones, every third is killed twice, and every twentieth has its probes in a process beside it: that takes
 # seconds to start, training waits for it, and it notices that it is alone once it has started
 TWICE, BESIDE = 3, 20
-BESIDE_LIFE_S, BESIDE_GRACE_S = 8.0, 30.0
+# the second kill comes at one of so many calls of the resume; a kill that does not come is planned anew so often
+AGAIN, TRIES = 60, 5
+BESIDE_LIFE_S, BESIDE_GRACE_S = 3.0, 30.0
 
 
 class Kill(NamedTuple):
@@ -50,21 +52,55 @@ def run(times: int, seed: int, folder: Path) -> Outcome:
         (where, source): life(where, source, folder / f"{where}-{source}") for where in WHERE for source in SOURCES
     }
     kills = _kills(times, random.Random(seed), {where: changing_calls(where, folder / where) for where in WHERE})
-    broken, killed, damaged = [], 0, 0
-    for number, kill in enumerate(kills):
-        at = folder / f"{number}"
-        at.mkdir()
-        end = _kill(kill, at / "run", lives[kill.where, kill.source])
-        killed += end.signal == SIGKILL
-        fault = f"it left {end.left} processes" if end.left else ""
-        if end.error or end.timed_out:
-            fault = f"before the kill: {end.told()}"
-        elif told := unreadable(at):
+    draw, done, broken, damaged, missed = random.Random(f"{seed} again"), list[Kill](), list[str](), 0, 0
+    held = 0
+    for number, planned in enumerate(kills):
+        kill, ends, at = _until_killed(planned, folder / f"{number}", lives, draw)
+        fault = _fault_of(kill, ends)
+        if not fault and (told := unreadable(at)):
             fault, damaged = f"cannot be read: {told}", damaged + 1
         if fault := fault or gone_on(kill.config, at / "run", whole[kill.source]):
             broken.append(f"{kill}: {fault}")
-    figure = f"{killed} killed on their way, {damaged} unreadable; {_counts(kills)}"
-    return Outcome("kills (SIGKILL), each resumed", len(kills), len(kills) - len(broken), figure, broken)
+        if _happened(kill, ends):
+            done.append(kill)
+            held += not fault
+        else:
+            missed += 1
+    figure = f"{len(done)} killed on their way, {damaged} unreadable; {_counts(done)}; {missed} planned ones never came"
+    return Outcome("kills (SIGKILL), each resumed", len(done), held, figure, broken)
+
+
+def _until_killed(
+    kill: Kill, folder: Path, lives: dict[tuple[str, str], float], draw: random.Random
+) -> tuple[Kill, list[End], Path]:
+    """Kill as planned; what ends before its kill comes is begun anew, to be killed at an earlier moment."""
+    folder.mkdir()
+    for attempt in range(TRIES):
+        at = folder / f"{attempt}"
+        at.mkdir()
+        ends = _kill(kill, at / "run", lives[kill.where, kill.source])
+        if attempt == TRIES - 1 or _happened(kill, ends) or _fault_of(kill, ends):
+            break
+        again = None if kill.again is None else draw.randrange(AGAIN)
+        kill = kill._replace(share=kill.share * draw.random(), again=again)
+    return kill, ends, at
+
+
+def _happened(kill: Kill, ends: list[End]) -> bool:
+    """Say whether every kill that was planned ended its process."""
+    return len(ends) == 1 + (kill.again is not None) and all(end.signal == SIGKILL for end in ends)
+
+
+def _fault_of(kill: Kill, ends: list[End]) -> str:
+    """Say what was wrong before the kills, or nothing; one at a moment may come too late, one at a call may not."""
+    for end in ends:
+        if end.left:
+            return f"it left {end.left} processes"
+        if end.error or end.timed_out:
+            return f"before the kill: {end.told()}"
+        if end.signal not in (0, SIGKILL):
+            return f"in place of the kill: {end.told()}"
+    return "" if kill.call is None or _happened(kill, ends) else f"it was not killed at its call: {ends[0].told()}"
 
 
 def _kills(times: int, draw: random.Random, calls: dict[str, list[str]]) -> list[Kill]:
@@ -87,21 +123,21 @@ def _random_kill(draw: random.Random, number: int) -> Kill:
     if number % BESIDE == 1:
         return Kill("run", source, share=share, beside=True)
     if number % TWICE == 2:
-        return Kill("run", source, share=share, again=draw.randrange(60))
+        return Kill("run", source, share=share, again=draw.randrange(AGAIN))
     return Kill(draw.choice(WHERE), source, share=share)
 
 
-def _kill(kill: Kill, path: Path, life_s: float) -> End:
-    """Begin the run and kill it as told."""
+def _kill(kill: Kill, path: Path, life_s: float) -> list[End]:
+    """Begin the run and kill it as told, its resume too where it is to be killed twice; gives how each ended."""
     action = begun(kill.where, kill.config, path)
     if kill.call is not None:
-        return fork(partial(_killed, path.parent, *kill.call, action))
+        return [fork(partial(_killed, path.parent, *kill.call, action))]
     if kill.beside:
-        return fork(action, kill_after_s=life_s + BESIDE_LIFE_S * kill.share, grace_s=BESIDE_GRACE_S)
+        return [fork(action, kill_after_s=(life_s + BESIDE_LIFE_S) * kill.share, grace_s=BESIDE_GRACE_S)]
     end = fork(action, kill_after_s=life_s * kill.share)
     if kill.again is not None and path.exists():
-        return fork(partial(_killed, path.parent, kill.again, "before", partial(resumed, path)))
-    return end
+        return [end, fork(partial(_killed, path.parent, kill.again, "before", partial(resumed, path)))]
+    return [end]
 
 
 def _killed(folder: Path, at: int, moment: str, action: Callable[[], Any]) -> None:

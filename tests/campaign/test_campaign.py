@@ -2,14 +2,16 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.campaign import schedule
+from tests.campaign import kills, schedule, studies
+from tests.campaign.children import End
 from tests.campaign.outcome import Outcome
 from tests.campaign.page import BEGIN, END, write_page
 from tests.campaign.schedule import Row, names
@@ -62,6 +64,62 @@ def test_the_time_is_shared_and_a_row_says_what_it_did_not_suffice_for(monkeypat
     asked.clear()
     assert [row.outcome.times for row in schedule.long_rows(list(paces), 0, hours=0.0)] == [10, 10, 10]
     assert [times for _, times in asked] == [None] * 3
+
+
+def kills_that(end: Callable[[kills.Kill], list[End]], monkeypatch: pytest.MonkeyPatch, folder: Path) -> Outcome:
+    """Run the row of kills where they end so, and nothing is wrong with what they leave."""
+    monkeypatch.setattr(kills, "_kill", lambda kill, path, life_s: end(kill))
+    monkeypatch.setattr(kills, "whole_runs", lambda folder: dict.fromkeys(kills.SOURCES))
+    monkeypatch.setattr(kills, "life", lambda *_: 1.0)
+    monkeypatch.setattr(kills, "changing_calls", lambda *_: ["write", "fsync"])
+    monkeypatch.setattr(kills, "unreadable", lambda at: "")
+    monkeypatch.setattr(kills, "gone_on", lambda *_: "")
+    folder.mkdir()
+    return kills.run(24, 0, folder)
+
+
+def test_a_kill_counts_only_if_it_happened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    killed, ended = End(signal=signal.SIGKILL), End(value=None)
+    twice = {True: [killed, killed], False: [killed]}
+    every = kills_that(lambda kill: twice[kill.again is not None], monkeypatch, tmp_path / "every")
+    assert every.met and every.times == 24 and "0 planned ones" in every.figure and " 0 twice" not in every.figure
+    at_call = kills_that(
+        lambda kill: [ended] if kill.call else twice[kill.again is not None], monkeypatch, tmp_path / "call"
+    )
+    assert not at_call.met and "not killed at its call" in at_call.broken[0] and at_call.held == at_call.times
+    none_twice = kills_that(
+        lambda kill: [killed] if kill.again is None else [killed, ended], monkeypatch, tmp_path / "a"
+    )
+    assert none_twice.met and " 0 twice" in none_twice.figure and none_twice.times == none_twice.held < 24
+    assert f"{24 - none_twice.times} planned ones" in none_twice.figure
+    fails = kills_that(
+        lambda kill: [End(error="E"), killed] if kill.again is not None else [killed], monkeypatch, tmp_path / "first"
+    )
+    assert not fails.met and "before the kill: E" in fails.broken[0]
+    never = kills_that(lambda kill: [ended], monkeypatch, tmp_path / "never")
+    assert not never.met and never.times == never.held == 0
+
+
+def test_a_worker_that_ended_before_its_kill_was_not_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def pair(root: Path, kill_after_s: float | None) -> list[int | None]:
+        root.mkdir()
+        delays.append(kill_after_s)
+        killed = kill_after_s is not None and len(delays) >= killed_from
+        return [-signal.SIGKILL if killed else 0, 0]
+
+    for name in ("check_packages", "code_digest"):
+        monkeypatch.setattr(studies, name, lambda: None)
+    monkeypatch.setattr(studies, "_start", lambda root: None)
+    monkeypatch.setattr(studies, "_end", lambda workers: [0])
+    monkeypatch.setattr(studies, "_contents", lambda root: {})
+    monkeypatch.setattr(studies, "_problems", lambda *_, **__: [])
+    monkeypatch.setattr(studies, "_pair", pair)
+    delays, killed_from = list[float | None](), 4
+    outcome = studies.run(2, 0, tmp_path)
+    assert outcome.met and outcome.times == 2 and len(delays) == 4 and "1 workers killed, 0 planned" in outcome.figure
+    delays, killed_from = [], 100
+    outcome = studies.run(2, 0, tmp_path)
+    assert outcome.times == outcome.held == 1 and "0 workers killed, 1 planned" in outcome.figure
 
 
 def test_the_table_goes_between_the_marks_and_says_what_was_not_met(tmp_path: Path) -> None:
