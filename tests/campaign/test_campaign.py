@@ -17,25 +17,43 @@ from tests.campaign.page import BEGIN, END, write_page
 from tests.campaign.schedule import Row, names
 
 ROOT = Path(__file__).resolve().parents[2]
+# where tests run in several processes, one of them asks for the rows of one campaign
+pytestmark = pytest.mark.xdist_group("campaign")
+
+
+class Campaign:
+    """One campaign in a process of its own, whose rows are taken by name as they come."""
+
+    def __init__(self, chosen: list[str]) -> None:
+        command = [sys.executable, "-m", "tests.campaign", "--short", "--json"]
+        command += [part for name in chosen for part in ("--only", name)]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ)
+        self._rows: dict[str, dict] = {}
+
+    def row(self, name: str) -> dict:
+        """Wait for a promise's row."""
+        while name not in self._rows:
+            line = self.process.stdout.readline()
+            assert line, "the campaign ended before this row; what it printed stands above"
+            row = json.loads(line)
+            self._rows[row["name"]] = row
+        return self._rows[name]
 
 
 @pytest.fixture(scope="session")
-def campaign(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen]:
+def campaign(request: pytest.FixtureRequest) -> Iterator[Campaign]:
     """Start one campaign for all the promises chosen here: what they need is imported once."""
-    chosen = [item.callspec.params["name"] for item in request.session.items if "campaign" in item.fixturenames]
-    command = [sys.executable, "-m", "tests.campaign", "--short", "--json"]
-    command += [part for name in chosen for part in ("--only", name)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ) as process:
-        yield process
+    started = Campaign(
+        [item.callspec.params["name"] for item in request.session.items if "campaign" in item.fixturenames]
+    )
+    with started.process as process:
+        yield started
         process.terminate()
 
 
 @pytest.mark.parametrize("name", names())
-def test_a_promise_holds(name: str, campaign: subprocess.Popen) -> None:
-    line = campaign.stdout.readline()
-    assert line, "the campaign ended before this row; what it printed stands above"
-    row = json.loads(line)
-    assert row["name"] == name
+def test_a_promise_holds(name: str, campaign: Campaign) -> None:
+    row = campaign.row(name)
     assert row["met"], "\n".join([row["promise"], *row["outcome"]["broken"]])
 
 
