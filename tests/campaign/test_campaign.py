@@ -17,8 +17,6 @@ from tests.campaign.page import BEGIN, END, write_page
 from tests.campaign.schedule import Row, names
 
 ROOT = Path(__file__).resolve().parents[2]
-# where tests run in several processes, one of them asks for the rows of one campaign
-pytestmark = pytest.mark.xdist_group("campaign")
 
 
 class Campaign:
