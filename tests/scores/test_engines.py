@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 import torch
@@ -59,7 +60,7 @@ def test_report_lists_every_engine_with_a_reason() -> None:
     report = {row["name"]: row for row in engine_report()}
     assert tuple(report) == engines.ENGINES
     assert all(row["reason"] for row in report.values())
-    assert report["fused"]["available"] and report["fused"]["versions"]["torch"] == torch.__version__
+    assert report["fused"]["available"] and report["fused"]["versions"]["torch"] == metadata.version("torch")
     assert report["reference"]["versions"].keys() == {"scikit-learn", "openTSNE", "faiss-cpu"}
 
 
