@@ -78,7 +78,7 @@ def make_run(path: Path, *, n_layers: int = 3, n_points: int = 48, n_tasks: int 
     config = config_to_dict(RunConfig())
     config["model"]["n_layers"] = n_layers - 1
     config["training"]["steps"] = 1000
-    config["resolved"] = {"engine": "fused", "device": "cpu", "probe_worker": True}
+    config["resolved"] = {"engine": "fused", "device": "cpu", "threads": 1, "probe_worker": True}
     config["data"] = {"n_train_instructions": 6, "n_val_instructions": 3}
     # four letters of its own for each task, behind them a tag
     letters = ["".join(chr(0x4E00 + 4 * i + j) for j in range(4)) for i in range(n_tasks)]
