@@ -100,17 +100,19 @@ def contents(path: Path) -> dict[str, Any]:
     return found
 
 
-def difference(path: Path, whole: dict[str, Any], *, extra_checkpoints: bool = False) -> str:
+def difference(path: Path, whole: dict[str, Any], *, extra_checkpoints: bool = False, kept_aside: bool = False) -> str:
     """Say in a line in what a finished run differs from the one that never stopped; "" if in nothing.
 
-    A stop leaves a checkpoint of its own: those that the whole run lacks are passed over where that is said
+    A stop leaves a checkpoint of its own: those that the whole run lacks are passed over where that is said, and so is
+    what was set aside and stays there
     """
     found = contents(path)
     for name in sorted(found.keys() | whole.keys()):
         if name not in found:
             return f"{name} is missing"
         if name not in whole:
-            if not (extra_checkpoints and name.startswith("checkpoints/step-")):
+            checkpoint, aside = name.startswith("checkpoints/step-"), name.startswith("set-aside/")
+            if not (extra_checkpoints and checkpoint) and not (kept_aside and aside):
                 return f"{name} is left over"
         elif found[name] != whole[name]:
             return f"{name} differs"
