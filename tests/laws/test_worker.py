@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 from multiprocessing import Pipe
 from threading import Thread
-from unittest.mock import Mock
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -94,7 +94,7 @@ def test_kernels_take_all_cores_while_training_waits(small, tmp_path, monkeypatc
     shared.flush()
     # in a thread of this process, so that it can be looked at
     thread = Thread(target=serve_probes, args=(os.dup(theirs.fileno()), shared.fileno()))
-    beside = Mock(pid=os.getpid(), wait=thread.join)
+    beside = SimpleNamespace(pid=os.getpid(), returncode=None, poll=lambda: None, wait=thread.join, kill=lambda: None)
     config = probing(replace(small, scores=replace(small.scores, threads=asked)), "on")
     run = Rooms(config, taskset_of(config.tasks, config.seed))
     thread.start()
