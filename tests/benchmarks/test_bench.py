@@ -110,7 +110,9 @@ def test_overhead_times_the_same_steps_with_probes_and_without(monkeypatch):
     monkeypatch.setattr(overhead, "load_preset", lambda name: apply_settings(load_preset(name), short))
     within = overhead._measure("tiny", ["probe.every=10", "probe.worker=off"], 10, 2)
     assert within["where"] == "within training" and within["worker_peak_mib"] == 0
-    assert within["ratio_low"] > 1.5 and within["ratio"] == pytest.approx(1 / (1 - within["share"]), rel=0.2)
+    # turns of a busy machine lie far apart, and what training waited lies among them
+    assert within["ratio_low"] > 1.5
+    assert 0.8 * within["ratio_low"] < 1 / (1 - within["share"]) < 1.2 * within["ratio_high"]
     assert within["spaces_scored"] == ["hidden", "map"] and within["turns"] > 0
     often = [*overhead.STEP_PROBES, "probe.full_every=60"]
     beside = overhead._measure("tiny", [*often, "probe.worker=on", "scores.step_iter=0"], 20, 1)
