@@ -17,9 +17,11 @@ import os
 import sys
 from typing import Any
 
-# spinning OpenMP threads stall 5 to 30 times on a shared machine; it must be set before torch starts them
+# spinning OpenMP threads stall 5 to 30 times on a shared machine, and those that sleep at once take longer to wake than
+# a small kernel takes: GNU's wait some 0.3 ms, then sleep. It must be set before torch starts them
 if "torch" not in sys.modules:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 __version__ = "0.1.0"
 

@@ -111,10 +111,11 @@ except ModuleNotFoundError as error:
     assert run_python(f"import sys; sys.path.append({str(tmp_path)!r}){code}") == str(installed)
 
 
-def test_threads_are_told_to_sleep_before_torch_starts_them():
+def test_threads_are_told_to_wait_a_moment_and_then_sleep_before_torch_starts_them():
     code = """
 import os
-os.environ.pop('OMP_WAIT_POLICY', None)
+for name in ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT'):
+    os.environ.pop(name, None)
 import fastcluster_lm
-print(os.environ['OMP_WAIT_POLICY'])"""
-    assert run_python(code) == "PASSIVE"
+print(os.environ['OMP_WAIT_POLICY'], os.environ['GOMP_SPINCOUNT'])"""
+    assert run_python(code) == "PASSIVE 20000"

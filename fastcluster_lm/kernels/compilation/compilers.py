@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,13 +73,18 @@ def compile_all(compiler: str, targets: Mapping[Path, Path], level: str, include
     waiting = sorted(targets, key=_weight)  # the heaviest last, so that it is taken first
     without_openmp: set[Path] = set()
     running: list[_Running] = []
+    # Ctrl-C is raised in the main thread alone: here it would come between a compiler's start and its place in the list
+    starter = ThreadPoolExecutor(1)
+
+    def start(source: Path) -> None:
+        openmp = [] if source in without_openmp else [OPENMP]
+        flags = [*FLAGS, f"-march={level}", *openmp, f"-I{include}"]
+        running.append(_Running.start([compiler, *flags, str(source)], source, targets[source]))
+
     try:
         while waiting or running:
             while waiting and len(running) < cores():
-                source = waiting.pop()
-                openmp = [] if source in without_openmp else [OPENMP]
-                flags = [*FLAGS, f"-march={level}", *openmp, f"-I{include}"]
-                running.append(_Running.start([compiler, *flags, str(source)], source, targets[source]))
+                starter.submit(start, waiting.pop()).result()
             time.sleep(_PAUSE_S)
             for one in [one for one in running if one.ended()]:
                 running.remove(one)
@@ -92,6 +98,7 @@ def compile_all(compiler: str, targets: Mapping[Path, Path], level: str, include
                     advice = f"; {levels.COMPILERS}" if one.refuses(level) else ""
                     raise CompilationError(f"{compiler} failed on {_name(one.source)}: {one.complaint()}{advice}")
     finally:
+        starter.shutdown(cancel_futures=True)
         for one in running:
             one.kill()
 
