@@ -22,7 +22,8 @@ from fastcluster_lm.studies import (
     unseen_tasks,
     vocabulary,
 )
-from fastcluster_lm.studies.cells import MOST_CELLS, PRESETS, Plan, code_digest
+from fastcluster_lm.studies.cells import MOST_CELLS, PRESETS, Plan
+from fastcluster_lm.studies.code import code_digest
 from fastcluster_lm.studies.page import command_for, findings_page
 from fastcluster_lm.studies.results import check_packages, write_results
 from fastcluster_lm.studies.runs import Say, StudyFolder, describe, judge_all, run_studies

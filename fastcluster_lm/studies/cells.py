@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from itertools import count
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from fastcluster_lm.store.files import (
     write_new_file,
 )
 from fastcluster_lm.store.lock import locked
+from fastcluster_lm.studies.code import code_digest
 from fastcluster_lm.studies.stored import CellRecord
 from fastcluster_lm.studies.study import Arm, Study
 
@@ -32,8 +32,6 @@ PRESETS = {"nano": "nano", "paper": "paper-32"}
 # a plain run of each preset on one CPU core, None where none was timed; measured, presets/README.md
 SECONDS: dict[str, float | None] = {"nano": 12.0, "paper": None}
 MOST_CELLS = 400
-# rooms that no run's figures go through
-SHOWS_ONLY = ("cli", "views", "benchmarks", "__pycache__")
 
 
 @dataclass(frozen=True)
@@ -88,22 +86,6 @@ def needed_cells(studies: Iterable[Study], preset: str, seeds: Iterable[int]) ->
     """List the cells of some studies and seeds, each once, by their names."""
     studies = list(studies)
     return {cell.name: cell for seed in seeds for study in studies for cell in cells_of(study, preset, seed).values()}
-
-
-@cache
-def code_digest() -> str:
-    """Name the code that runs are made by: a digest of all that can change what a run finds.
-
-    Source: every source file and preset of the package, except what only shows or times things
-    """
-    package = Path(__file__).parents[1]
-    digest = hashlib.sha256()
-    for folder, inner, files in os.walk(package):
-        inner[:] = sorted(name for name in inner if name not in SHOWS_ONLY)
-        for path in sorted(Path(folder) / name for name in files):
-            if path.suffix in (".py", ".toml", ".h", ".cpp", ".json"):
-                digest.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 class CellStore:

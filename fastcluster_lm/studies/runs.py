@@ -9,7 +9,8 @@ from pathlib import Path
 
 from fastcluster_lm.errors import HeldError, RunFolderError
 from fastcluster_lm.store.files import encode_json, explaining, read_json, replace_file
-from fastcluster_lm.studies.cells import Cell, CellStore, Plan, cells_of, code_digest
+from fastcluster_lm.studies.cells import Cell, CellStore, Plan, cells_of
+from fastcluster_lm.studies.code import code_digest
 from fastcluster_lm.studies.stored import Found
 from fastcluster_lm.studies.study import Measured, Study, Verdict, judge
 

@@ -13,7 +13,8 @@ import matplotlib.figure  # noqa: F401  (each worker would import it anew)
 from fastcluster_lm import studies
 from fastcluster_lm.config import RunConfig
 from fastcluster_lm.studies import StudyFolder
-from fastcluster_lm.studies.cells import cells_of, code_digest
+from fastcluster_lm.studies.cells import cells_of
+from fastcluster_lm.studies.code import code_digest
 from fastcluster_lm.studies.reading import open_run
 from fastcluster_lm.studies.results import check_packages
 from fastcluster_lm.studies.study import Arm, Lines, Measured, Options, Study, train_run

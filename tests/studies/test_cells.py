@@ -13,7 +13,8 @@ import pytest
 from fastcluster_lm.errors import HeldError, RunFolderError
 from fastcluster_lm.store.lock import is_locked, locked
 from fastcluster_lm.studies import StudyFolder
-from fastcluster_lm.studies.cells import cells_of, code_digest
+from fastcluster_lm.studies.cells import cells_of
+from fastcluster_lm.studies.code import code_digest
 from fastcluster_lm.studies.runs import run_studies
 from fastcluster_lm.studies.study import Arm, Lines, Measured, Study
 

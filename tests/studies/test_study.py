@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from fastcluster_lm.cli import main
 from fastcluster_lm.errors import UsageError
 from fastcluster_lm.studies import APART, STUDIES, StudyFolder, describe_plan, perform
-from fastcluster_lm.studies.cells import Cell, CellStore, Plan, cells_of, code_digest, preset_config
+from fastcluster_lm.studies.cells import Cell, CellStore, Plan, cells_of, preset_config
+from fastcluster_lm.studies.code import code_digest
 from fastcluster_lm.studies.page import findings_page
 from fastcluster_lm.studies.results import draw_lines, write_results
 from fastcluster_lm.studies.runs import judge_all, run_studies
