@@ -1,10 +1,9 @@
 """The probes of one call over models that exist: states streamed through a file, rows and maps kept if wanted."""
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,17 @@ from typing import Any
 import torch
 
 from fastcluster_lm.config import RunConfig
-from fastcluster_lm.device import describe_environment
-from fastcluster_lm.errors import RunExistsError, UsageError
+from fastcluster_lm.errors import UsageError
 from fastcluster_lm.kernels import native
 from fastcluster_lm.probe.attached_scores import AttachedScores
+from fastcluster_lm.probe.record import Record, Subject
 from fastcluster_lm.probe.samples import LabelledSet
 from fastcluster_lm.probe.streamed_scores import Chunks, Streamed, score_streamed
 from fastcluster_lm.scores.clusters import SPACES
 from fastcluster_lm.scores.engines.params import TsneParams
-from fastcluster_lm.store import SCORE_COLUMNS, RunFolder
+from fastcluster_lm.store import SCORE_COLUMNS
 
 Row = dict[str, Any]
-# names of one kind of labels that run.toml holds at most
-MOST_NAMES = 1000
 
 
 @dataclass(frozen=True)
@@ -66,15 +63,16 @@ class ProbeWork:
         n_shown = sum(len(own.on_map) for own in sets.values())
         asked = TsneParams(perplexity=config.scores.perplexity)
         perplexity = asked.effective_perplexity(n_shown)
-        self._config = config = replace(config, scores=replace(config.scores, perplexity=perplexity))
-        self._scorer = AttachedScores(sets, config.scores, config.probe.seed, device=device)
+        self._probe = config.probe
+        self._scorer = AttachedScores(
+            sets, replace(config.scores, perplexity=perplexity), config.probe.seed, device=device
+        )
         lowered = asked.lowered(n_shown)
         if lowered and "map" in options.spaces:
             say(f"scores.{lowered}")
-        self._folder: RunFolder | None = None
-        self._record: dict[str, Any] = {}
-        self._open = ExitStack()
-        self._probes, self._seconds, self._last = 0, 0.0, 0
+        self._described: dict[str, Any] = {}
+        self._record: Record | None = None
+        self._last = 0
 
     @contextmanager
     def opened(self, model: torch.nn.Module, of: Mapping[str, Any]) -> Iterator[None]:
@@ -83,12 +81,16 @@ class ProbeWork:
         The folder appears with the first probe's scores, so that a model that cannot be scored leaves none
         """
         if self._options.out is not None:
-            self._record = self._described(model, of)
-        with ExitStack() as self._open:
+            subject = Subject(model, self._n_blocks, self._width, self._names, self._scorer.config, of)
+            space = "hidden" if "hidden" in self._options.spaces else "map"
+            self._described = subject.described("probed", self._scorer, asdict(self._probe), space)
+        try:
             yield
-            if self._folder is not None:
-                summary = {"steps": self._last, "probes": self._probes, "probe_seconds": self._seconds}
-                self._folder.mark_finished(summary)
+            if self._record is not None:
+                self._record.finish(self._last)
+        finally:
+            if self._record is not None:
+                self._record.close()
 
     def score(self, chunks: Mapping[str, Chunks], step: int) -> list[Row]:
         """Score one model and write down what came of it."""
@@ -114,55 +116,13 @@ class ProbeWork:
         return [dict.fromkeys(SCORE_COLUMNS) | row for row in found.rows]
 
     def _write(self, found: Streamed, step: int, seconds: float) -> None:
-        self._probes, self._seconds, self._last = self._probes + 1, self._seconds + seconds, step
+        self._last = step
         if self._options.out is None:
             return
-        if self._folder is None:
-            self._folder = RunFolder.create(self._options.out, self._record, describe_environment())
-            self._open.enter_context(self._folder.lock())
-        if found.maps:
-            self._folder.write_map(step, found.maps, {"warm": "false"})
-        self._folder.append_scores(found.rows)
-        self._folder.append_steps([{"step": step, "probe_ms": seconds * 1e3, "probe_wait_ms": seconds * 1e3}])
-
-    def _described(self, model: torch.nn.Module, of: Mapping[str, Any]) -> dict[str, Any]:
-        """Say for run.toml what was scored; it is no run that could be repeated or gone on with."""
-        config, spaces = self._config, self._options.spaces
-        hidden = "hidden" in spaces
-        return {
-            "name": "probed",
-            "seed": config.probe.seed,
-            "attached": {
-                "model": type(model).__name__,
-                "n_parameters": sum(weight.numel() for weight in model.parameters()),
-                "instances": {name: len(own.ids) for name, own in self._sets.items()},
-                "names": {kind: own for kind, own in self._names.items() if len(own) <= MOST_NAMES},
-                **of,
-            },
-            "model": {"n_layers": self._n_blocks, "d_model": self._width},
-            "probe": asdict(config.probe),
-            "scores": asdict(config.scores),
-            "report": {
-                "space": "hidden" if hidden else "map",
-                "group": self._scorer.group if hidden else "all",
-                "layer": self._n_blocks,
-            },
-            "resolved": {
-                "engine": self._scorer.engine,
-                "perplexity": config.scores.perplexity,
-                "threads": torch.get_num_threads(),
-                "device": str(self._device),
-            },
-        }
-
-
-def refuse_existing(out: Path | None) -> None:
-    """Refuse a result's folder that exists, before the work.
-
-    Errors: RunExistsError
-    """
-    if out is not None and os.path.lexists(out):
-        raise RunExistsError(f"{out} exists already; choose another name, or remove it")
+        if self._record is None:
+            self._record = Record(self._options.out, self._described)
+        self._record.write_scores(step, found.rows, found.maps, warm=False)
+        self._record.write_step(step, seconds)
 
 
 def _chosen_layers(options: ProbeOptions, n_blocks: int) -> Sequence[int]:

@@ -13,7 +13,7 @@ from fastcluster_lm.device import choose_device
 from fastcluster_lm.engine import stored_config
 from fastcluster_lm.engine.checkpoint import check_model, newest_checkpoint, read_weights
 from fastcluster_lm.engine.hugging_face import load_model
-from fastcluster_lm.engine.probe_work import ProbeOptions, ProbeWork, Row, refuse_existing
+from fastcluster_lm.engine.probe_work import ProbeOptions, ProbeWork, Row
 from fastcluster_lm.engine.rooms import Rooms
 from fastcluster_lm.errors import ConfigError, RunFolderError, TaskError, UsageError
 from fastcluster_lm.kernels import native
@@ -22,7 +22,7 @@ from fastcluster_lm.probe.probe_set import choose_probe_sets
 from fastcluster_lm.probe.prompt_states import PromptReader
 from fastcluster_lm.probe.run_probe import check_reachable
 from fastcluster_lm.probe.samples import LabelledSet
-from fastcluster_lm.store import RunFolder
+from fastcluster_lm.store import RunFolder, check_free
 from fastcluster_lm.tasks import QuestionSet, TaskSet, taskset_from_dict
 
 Configure = Callable[[RunConfig], RunConfig]
@@ -48,7 +48,8 @@ def probe_run(
             TaskError for tasks in tokens that the model does not know; RunExistsError if `out` exists
     """
     options, folder = options or ProbeOptions(), RunFolder.open(path)
-    refuse_existing(options.out)
+    if options.out is not None:
+        check_free(options.out)
     stored = folder.config()
     config = _configured(stored_config(stored, str(path)), stored["resolved"], configure)
     steps = _checkpoints(folder, step, say)
@@ -98,7 +99,8 @@ def probe_model(
     Errors: UsageError and DataError as load_model, or for prompts longer than the model reads
     """
     options = options or ProbeOptions()
-    refuse_existing(options.out)
+    if options.out is not None:
+        check_free(options.out)
     config = configure(RunConfig())
     _check_settable(RunConfig(), config)
     prompts = questions.prompts(config.probe.n_points, config.probe.seed)

@@ -72,17 +72,17 @@ class AttachedScores:
     def __init__(
         self, sets: Mapping[str, LabelledSet], config: ScoresConfig, seed: int, *, device: torch.device
     ) -> None:
-        self._sets, self.config, self._seed = sets, config, seed
+        self.sets, self.config, self.seed = sets, config, seed
         self._scoring = Scoring(n_neighbors=config.n_neighbors, n_init=config.n_init, n_nulls=config.n_nulls, seed=seed)
         self._divisions = Divisions()
         self.memory_mib = config.memory_mib
-        self._device = device
-        self._engine = choose_engine(config.engine, self._device, self.memory_mib)
+        self.device = device
+        self._engine = choose_engine(config.engine, self.device, self.memory_mib)
         self._map = WarmMap(config, self._engine, seed)
 
     def plan(self, space: str) -> tuple[tuple[str, str], ...]:
         """Give the rows of a space that the labels at hand allow."""
-        known = set(next(iter(self._sets.values())).labels)
+        known = set(next(iter(self.sets.values())).labels)
         return tuple(
             (group, labels)
             for group, labels in PLANS[space]
@@ -92,14 +92,14 @@ class AttachedScores:
     @property
     def group(self) -> str:
         """The narrowest group with enough instances: where the fewest other things can stand in for the task."""
-        own = list(self._sets.values())[-1]
+        own = list(self.sets.values())[-1]
         alone = Split("val", torch.empty(0, len(own.ids), 0), own.labels)
         groups = [group for group, labels in self.plan("hidden") if labels == "task"]
         return [group for group in groups if any(divide(alone, alone, [(group, "task")], Scoring(n_nulls=0)))][-1]
 
     def begin_anew(self) -> None:
         """Forget the last map, so that the next probe may be of other layers."""
-        self._map = WarmMap(self.config, self._engine, self._seed)
+        self._map = WarmMap(self.config, self._engine, self.seed)
 
     def score(
         self,
@@ -114,14 +114,14 @@ class AttachedScores:
         Shapes: states (layers, n, d) float32 by split; layers that hold NaN or infinity are named, and not scored
         """
         device = next(iter(states.values())).device
-        if device != self._device:
+        if device != self.device:
             # a model that was moved; its map starts anew
-            self._device = device
+            self.device = device
             self._engine = choose_engine(self.config.engine, device, self.memory_mib)
             self.begin_anew()
         samples = {
             name: Sample(name, states[name], own.labels, own.instructions, own.on_map, own.ids)
-            for name, own in self._sets.items()
+            for name, own in self.sets.items()
         }
         with deferred(device) as checks:
             taken = Taken(step, True, samples, "fresh", 0.0)
@@ -139,7 +139,7 @@ class AttachedScores:
             return False
         self.memory_mib //= 2
         # the map goes on: what it keeps is the map's own, not the engine's
-        self._engine = self._map.engine = choose_engine(self._engine.name, self._device, self.memory_mib)
+        self._engine = self._map.engine = choose_engine(self._engine.name, self.device, self.memory_mib)
         return True
 
     @property

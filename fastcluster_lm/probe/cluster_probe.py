@@ -3,9 +3,8 @@
 import math
 import time
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,20 +13,21 @@ import torch
 from torch import Tensor, distributed, nn
 
 from fastcluster_lm.config import ScoresConfig
-from fastcluster_lm.device import describe_environment, generators_kept
+from fastcluster_lm.device import generators_kept
 from fastcluster_lm.errors import FclmError, ShapeError, UsageError
 from fastcluster_lm.kernels import native
-from fastcluster_lm.probe.attached_scores import AttachedScores, LabelledSet, labelled_sets
+from fastcluster_lm.probe.attached_scores import AttachedScores, labelled_sets
 from fastcluster_lm.probe.layer_states import Inputs, LayerReader, Position, count_instances
 from fastcluster_lm.probe.pending import ProbeResult
+from fastcluster_lm.probe.record import Record, Subject
 from fastcluster_lm.probe.undisturbed import plain_torch
 from fastcluster_lm.scores.engines.params import TsneParams
 from fastcluster_lm.store import RunFolder, default_run_path
 
 Row = dict[str, Any]
 
-# instances of the trial at construction; names of one kind of labels that run.toml holds at most
-TRIAL, MOST_NAMES = 2, 1000
+# instances of the trial at construction
+TRIAL = 2
 
 
 class ProbeSkippedWarning(UserWarning):
@@ -99,9 +99,8 @@ class ClusterProbe:
             self._group = self._scorer.group
         self.is_writer = not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank())
         self._rows: list[Row] = []
-        self._probes, self._last, self._seconds = 0, -1, 0.0
-        self._open, self._open_now = ExitStack(), True
-        self.folder: RunFolder | None = None
+        self._probes, self._last, self._closed = 0, -1, False
+        self._record: Record | None = None
         width = 0
         with generators_kept():
             if self._takes_part:
@@ -109,10 +108,16 @@ class ClusterProbe:
         if self.is_writer:
             # before the first probe, whose time is written down
             native.prepare()
-            config = self._described(sets, names, width)
-            config |= {"seed": seed, "probe": {"every": every, "map_points": map_points}}
-            self.folder = RunFolder.create(out or default_run_path("attached"), config, describe_environment())
-            self._open.enter_context(self.folder.lock())
+            of = {"layers": self.layers, "sharded": self._reader.sharded}
+            subject = Subject(self._reader.model, len(self.layers) - 1, width, names, self._config, of)
+            when = {"every": every, "map_points": map_points}
+            described = subject.described("attached", self._scorer, when, "hidden")
+            self._record = Record(out or default_run_path("attached"), described)
+
+    @property
+    def folder(self) -> RunFolder | None:
+        """The run folder; None on ranks that write none."""
+        return None if self._record is None else self._record.folder
 
     @property
     def layers(self) -> list[str]:
@@ -139,17 +144,16 @@ class ClusterProbe:
     def close(self, step: int | None = None) -> list[Row]:
         """End the run; with the last step's number that step is probed too, unless it was, and its rows are given."""
         rows = [] if step is None or step == self._last else self._probe(step, None, None)
-        if self.folder is not None and self._open_now:
-            self.folder.mark_finished(
-                {"steps": max(self._last, 0), "probes": self._probes, "probe_seconds": self._seconds}
-            )
+        if self._record is not None and not self._closed:
+            self._record.finish(max(self._last, 0))
         self.abandon()
         return rows
 
     def abandon(self) -> None:
         """Give the run folder free as it is, that of a run that was stopped."""
-        self._open_now = False
-        self._open.close()
+        self._closed = True
+        if self._record is not None:
+            self._record.close()
 
     def __enter__(self) -> "ClusterProbe":
         return self
@@ -199,11 +203,10 @@ class ClusterProbe:
             with generators_kept():
                 for name, own in self._inputs.items():
                     states[name] = self._read(own)
-                if self.folder is None:
+                if self._record is None:
                     return []
                 found = self._score(states, step)
-            self.folder.write_map(step, found.maps, {"warm": str(found.warm).lower()})
-            self.folder.append_scores(found.rows)
+            self._record.write_scores(step, found.rows, found.maps, warm=found.warm)
             self._rows, self._probes, skipped = found.rows, self._probes + 1, found.skipped
             if skipped is not None:
                 warnings.warn(f"the probe of step {step} skipped {skipped}", ProbeSkippedWarning, stacklevel=3)
@@ -213,13 +216,10 @@ class ClusterProbe:
                 raise
             skipped = f"{type(error).__name__}: {error}".partition("\n")[0]
             warnings.warn(f"the probe of step {step} was skipped: {skipped}", ProbeSkippedWarning, stacklevel=3)
-        seconds = time.perf_counter() - started
-        self._seconds += seconds
-        row = {"step": step, "probe_ms": seconds * 1e3, "probe_wait_ms": seconds * 1e3, "skipped": skipped}
-        row |= {"loss": _finite(loss), "val_accuracy": _finite(val_accuracy)}
+        known = {"skipped": skipped, "loss": _finite(loss), "val_accuracy": _finite(val_accuracy)}
         try:
-            if self.folder is not None:
-                self.folder.append_steps([row])
+            if self._record is not None:
+                self._record.write_step(step, time.perf_counter() - started, **known)
         except FclmError as error:
             warnings.warn(f"step {step} could not be written: {error}", ProbeSkippedWarning, stacklevel=3)
         return self._rows
@@ -246,31 +246,6 @@ class ClusterProbe:
             except torch.OutOfMemoryError:
                 if not self._scorer.halve_memory():
                     raise
-
-    def _described(self, sets: Mapping[str, LabelledSet], names: Mapping[str, list[str]], width: int) -> dict[str, Any]:
-        """Say for run.toml what this run is; what only the caller's loop knows is left out."""
-        last = len(self.layers) - 1
-        return {
-            "name": "attached",
-            "attached": {
-                "model": type(self._reader.model).__name__,
-                "layers": self.layers,
-                "n_parameters": sum(weight.numel() for weight in self._reader.model.parameters()),
-                "instances": {name: len(own.ids) for name, own in sets.items()},
-                "sharded": self._reader.sharded,
-                "names": {kind: own for kind, own in names.items() if len(own) <= MOST_NAMES},
-            },
-            # the scored layers, counted as those of a model trained here: the first stands for the embedding
-            "model": {"n_layers": last, "d_model": width},
-            "scores": asdict(self._config),
-            "report": {"space": "hidden", "group": self._group, "layer": last},
-            "resolved": {
-                "engine": self._scorer.engine,
-                "perplexity": self._scores.perplexity,
-                "threads": torch.get_num_threads(),
-                "device": str(self._reader.device),
-            },
-        }
 
 
 def _finite(value: float | None) -> float | None:

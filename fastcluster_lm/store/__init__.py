@@ -1,6 +1,6 @@
 """The run folder and the columns of its tables; numpy only, no torch, no scores computed."""
 
-from fastcluster_lm.store.files import replace_file
+from fastcluster_lm.store.files import check_free, replace_file
 from fastcluster_lm.store.folder import RunFolder, list_runs
 from fastcluster_lm.store.lines import TornLineWarning
 from fastcluster_lm.store.row_queue import RowQueue
@@ -15,6 +15,7 @@ __all__ = [
     "RowQueue",
     "RunFolder",
     "TornLineWarning",
+    "check_free",
     "default_run_path",
     "list_runs",
     "replace_file",

@@ -95,6 +95,15 @@ def publish_folder(aside: Path, path: Path) -> None:
     sync_folder(path.parent)
 
 
+def check_free(path: Path, advice: str = "choose another name, or remove it") -> None:
+    """Refuse a name that is taken, be it by a broken link.
+
+    Errors: RunExistsError with the advice
+    """
+    if os.path.lexists(path):
+        raise RunExistsError(f"{path} exists already; {advice}")
+
+
 @contextmanager
 def new_folder(path: Path, action: str, advice: str = "choose another name, or remove it") -> Iterator[Path]:
     """Give an empty folder aside, which gets this name once the body has filled it: it appears whole, or not at all.
@@ -102,9 +111,7 @@ def new_folder(path: Path, action: str, advice: str = "choose another name, or r
     Errors: RunExistsError with the advice if the name is taken, before or meanwhile; RunFolderError if the disk refuses
             the action
     """
-    taken = RunExistsError(f"{path} exists already; {advice}")
-    if os.path.lexists(path):
-        raise taken
+    check_free(path, advice)
     aside = temporary_sibling(path)
     with explaining(action, path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,11 +120,10 @@ def new_folder(path: Path, action: str, advice: str = "choose another name, or r
             aside.mkdir()
             yield aside
             publish_folder(aside, path)
-        except OSError as error:
+        except OSError:
             shutil.rmtree(aside, ignore_errors=True)
             # another process may have been quicker
-            if os.path.lexists(path):
-                raise taken from error
+            check_free(path, advice)
             raise
         except BaseException:
             # a signal, say, or what the body could not do
