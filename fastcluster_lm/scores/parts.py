@@ -51,7 +51,7 @@ class Scoring:
 
     n_neighbors:      of every vote, at least 1
     n_init, max_iter: fresh restarts of KMeans (0 only with kmeans_init), most iterations of one
-    n_nulls:          reassignments of distributions to tasks, 0 for none
+    n_nulls:          reassignments of distributions to tasks, or of points where those are not known; 0 for none
     seed:             of KMeans and the nulls; every call derives its own from it
     min_label_points: points each label of a group needs for the group to count
     n_clusters:       clusters in the group "all"; None: the number of labels, as in all other groups
@@ -93,7 +93,8 @@ class Split:
     name:      "train" | "val"; the split with the bank's name is the bank itself
     X:         (layers, n, d) states or (layers, n, 2) maps
     labels:    name -> (n,) integers, best on the host; `distribution` are the blocks of nulls and knn_share_across,
-               `input` and `output` make the groups and ceilings; what is absent leaves its scores None
+               `input` and `output` make the groups and ceilings; what is absent leaves its scores None, but that
+               without `distribution` nulls are permutations
     instances: (n,) identity of the instruction; None: every point is its own
     sq_norms:  (layers, n) squared norms of X, if whoever made it knows them; they tell whether all is finite
     """
@@ -110,7 +111,9 @@ class Part:
     """One group of one split under one kind of labels: n points scored against m points of the bank.
 
     true, bank_true: (n,), (m,) codes 0..n_codes-1, shared by both; n_clusters is the number of them among the n points
+    base_rate: share of the n points that have the commonest label
     nulls, bank_nulls: (S, n), (S, m) reassigned codes 0..n_null_codes-1, or None
+    null_kind: what was reassigned: "distributions", or "permutation" of points; None without nulls
     output: (n,) codes 0..n_outputs-1, or None where the row has no ceiling
     """
 
@@ -124,8 +127,10 @@ class Part:
     bank_true: _Ints
     n_codes: int
     n_clusters: int
+    base_rate: float
     nulls: _Ints | None = None
     bank_nulls: _Ints | None = None
+    null_kind: str | None = None
     n_null_codes: int = 0
     output: _Ints | None = None
     n_outputs: int = 0
@@ -144,6 +149,7 @@ def divide(split: Split, bank: Split, plan: Sequence[tuple[str, str]], scoring: 
     Source: design.md: a group counts with >= 2 labels and >= min_label_points points of each of its labels
     """
     both = {name: joint_codes(name, split, bank) for name in split.labels}
+    blocks = _null_blocks(both, split, bank)
     for group, labels in plan:
         if labels not in both:
             raise DataError(f"the plan scores labels {labels!r}; split {split.name!r} has {', '.join(sorted(both))}")
@@ -156,7 +162,8 @@ def divide(split: Split, bank: Split, plan: Sequence[tuple[str, str]], scoring: 
                 if len(sizes) < 2 or sizes.min() < scoring.min_label_points:
                     continue
             part_seed = derive_seed(scoring.seed, "null", group, int(value))
-            part = _part(split.name, group, int(value), labels, points, bank_points, both, scoring.n_nulls, part_seed)
+            part = _part(split.name, group, int(value), labels, points, bank_points, both)
+            part = _with_nulls(part, both, blocks, scoring.n_nulls, part_seed)
             fixed = scoring.n_clusters if group == "all" else None
             yield part if fixed is None else replace(part, n_clusters=fixed)
 
@@ -170,8 +177,11 @@ class Divisions:
     def of(self, split: Split, bank: Split, plan: Sequence[tuple[str, str]], scoring: Scoring) -> list[Part]:
         """Give what `divide` gives, for the labels at hand."""
         both = [(owner.name, owner.X.shape[-2], *owner.labels) for owner in (split, bank)]
-        key = (*both, tuple(plan), scoring)
+        key = (*both, split.X is bank.X, tuple(plan), scoring)
         labels = [host_array(values) for owner in (split, bank) for values in owner.labels.values()]
+        if "distribution" not in split.labels:
+            # nulls then depend on these too
+            labels += [host_array(owner.instances) for owner in (split, bank) if owner.instances is not None]
         known = self._known.get(key)
         if known is None or not all(map(np.array_equal, known[0], labels)):
             # copies, since the caller may write into its own
@@ -188,29 +198,76 @@ def _part(
     points: _Ints,
     bank_points: _Ints,
     both: dict[str, tuple[_Ints, _Ints]],
+) -> Part:
+    n = len(points)
+    codes, n_codes = factorize(_joint(both[labels], points, bank_points))
+    sizes = np.bincount(codes[:n])
+    n_clusters, base_rate = int((sizes > 0).sum()), float(sizes.max()) / n
+    part = Part(split, group, value, labels, points, bank_points, codes[:n], codes[n:], n_codes, n_clusters, base_rate)
+    if labels == "output" or "output" not in both:
+        return part
+    output, n_outputs = factorize(both["output"][0][points])
+    return replace(part, output=output, n_outputs=n_outputs)
+
+
+def _null_blocks(
+    both: dict[str, tuple[_Ints, _Ints]], split: Split, bank: Split
+) -> list[tuple[str, tuple[_Ints, _Ints]]]:
+    """List what a null may move as one, the largest first, and what it is then called.
+
+    Distributions where they are known, for they alone share the surface of an instruction. Else instructions, or single
+    points where an instruction has several tasks: that such a null is passed says that the labels are not random, not
+    that no surface stands in for them
+    """
+    if "distribution" in both:
+        return [("distributions", both["distribution"])]
+    n, m = split.X.shape[-2], bank.X.shape[-2]
+    own, first = np.arange(n), 0 if split.X is bank.X else n
+    blocks = [(own, np.arange(m) + first)]
+    if split.instances is not None and bank.instances is not None:
+        ids, bank_ids = factorize(split.instances)[0], factorize(bank.instances)[0]
+        if split.name == bank.name:
+            joint, _ = factorize(np.concatenate([host_array(split.instances), host_array(bank.instances)]))
+            ids, bank_ids = joint[:n], joint[n:]
+        else:
+            # the splits number their instructions apart
+            bank_ids = bank_ids + n
+        blocks.insert(0, (ids, bank_ids))
+    return [("permutation", ids) for ids in blocks]
+
+
+def _with_nulls(
+    part: Part,
+    both: dict[str, tuple[_Ints, _Ints]],
+    blocks: Sequence[tuple[str, tuple[_Ints, _Ints]]],
     n_nulls: int,
     seed: int,
 ) -> Part:
-    def joint(name: str) -> _Ints:
-        own, bank = both[name]
-        return np.concatenate([own[points], bank[bank_points]])
+    """Draw the labels of a part anew, n_nulls times, where there is a null for them.
 
-    n = len(points)
-    codes, n_codes = factorize(joint(labels))
-    n_clusters = int((np.bincount(codes[:n]) > 0).sum())
-    part = Part(split, group, value, labels, points, bank_points, codes[:n], codes[n:], n_codes, n_clusters)
-    fields: dict[str, _Ints | int] = {}
-    if labels != "output" and "output" in both:
-        output, n_outputs = factorize(both["output"][0][points])
-        fields |= {"output": output, "n_outputs": n_outputs}
-    only, base, extra = _NULLS.get(labels, ("", "", None))
-    if base in both and only in (None, group) and "distribution" in both and (extra is None or extra in both):
-        # queries and bank are drawn together, so that a distribution has one label in both
-        kept = None if extra is None else joint(extra)
-        drawn = reassign_blocks(joint(base), joint("distribution"), n_nulls=n_nulls, seed=seed, extra=kept)
-        if drawn is not None and n_nulls:
-            fields |= {"nulls": drawn[:, :n], "bank_nulls": drawn[:, n:], "n_null_codes": int(drawn.max()) + 1}
-    return replace(part, **fields)  # type: ignore[arg-type]
+    Shapes: labels (n,) of the part and (m,) of its bank -> nulls (S, n), (S, m)
+    """
+    only, base, kept = _NULLS.get(part.labels, ("", "", None))
+    if not n_nulls or base not in both or only not in (None, part.group) or not (kept is None or kept in both):
+        return part
+    n, at = len(part.points), (part.points, part.bank_points)
+    for kind, ids in blocks:
+        # queries and bank are drawn together, so that a block has one label in both
+        drawn = reassign_blocks(
+            _joint(both[base], *at),
+            _joint(ids, *at),
+            n_nulls=n_nulls,
+            seed=seed,
+            extra=None if kept is None else _joint(both[kept], *at),
+        )
+        if drawn is not None:
+            codes = int(drawn.max()) + 1
+            return replace(part, nulls=drawn[:, :n], bank_nulls=drawn[:, n:], n_null_codes=codes, null_kind=kind)
+    return part
+
+
+def _joint(codes: tuple[_Ints, _Ints], points: _Ints, bank_points: _Ints) -> _Ints:
+    return np.concatenate([codes[0][points], codes[1][bank_points]])
 
 
 def joint_codes(name: str, split: Split, bank: Split) -> tuple[_Ints, _Ints]:

@@ -84,6 +84,9 @@ class PendingSpace(NamedTuple):
         # groups with unlike numbers of labels have no one number of clusters
         head["n_clusters"] = k.pop() if len(k) == 1 else None
         head["engine"] = self.engine
+        kinds = {self.parts[i].null_kind for i in chosen}
+        head["null_kind"] = kinds.pop() if len(kinds) == 1 else None
+        head["base_rate"] = sum(self.parts[i].base_rate for i in chosen) / len(chosen) if chosen else None
         means = {column: _mean([found.get((i, column)) for i in chosen]) for column in _SCORES}
         scores = {column: [None] if mean is None else mean.tolist() for column, mean in means.items()}
         rows = []

@@ -16,6 +16,7 @@ SCORE_COLUMNS: tuple[str, ...] = (
     "ari", "ami", "f1", "f1_pairwise", "f1_bcubed", "knn_share", "knn_accuracy", "knn_share_across",
     "null_ari", "null_ami", "null_f1", "null_knn_share", "null_knn_share_across", "ceiling_output",
     "cdnv", "intrinsic_dimension", "neighbor_overlap", "engine", "warm", "kl", "trustworthiness",
+    "null_kind", "base_rate",
 )  # fmt: skip
 STEP_COLUMNS: tuple[str, ...] = (
     "step", "loss", "lr", "grad_norm", "val_accuracy", "step_ms", "probe_ms", "probe_wait_ms",
@@ -29,7 +30,9 @@ _PLAIN = frozenset((str, int, bool, float, type(None)))
 def score_row(values: Mapping[str, object]) -> Row:
     """Make one whole row of scores.jsonl; absent columns are None.
 
-    Units:  as design.md names them; numpy scalars become plain numbers
+    Units:  null_kind says what the nulls reassigned to tasks: whole "distributions", or, where those are not known,
+            single points: a "permutation"; base_rate is the share of points that have the commonest label, which a
+            vote that always names it reaches in knn_accuracy; numpy scalars become plain numbers
     Errors: DataError if a column is unknown, a value is not a plain one, or a number is not finite
     """
     return _row(values, SCORE_COLUMNS, "score")

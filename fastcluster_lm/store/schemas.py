@@ -148,6 +148,8 @@ class ScoreRow(TypedDict, total=False):
     warm: bool | None
     kl: Finite | None
     trustworthiness: Finite | None
+    null_kind: Literal["distributions", "permutation"] | None
+    base_rate: Finite | None
 
 
 class Summary(TypedDict, total=False):

@@ -62,7 +62,7 @@ def _short(history: RunHistory, blocks: ScoreBlocks) -> Figure:
     upper = rows[0].subplots(1, 2, sharey=True)
     image: Any = None
     for axes, column, title in zip(
-        upper, ("ari", "null_ari"), ("task ARI", "its null: distributions reassigned to tasks"), strict=True
+        upper, ("ari", "null_ari"), ("task ARI", "its null: tasks reassigned at random"), strict=True
     ):
         image = _heat_map(axes, history, blocks, column)
         axes.set_title(title, fontsize=10)

@@ -13,7 +13,7 @@ from sklearn import metrics
 
 from fastcluster_lm.errors import DataError, EngineError, ShapeError, UsageError
 from fastcluster_lm.scores.agreement import f1_bcubed_score, f1_pairwise_score, f1_score
-from fastcluster_lm.scores.clusters import PLANS, Scoring, Split, score_clusters, score_space
+from fastcluster_lm.scores.clusters import PLANS, Divisions, Scoring, Split, score_clusters, score_space
 from fastcluster_lm.scores.engines import KMeansParams, choose_engine
 from fastcluster_lm.scores.nulls import derive_seed
 
@@ -258,6 +258,70 @@ def test_states_that_hold_only_the_distribution_score_about_the_null() -> None:
         # within the null's interval: the mean of 30 differences is 0 up to their standard error
         assert abs((score - null).mean()) < 3 * (score - null).std() / 30**0.5 + 1e-9, name
     assert np.mean([row["ari"] for row in rows]) > 0.2
+
+
+def _alone(labels: np.ndarray, seed: int = 0, **options: Any) -> dict[str, Any]:
+    """Score points without clusters by labels that are given."""
+    X = np.random.default_rng(5).normal(size=(len(labels), 8)).astype("f4")
+    return score_clusters(X, labels, spaces=["hidden"], n_init=2, seed=seed, **options)[0]
+
+
+def test_labels_alone_have_a_permutation_for_a_null_and_a_base_rate() -> None:
+    labels = np.repeat([0, 1, 2], [30, 20, 10])
+    row = _alone(labels, n_nulls=200)
+    assert row["null_kind"] == "permutation" and row["base_rate"] == 0.5
+    # neighbours drawn at random: another point has the query's label
+    assert row["null_knn_share"] == pytest.approx(sum(n * (n - 1) for n in (30, 20, 10)) / (60 * 59), abs=0.01)
+    assert abs(row["null_ari"]) < 0.01 and abs(row["null_ami"]) < 0.01 and 0.2 < row["null_f1"] < 0.5
+    assert row["null_knn_share_across"] is None
+    assert _alone(labels, n_nulls=200) == row and _alone(labels, 1, n_nulls=200)["null_ari"] != row["null_ari"]
+    assert _alone(labels, n_nulls=0)["null_kind"] is None
+
+
+def test_random_labels_score_about_their_permutation_null() -> None:
+    rows = [_alone(np.random.default_rng(seed).permutation(np.arange(60) % 3), seed) for seed in range(30)]
+    for name in ("ari", "ami", "f1", "knn_share"):
+        score, null = (np.array([row[key] for row in rows]) for key in (name, f"null_{name}"))
+        assert abs((score - null).mean()) < 3 * (score - null).std() / 30**0.5, name
+
+
+def test_points_of_one_instruction_are_permuted_as_one() -> None:
+    instances, labels = np.repeat(np.arange(12), 5), np.repeat(np.arange(12) % 3, 5)
+    X = np.eye(12)[instances] * 50 + np.random.default_rng(0).normal(size=(60, 12))
+    given = {"spaces": ["hidden"], "n_init": 2, "n_clusters": 12}
+    # every cluster is an instruction: points that are drawn one by one would score 0
+    as_one = score_clusters(X, labels, instances=instances, **given)[0]
+    one_by_one = score_clusters(X, labels, **given)[0]
+    assert as_one["null_kind"] == one_by_one["null_kind"] == "permutation"
+    assert as_one["null_ari"] > 0.2 and abs(one_by_one["null_ari"]) < 0.05
+    # an instruction of several tasks cannot move as one, so its points do
+    mixed = score_clusters(X, np.arange(60) % 3, instances=instances, **given)[0]
+    assert mixed["null_kind"] == "permutation" and abs(mixed["null_ari"]) < 0.05
+
+
+def test_a_bank_and_its_queries_are_permuted_together() -> None:
+    labels = np.arange(60) % 3
+    split = Split("train", torch.randn(1, 60, 4, generator=torch.Generator().manual_seed(0)), {"task": labels})
+    other = replace(split, name="val")
+    plan, scoring = [("all", "task")], replace(SCORING, n_nulls=5)
+    (own,) = Divisions().of(split, split, plan, scoring)
+    # a point has one label, as a query and in the bank
+    assert np.array_equal(own.nulls, own.bank_nulls) and own.null_kind == "permutation"
+    bank = replace(split, X=split.X.clone())
+    (one,) = Divisions().of(other, bank, plan, scoring)
+    assert one.nulls is not None and not np.array_equal(one.nulls, one.bank_nulls)
+
+
+def test_known_distributions_name_their_null() -> None:
+    rows = score_space(
+        {"train": _make_split("train", _cells(5), 1)}, _make_split("train", _cells(5), 1),
+        space="hidden", scoring=SCORING, engine=ENGINE,
+    ).rows  # fmt: skip
+    for row in rows:
+        expected = "distributions" if (row["group"], row["labels"]) in NULLED else None
+        assert row["null_kind"] == expected and (row["null_ari"] is None) == (expected is None), row
+    # one distribution a task cannot be reassigned, and nothing stands in for it
+    assert _alone(np.arange(60) % 3, blocks=np.arange(60) % 3)["null_kind"] is None
 
 
 def test_separated_blobs_score_one_in_both_spaces() -> None:

@@ -43,7 +43,7 @@ if (unbounded.includes(score.value)) {
 const shown_name = score_names[score.value]
 heat_titles[0].text = cells.value.length ? shown_name : `${shown_name}: no rows for this choice`
 heat_titles[1].text = cells.chance.some((value) => !Number.isNaN(value))
-  ? `Null of ${shown_name}: distributions reassigned to tasks`
+  ? `Null of ${shown_name}: tasks reassigned at random`
   : `No null is stored for this choice`
 
 for (const [column, sources] of Object.entries(curves)) {
