@@ -27,9 +27,9 @@ CURVE_PX = (400, 230)
 CAPTION = (
     "Lines are layers, from dark blue for the first to yellow for the last. The thick one is the chosen layer, dashed "
     "its <b>null</b>: the mean score when whole distributions are reassigned to tasks at random, or single points "
-    "where no distributions are known (<code>null_kind</code>); the band holds the nulls of all layers. Dotted in the ARI: "
-    "what a perfect clustering by output alone would score. ◆ is the probe from which on a score stays within 5 % of "
-    "its last value, the dash-dotted line the early-stopping mark, the solid one the step of the maps."
+    "where no distributions are known (<code>null_kind</code>); the band holds the nulls of all layers. Dotted in the "
+    "ARI: what a perfect clustering by output alone would score. ◆ is the probe from which on a score stays within 5 % "
+    "of its last value, the dash-dotted line the early-stopping mark, the solid one the step of the maps."
 )
 
 
