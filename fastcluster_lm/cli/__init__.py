@@ -181,8 +181,8 @@ def scores(run: Path, form: str, sparklines: bool, **filters: Any) -> None:
     Example:
       fclm scores RUN --labels task --split val --group input_output
     """
-    from fastcluster_lm.store import SCORE_COLUMNS, RunFolder
-    from fastcluster_lm.views import print_rows, sparkline_rows
+    from fastcluster_lm.store import RunFolder
+    from fastcluster_lm.views import print_rows, print_scores, sparkline_rows
 
     chosen = {key: value for key, value in filters.items() if value is not None}
     rows = [row for row in RunFolder.open(run).scores() if all(row[key] == value for key, value in chosen.items())]
@@ -190,8 +190,7 @@ def scores(run: Path, form: str, sparklines: bool, **filters: Any) -> None:
         drawn = sparkline_rows(rows)
         print_rows(drawn, tuple(drawn[0]) if drawn else ("layer",), format=form, stream=sys.stdout)
         return
-    short = ("step", "layer", "split", "space", "group", "labels", "ari", "ami", "f1", "knn_share", "null_ari")
-    print_rows(rows, short if form == "table" else SCORE_COLUMNS, format=form, stream=sys.stdout)
+    print_scores(rows, format=form, stream=sys.stdout)
 
 
 for command in (bench, doctor, export, probe, report, study, watch):

@@ -109,8 +109,7 @@ def probe(
     from fastcluster_lm.engine.hugging_face import find_folder
     from fastcluster_lm.engine.probe_work import ProbeOptions
     from fastcluster_lm.engine.probing import probe_model, probe_run, settings_for
-    from fastcluster_lm.store import SCORE_COLUMNS
-    from fastcluster_lm.views import print_rows
+    from fastcluster_lm.views import print_scores
 
     typed = {"probe.seed": seed, "scores.engine": engine, "device": device, "probe.n_points": instances}
     configure = settings_for(assignments, {key: value for key, value in typed.items() if value is not None})
@@ -125,8 +124,7 @@ def probe(
         rows = probe_run(path, configure, options, step=step, taskset=taskset, say=_say)
     else:
         rows = probe_model(path, _load_questions(tasks), configure, options, chat=chat, say=_say)
-    short = ("step", "layer", "split", "space", "group", "labels", "ari", "ami", "f1", "knn_share", "null_ari")
-    print_rows(rows, short if form == "table" else SCORE_COLUMNS, format=form, stream=sys.stdout)
+    print_scores(rows, format=form, stream=sys.stdout)
 
 
 def _say(text: str) -> None:

@@ -168,18 +168,13 @@ def _check_settable(config: RunConfig, asked: RunConfig) -> None:
 def _checkpoints(folder: RunFolder, step: int | str | None, say: Callable[[str], None]) -> list[int]:
     if step is None:
         return [newest_checkpoint(folder, "score")]
-    steps = folder.checkpoint_steps()
-    if step == "all":
-        for at, why in folder.unreadable_checkpoints().items():
-            say(f"the checkpoint of step {at} is left out: {why}")
-        if not steps:
-            raise RunFolderError(f"{folder.path} has no checkpoint that can be read, so there are no weights to score")
-        return steps
-    if step not in steps:
-        raise RunFolderError(
-            f"{folder.path} has no checkpoint of step {step}; whole ones: {', '.join(map(str, steps))}"
-        )
-    return [int(step)]
+    if step != "all":
+        return [int(step)]
+    for at, why in folder.unreadable_checkpoints().items():
+        say(f"the checkpoint of step {at} is left out: {why}")
+    if not (steps := folder.checkpoint_steps()):
+        raise RunFolderError(f"{folder.path} has no checkpoint that can be read, so there are no weights to score")
+    return steps
 
 
 def _instances(rooms: Rooms, config: RunConfig, taskset: TaskSet | None) -> dict[str, Instances]:

@@ -13,7 +13,7 @@ from fastcluster_lm.views.summary import (
     layer_table,
     settled_step,
 )
-from fastcluster_lm.views.tables import FORMATS, print_rows
+from fastcluster_lm.views.tables import FORMATS, print_rows, print_scores
 
 __all__ = [
     "FORMATS",
@@ -27,6 +27,7 @@ __all__ = [
     "layer_table",
     "print_closing",
     "print_rows",
+    "print_scores",
     "run_overview",
     "settled_step",
     "sparkline",

@@ -11,11 +11,19 @@ from rich.console import Console
 from rich.table import Table
 
 from fastcluster_lm.errors import UsageError, nearest_name
+from fastcluster_lm.store import SCORE_COLUMNS
 
 Row = Mapping[str, object]
 Format = Literal["table", "json", "csv"]
 UNBOUNDED = 10_000
 FORMATS = ("table", "json", "csv")
+# of a score's row, what a terminal has room for
+_SCORE_TABLE = ("step", "layer", "split", "space", "group", "labels", "ari", "ami", "f1", "knn_share", "null_ari")
+
+
+def print_scores(rows: Sequence[Row], *, format: str = "table", stream: TextIO | None = None) -> None:
+    """Print the rows of a run's scores: all columns as JSON or CSV, the chief ones as a table."""
+    print_rows(rows, _SCORE_TABLE if format == "table" else SCORE_COLUMNS, format=format, stream=stream)
 
 
 def print_rows(
