@@ -2,17 +2,16 @@
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fastcluster_lm.engine.chat_template import ChatTemplate
+from fastcluster_lm.engine.language_model import LanguageModel, told
 from fastcluster_lm.engine.model_folder import check_model_folder, n_values
-from fastcluster_lm.errors import DataError, FclmError, UsageError, nearest_name
+from fastcluster_lm.errors import DataError, UsageError, nearest_name
 
 # endings of files that are pickles, and run whatever is in them when they are read
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -21,15 +20,6 @@ FETCHED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken
 # nothing is fetched, and no code of the folder is run
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "spiece.model", "sentencepiece*", "*.tiktoken")
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A model in evaluation mode, and what makes tokens of a prompt; chat says whether through its template."""
-
-    model: Any
-    encode: Callable[[str], list[int]]
-    chat: bool
 
 
 def find_folder(name: str, *, download: bool = False) -> tuple[Path, bool]:
@@ -72,79 +62,85 @@ def _fetch(name: str) -> Path:
         raise UsageError(f"--download: {name} could not be fetched: {_first_line(error)}") from error
 
 
-def load_model(folder: Path, device: torch.device, *, chat: bool | None = None) -> Loaded:
+def load_model(
+    folder: Path,
+    device: torch.device,
+    *,
+    chat: bool | None = None,
+    weights: str | None = None,
+) -> LanguageModel:
     """Load weights (as float32) and tokenizer from a folder; nothing is fetched, and no code in the folder is run.
 
-    chat: prompts go through the tokenizer's chat template; None: where it has one
-    Errors: UsageError as load_parts; DataError where weights are missing that the model needs
+    chat:    prompts go through the tokenizer's chat template; None: where it has one
+    weights: a file of GGUF in the folder; None: safetensors
+    Errors:  UsageError as load_tokenizer, for a folder that describes another model than its weights are of, or that
+             transformers cannot load, or for `chat` without a template;
+             DataError where weights are missing that the states need
     """
-    model, tokenizer = load_parts(folder)
-    templated = bool(getattr(tokenizer, "chat_template", None))
-    if chat and not templated:
+    shapes = _checked(folder, weights)
+    tokenizer = _tokenizer(folder, weights)
+    if chat and not has_template(tokenizer):
         raise UsageError(f"--chat: {folder} has a tokenizer without a chat template; leave the option out")
-    chat = templated if chat is None else chat
-    encode = _chat(tokenizer, folder) if chat else _plain(tokenizer, folder)
-    return Loaded(model.to(device).eval(), _within(encode, model, folder), chat)
+    model, missing = _weights(folder, shapes, weights)
+    body = f"{model.base_model_prefix}."
+    if absent := [name for name in missing if name.startswith(body)]:
+        raise DataError(
+            f"{folder}: expected all weights of {type(model).__name__}, found none for {absent[0]} and "
+            f"{len(absent) - 1} more; scores of weights drawn at random would say nothing"
+        )
+    chat = has_template(tokenizer) if chat is None else chat
+    return LanguageModel(model.to(device).eval(), tokenizer, folder, chat, tuple(missing))
 
 
-def load_parts(folder: Path) -> tuple[Any, Any]:
-    """Load a model, as float32 on the CPU, and its tokenizer.
+def load_tokenizer(folder: Path) -> Any:
+    """Load the tokenizer of a folder with a model in safetensors.
 
-    Errors: UsageError for a folder with pickles alone, without weights or tokenizer, that leads out of itself or
-            describes another model than its weights are of, or that transformers cannot load;
-            DataError where weights are missing that the model needs
+    Errors: UsageError for a folder with pickles alone, without weights or tokenizer, that leads out of itself, or whose
+            tokenizer transformers cannot load
     """
-    _check_files(folder)
-    shapes = check_model_folder(folder)
-    tokenizer = load_tokenizer(folder)
+    _checked(folder, None)
+    return _tokenizer(folder, None)
+
+
+def has_template(tokenizer: Any) -> bool:
+    """Say whether a tokenizer can write a chat."""
+    return bool(getattr(tokenizer, "chat_template", None))
+
+
+def _checked(folder: Path, weights: str | None) -> dict[str, tuple[int, ...]]:
+    """Judge a folder before any library reads it; give the shape of every tensor in safetensors, by name."""
+    if weights is None:
+        _check_files(folder)
+        shapes = check_model_folder(folder)
+    elif (folder / weights).is_file():
+        shapes = {}
+    else:
+        raise UsageError(f"{folder}: expected weights as {weights}, found none")
+    _require_transformers()
+    return shapes
+
+
+def _tokenizer(folder: Path, weights: str | None) -> Any:
+    from transformers import AutoTokenizer
+
+    with _quiet(), told(folder):
+        return AutoTokenizer.from_pretrained(folder, gguf_file=weights, **LOCAL)
+
+
+def _weights(folder: Path, shapes: Mapping[str, tuple[int, ...]], weights: str | None) -> tuple[Any, list[str]]:
+    """Load a model, as float32 on the CPU, and list the weights that it has and the folder has not."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     # their own annotation leaves out the report that comes beside the model
     models: Any = AutoModelForCausalLM
+    how = {"dtype": torch.float32, "output_loading_info": True, **LOCAL}
     with _quiet(), told(folder):
-        config = AutoConfig.from_pretrained(folder, **LOCAL)
-        _check_size(folder, config, shapes)
-        model, found = models.from_pretrained(
-            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **LOCAL
-        )
-    body = f"{model.base_model_prefix}."
-    # the output head is not run
-    if missing := sorted(name for name in found["missing_keys"] if name.startswith(body)):
-        raise DataError(
-            f"{folder}: expected all weights of {type(model).__name__}, found none for {missing[0]} and "
-            f"{len(missing) - 1} more; scores of weights drawn at random would say nothing"
-        )
-    return model, tokenizer
-
-
-def load_tokenizer(folder: Path) -> Any:
-    """Load the tokenizer of a folder that was checked.
-
-    Errors: UsageError where transformers cannot
-    """
-    _require_transformers()
-    from transformers import AutoTokenizer
-
-    with _quiet(), told(folder):
-        return AutoTokenizer.from_pretrained(folder, **LOCAL)
-
-
-@contextmanager
-def told(folder: Path) -> Iterator[None]:
-    """Turn whatever transformers and its libraries raise for files that do not fit into one line about the folder.
-
-    Errors: UsageError
-    """
-    try:
-        yield
-    except FclmError:
-        raise
-    # their files lead them to raise anything, the tokenizers library even a bare Exception; its panics are none
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        reason = f"{error}".strip().partition("\n")[0]
-        raise UsageError(f"{folder}: transformers cannot load it: {type(error).__name__}: {reason}") from error
+        if weights is None:
+            _check_size(folder, AutoConfig.from_pretrained(folder, **LOCAL), shapes)
+            model, found = models.from_pretrained(folder, use_safetensors=True, **how)
+        else:
+            model, found = models.from_pretrained(folder, gguf_file=weights, **how)
+    return model, sorted(found["missing_keys"])
 
 
 def _check_size(folder: Path, config: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -167,63 +163,6 @@ def _check_size(folder: Path, config: Any, shapes: Mapping[str, tuple[int, ...]]
             f"{folder}: expected a model that this machine has room for, got one of {4 * needed / 2**30:.0f} GiB as "
             f"float32, where it has {room / 2**30:.0f}"
         )
-
-
-def _within(encode: Callable[[str], list[int]], model: Any, folder: Path) -> Callable[[str], list[int]]:
-    """Refuse tokens that the model has no embedding for."""
-    n_tokens = len(model.get_input_embeddings().weight)
-
-    def encode_within(text: str) -> list[int]:
-        tokens = encode(text)
-        if wrong := [token for token in tokens if not 0 <= token < n_tokens]:
-            raise UsageError(
-                f"{folder}: expected tokens from 0 to {n_tokens - 1}, as the model has embeddings, its tokenizer gave "
-                f"{wrong[0]}; one of them is another model's"
-            )
-        return tokens
-
-    return encode_within
-
-
-def _plain(tokenizer: Any, folder: Path) -> Callable[[str], list[int]]:
-    words = _closed_vocabulary(tokenizer)
-
-    def encode(text: str) -> list[int]:
-        if words is not None:
-            pieces = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)
-            if new := [piece for piece, _ in pieces if piece not in words]:
-                raise UsageError(
-                    f"--tasks: expected words that the model's tokenizer knows, got {new[0]!r}; it has no token for "
-                    "unknown ones"
-                )
-        with told(folder):
-            return list(tokenizer(text)["input_ids"])
-
-    return encode
-
-
-def _closed_vocabulary(tokenizer: Any) -> Mapping[str, int] | None:
-    """Give the words of a tokenizer that has no token for any other, as that of an exported run; None for all others.
-
-    The tokenizers library raises a bare Exception at an unknown word, which could not be told from any other
-    """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None or type(backend.model).__name__ != "WordLevel" or backend.pre_tokenizer is None:
-        return None
-    words: Mapping[str, int] = backend.get_vocab()
-    return None if backend.model.unk_token in words else words
-
-
-def _chat(tokenizer: Any, folder: Path) -> Callable[[str], list[int]]:
-    template = ChatTemplate(tokenizer, str(folder))
-
-    def encode(text: str) -> list[int]:
-        whole = template.render([{"role": "user", "content": text}])
-        with told(folder):
-            # the template writes what begins a text itself
-            return list(tokenizer(whole, add_special_tokens=False)["input_ids"])
-
-    return encode
 
 
 def _check_files(folder: Path) -> None:

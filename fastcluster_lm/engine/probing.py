@@ -19,7 +19,7 @@ from fastcluster_lm.errors import ConfigError, RunFolderError, TaskError, UsageE
 from fastcluster_lm.kernels import native
 from fastcluster_lm.probe.attached_scores import labelled_sets
 from fastcluster_lm.probe.probe_set import choose_probe_sets
-from fastcluster_lm.probe.prompt_states import PromptReader
+from fastcluster_lm.probe.prompt_states import Layers, PromptReader
 from fastcluster_lm.probe.run_probe import check_reachable
 from fastcluster_lm.probe.samples import LabelledSet
 from fastcluster_lm.store import RunFolder, check_free
@@ -95,7 +95,8 @@ def probe_model(
     """Ask a language model in a folder in words, and score its states at each prompt's last token, as split `val`.
 
     chat: prompts go through the tokenizer's chat template; None: where it has one
-    Units:  the rows' step is 0; a wording is a `distribution`, every prompt an instruction of its own
+    Notes:  layers are those of Layers.RESIDUAL, as in runs; the rows' step is 0; a wording is a `distribution`, every
+            prompt an instruction of its own
     Errors: UsageError and DataError as load_model, or for prompts longer than the model reads
     """
     options = options or ProbeOptions()
@@ -108,7 +109,7 @@ def probe_model(
         "task": [prompt.task for prompt in prompts],
         "distribution": [prompt.wording for prompt in prompts],
         "input": [prompt.input for prompt in prompts],
-        "output": [prompt.output for prompt in prompts],
+        "output": [prompt.answer for prompt in prompts],
     }
     sets, names = labelled_sets(
         {"val": {kind: np.array(values) for kind, values in labels.items()}},
@@ -120,8 +121,8 @@ def probe_model(
         native.use_threads(config.scores.threads)
     device = choose_device(config.device, config.training.threads).torch_device
     loaded = load_model(folder, device, chat=chat)
-    reader = PromptReader(loaded.model)
-    encoded = [loaded.encode(prompt.text) for prompt in prompts]
+    reader = PromptReader(loaded.model, Layers.RESIDUAL)
+    encoded = [loaded.encode(prompt) for prompt in prompts]
     _check_lengths(encoded, loaded.model.config.get_text_config())
     work = ProbeWork(config, sets, names, options, reader.n_blocks, reader.width, device, say)
     with work.opened(loaded.model, {"folder": folder.resolve().name, "chat": loaded.chat}):

@@ -12,7 +12,7 @@ from fastcluster_lm.data import Vocabulary, build_instances, split_instructions
 from fastcluster_lm.device import Device, choose_device, cpu_cores, generator, worker_policy
 from fastcluster_lm.engine.machine import machine_facts
 from fastcluster_lm.kernels import native
-from fastcluster_lm.model import GPT2, LanguageModel
+from fastcluster_lm.model import GPT2, TrainableModel
 from fastcluster_lm.probe import (
     Cadence,
     InlineRunner,
@@ -30,7 +30,7 @@ from fastcluster_lm.tasks import TaskSet
 from fastcluster_lm.training import Trainer
 
 # config, vocabulary size, longest sequence and a generator for its weights, as GPT2 takes them
-BuildModel = Callable[[ModelConfig, int, int, torch.Generator], LanguageModel]
+BuildModel = Callable[[ModelConfig, int, int, torch.Generator], TrainableModel]
 # what a process beside training calls
 WORKER = "fastcluster_lm.engine:serve_probes"
 

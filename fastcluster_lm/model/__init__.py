@@ -2,6 +2,6 @@
 
 from fastcluster_lm.model.evaluation import Evaluator
 from fastcluster_lm.model.fusing import block_policy
-from fastcluster_lm.model.gpt2 import GPT2, HiddenOutput, LanguageModel, ModelOutput, hugging_face_state
+from fastcluster_lm.model.gpt2 import GPT2, HiddenOutput, ModelOutput, TrainableModel, hugging_face_state
 
-__all__ = ["GPT2", "Evaluator", "HiddenOutput", "LanguageModel", "ModelOutput", "block_policy", "hugging_face_state"]
+__all__ = ["GPT2", "Evaluator", "HiddenOutput", "TrainableModel", "ModelOutput", "block_policy", "hugging_face_state"]

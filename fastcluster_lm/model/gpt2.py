@@ -29,13 +29,13 @@ class HiddenOutput(NamedTuple):
     sq_norms: Float[Tensor, "B layers"] | None = None
 
 
-class LanguageModel(nn.Module):
+class TrainableModel(nn.Module):
     """What training and evaluation ask of a model: its config, and a forward with GPT2's arguments and output."""
 
     config: ModelConfig
 
 
-class GPT2(LanguageModel):
+class GPT2(TrainableModel):
     """GPT-2's architecture: pre-norm blocks, tanh-GELU, learned positions, tied output head.
 
     Shapes: tokens (B, T) -> logits (B, V) or (B, T, V), states (B, n_layers + 1, D)

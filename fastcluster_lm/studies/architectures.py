@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastcluster_lm.config import ModelConfig, RunConfig
 from fastcluster_lm.engine import start_run
 from fastcluster_lm.errors import RunFolderError
-from fastcluster_lm.model import LanguageModel, ModelOutput
+from fastcluster_lm.model import ModelOutput, TrainableModel
 from fastcluster_lm.studies.reading import accuracies, mean, open_run, over_layers, task_rows
 from fastcluster_lm.studies.study import BASE, Arm, Lines, Measured, Options, Study
 
@@ -20,7 +20,7 @@ TRANSFORMERS, OTHERS = ("gpt2", "bert", "t5"), ("lstm", "mamba")
 LEARNT = 0.9
 
 
-class Wrapped(LanguageModel):
+class Wrapped(TrainableModel):
     """Another architecture with GPT-2's arguments and output; a head of its own over the last states.
 
     Shapes: tokens (B, T) -> logits (B, V), states (B, n_layers + 1, D) at the probed position
@@ -130,7 +130,7 @@ def train_architecture(config: RunConfig, folder: Path, options: Options) -> Non
     """Train and probe one architecture on the preset's tasks."""
     kind = str(options["kind"])
 
-    def build(model: ModelConfig, vocab_size: int, n_positions: int, weights: torch.Generator) -> LanguageModel:
+    def build(model: ModelConfig, vocab_size: int, n_positions: int, weights: torch.Generator) -> TrainableModel:
         # these libraries draw from the global generator, which is put back as it was
         with torch.random.fork_rng():
             torch.manual_seed(weights.initial_seed())

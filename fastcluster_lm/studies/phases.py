@@ -10,7 +10,7 @@ from fastcluster_lm.config import RunConfig
 from fastcluster_lm.data import Instances
 from fastcluster_lm.device import choose_device
 from fastcluster_lm.engine import Rooms
-from fastcluster_lm.model import LanguageModel
+from fastcluster_lm.model import TrainableModel
 from fastcluster_lm.tasks import TaskSet
 from fastcluster_lm.training import Trainer
 from fastcluster_lm.training.optimizer import build_optimizer
@@ -25,7 +25,7 @@ class Phase:
 
 
 def fit(
-    model: LanguageModel,
+    model: TrainableModel,
     train: Instances,
     val: Instances,
     config: RunConfig,
@@ -52,7 +52,7 @@ def fit(
 
 
 def descend(
-    model: LanguageModel,
+    model: TrainableModel,
     loss_of: Callable[[], Tensor],
     config: RunConfig,
     *,

@@ -1,38 +1,24 @@
 """Questions on countries in several wordings, zero-shot or behind examples; it knows no model and no template."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from fastcluster_lm.errors import UsageError
 from fastcluster_lm.studies.facts import RELATIONS, WORDINGS, Country
+from fastcluster_lm.tasks import Prompt
 
 N_COUNTRIES, N_WORDINGS, N_SHOTS = 8, 4, 2
 # what a prompt's examples are about: its own task, or another one, of which they then are a control
 EXAMPLES = ("own", "other")
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """A question behind its examples, and what it is about.
-
-    examples: questions and answers, in the wording of the question
-    task, shown_task: numbers of relations: the one asked for, the one of the examples; equal where there are none
-    wording, country: the number of the form, which all relations have in common; the place among the asked countries
-    """
-
-    question: str
-    answer: str
-    task: int
-    wording: int
-    country: int
-    examples: tuple[tuple[str, str], ...] = ()
-    shown_task: int = -1
+# what stands between a question and its answer in plain text
+CUE = "\nAnswer:"
 
 
 def make_prompts(facts: Sequence[Country], *, n_shots: int, seed: int, examples: str = "own") -> list[Prompt]:
-    """Ask every relation of every chosen country in every chosen wording.
+    """Ask every relation of every chosen country in every chosen wording, which is named by the number of its form.
 
     A seed chooses countries and forms, the same ones whatever the examples; seeds share one pool of eight forms, so an
     interval over them is about this pool. All relations are asked in the same forms, so that a wording and a country
@@ -53,13 +39,16 @@ def make_prompts(facts: Sequence[Country], *, n_shots: int, seed: int, examples:
     prompts = []
     for task, relation in enumerate(RELATIONS):
         for form in forms:
-            for place, at in enumerate(asked):
-                shown_task = task
+            for country in (facts[at] for at in asked):
+                shown_task = relation
                 if examples == "other":
-                    shown_task = (task + 1 + int(drawing.integers(len(RELATIONS) - 1))) % len(RELATIONS)
+                    shown_task = RELATIONS[(task + 1 + int(drawing.integers(len(RELATIONS) - 1))) % len(RELATIONS)]
                 shown = [facts[other] for other in drawing.choice(rest, n_shots, replace=False).tolist()]
-                pairs = tuple(_ask(one, RELATIONS[shown_task], form) for one in shown)
-                prompts.append(Prompt(*_ask(facts[at], relation, form), task, form, place, pairs, shown_task))
+                pairs = tuple(_ask(one, shown_task, form) for one in shown)
+                question, answer = _ask(country, relation, form)
+                prompts.append(
+                    Prompt(question, answer, relation, str(form), country.name, CUE, pairs, shown_task=shown_task)
+                )
     return prompts
 
 

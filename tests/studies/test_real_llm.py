@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,12 +11,15 @@ from click.testing import CliRunner
 
 from fastcluster_lm import score_clusters
 from fastcluster_lm.cli import main
-from fastcluster_lm.errors import UsageError
+from fastcluster_lm.engine.hugging_face import load_model
+from fastcluster_lm.engine.language_model import LanguageModel
+from fastcluster_lm.errors import DataError, UsageError
 from fastcluster_lm.store.files import encode_json
-from fastcluster_lm.studies import APART, chosen_studies, language_model, perform, questions, real_llm
+from fastcluster_lm.studies import APART, answers, chosen_studies, perform, questions, real_llm
+from fastcluster_lm.studies.answers import ask
 from fastcluster_lm.studies.facts import RELATIONS, WORDINGS, load_facts
-from fastcluster_lm.studies.language_model import LanguageModel, ask
-from fastcluster_lm.studies.questions import N_COUNTRIES, N_WORDINGS, Prompt, make_prompts
+from fastcluster_lm.studies.questions import CUE, N_COUNTRIES, N_WORDINGS, make_prompts
+from fastcluster_lm.tasks import Prompt
 from tests.studies.planted import judged
 
 KINDS = {"zero-shot": (0, "own"), "few-shot": (2, "own"), real_llm.MISLED: (2, "other")}
@@ -24,8 +28,8 @@ KINDS = {"zero-shot": (0, "own"), "few-shot": (2, "own"), real_llm.MISLED: (2, "
 def planted(prompts, *, effect: float, seed: int, of_wording: float = 0.0):
     """Make states of four layers: noise, a large offset for each wording of each task, and one for each task above."""
     generator = torch.Generator().manual_seed(seed)
-    tasks = torch.tensor([prompt.task for prompt in prompts])
-    wordings = torch.tensor([prompt.wording for prompt in prompts])
+    tasks = torch.tensor([RELATIONS.index(prompt.task) for prompt in prompts])
+    wordings = torch.tensor([int(prompt.wording) for prompt in prompts])
     blocks = torch.randn(4, 100, 24, generator=generator)[:, tasks * 10 + wordings]
     # the lower half never knows the task
     by_task = (
@@ -115,16 +119,15 @@ def test_every_task_is_asked_in_the_same_wordings_of_the_same_countries():
     facts = load_facts()
     assert {len(ways) for ways in WORDINGS.values()} == {8} and len(set(sum(WORDINGS.values(), ()))) == 40
     prompts = make_prompts(facts, n_shots=0, seed=3)
-    cells = {(prompt.task, prompt.wording, prompt.country) for prompt in prompts}
+    cells = {(prompt.task, prompt.wording, prompt.input) for prompt in prompts}
     assert len(prompts) == len(cells) == len(RELATIONS) * N_WORDINGS * N_COUNTRIES
     assert len({prompt.wording for prompt in prompts}) == N_WORDINGS
-    names = {}
     for prompt in prompts:
-        form = WORDINGS[RELATIONS[prompt.task]][prompt.wording]
+        form = WORDINGS[prompt.task][int(prompt.wording)]
         (one,) = [one for one in facts if prompt.question == form.format(one.name)]
-        assert one.answers[RELATIONS[prompt.task]] == prompt.answer and prompt.examples == ()
-        assert names.setdefault(prompt.country, one.name) == one.name
-    assert len(set(names.values())) == N_COUNTRIES
+        assert one.answers[prompt.task] == prompt.answer and prompt.examples == ()
+        assert prompt.input == one.name
+    assert len({prompt.input for prompt in prompts}) == N_COUNTRIES
     assert prompts != make_prompts(facts, n_shots=0, seed=4)
 
 
@@ -137,11 +140,11 @@ def test_examples_are_drawn_anew_have_the_wording_and_are_never_asked(examples):
     asked = {one.name for one in facts if any(prompt.question.count(one.name) for prompt in prompts)}
     others = []
     for prompt in prompts:
-        form = WORDINGS[RELATIONS[prompt.shown_task]][prompt.wording]
+        form = WORDINGS[prompt.shown_task][int(prompt.wording)]
         shown = [one for one in facts if form.format(one.name) in dict(prompt.examples)]
         assert len(shown) == len(prompt.examples) == 2
         for one in shown:
-            assert dict(prompt.examples)[form.format(one.name)] == one.answers[RELATIONS[prompt.shown_task]]
+            assert dict(prompt.examples)[form.format(one.name)] == one.answers[prompt.shown_task]
         assert not {one.name for one in shown} & asked
         others.append(frozenset(one.name for one in shown))
         assert (prompt.shown_task == prompt.task) == (examples == "own")
@@ -149,7 +152,7 @@ def test_examples_are_drawn_anew_have_the_wording_and_are_never_asked(examples):
     assert len(set(others)) > 120
     if examples == "other":
         assert {(prompt.task, prompt.shown_task) for prompt in prompts} == {
-            (task, shown) for task in range(5) for shown in range(5) if task != shown
+            (task, shown) for task in RELATIONS for shown in RELATIONS if task != shown
         }
 
 
@@ -188,10 +191,15 @@ def tiny_language(template: str | None = TEMPLATE) -> LanguageModel:
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return LanguageModel(transformers.LlamaForCausalLM(config).eval(), tokenizer)
+        model = transformers.LlamaForCausalLM(config).eval()
+    return LanguageModel(model, tokenizer, Path("tiny"), chat=template is not None)
 
 
-QUESTION = Prompt("Where?", "Here", 0, 0, 0, (("Who?", "Me"), ("What?", "It")))
+QUESTION = Prompt("Where?", "Here", "", "", "", CUE, (("Who?", "Me"), ("What?", "It")))
+
+
+def prompt_of(question: str, answer: str) -> Prompt:
+    return Prompt(question, answer, "", "", "", CUE)
 
 
 def test_prompts_are_turns_of_a_chat_or_plain_text_without_a_template():
@@ -210,35 +218,35 @@ def test_prompts_are_turns_of_a_chat_or_plain_text_without_a_template():
 def test_states_and_answers_are_those_of_each_prompt_alone():
     language = tiny_language()
     texts = ("a", "abcdef", "xyz") * 15
-    prompts = [Prompt(text, "q", 0, 0, 0) for text in texts]
+    prompts = [prompt_of(text, "q") for text in texts]
     asked = ask(language, prompts)
-    assert asked.states.shape == (2, 45, 16) and len(asked.answers) == 45 > language_model.BATCH
+    assert asked.states.shape == (2, 45, 16) and len(asked.answers) == 45 > answers.BATCH
     model, letters = language.model, {}
     with torch.inference_mode():
         for text in set(texts):
-            encoded = language.encode(Prompt(text, "", 0, 0, 0))
+            encoded = language.encode(prompt_of(text, ""))
             out = model(input_ids=torch.tensor([encoded]), output_hidden_states=True)
             alone, best = torch.stack(out.hidden_states[1:])[:, 0, -1], int(out.logits[0, -1].argmax())
             words = model.get_input_embeddings().weight[encoded[1 : 1 + len(text)]].mean(0)
             for at in [at for at in range(45) if texts[at] == text]:
                 torch.testing.assert_close(asked.states[:, at], alone, atol=1e-5, rtol=1e-5)
                 torch.testing.assert_close(asked.words[at], words)
-            for _ in range(language_model.ANSWER_TOKENS):
+            for _ in range(answers.ANSWER_TOKENS):
                 encoded.append(int(model(input_ids=torch.tensor([encoded])).logits[0, -1].argmax()))
-            said = language.tokenizer.decode(encoded[-language_model.ANSWER_TOKENS :], skip_special_tokens=True)
-            assert language.tokenizer.eos_token_id not in encoded[-language_model.ANSWER_TOKENS :]
+            said = language.tokenizer.decode(encoded[-answers.ANSWER_TOKENS :], skip_special_tokens=True)
+            assert language.tokenizer.eos_token_id not in encoded[-answers.ANSWER_TOKENS :]
             assert asked.answers[texts.index(text)] == said
             letters[text] = language.tokenizer.decode([best])
-    right = ask(language, [Prompt(text, letters[text], 0, 0, 0) for text in letters])
-    wrong = ask(language, [Prompt(text, "\x00" + letters[text], 0, 0, 0) for text in letters])
+    right = ask(language, [prompt_of(text, letters[text]) for text in letters])
+    wrong = ask(language, [prompt_of(text, "\x00" + letters[text]) for text in letters])
     assert right.first_hits == [True] * 3 and wrong.first_hits == [False] * 3
 
 
 def test_an_answer_is_named_as_whole_words():
-    assert language_model.names("It is in south america.", "South America")
-    assert not language_model.names("It is in South Americas.", "South America")
-    assert not language_model.names("unparis", "Paris") and language_model.names("(Paris)", "paris")
-    assert language_model.names("www.name.fr is one", ".fr") and not language_model.names(".free", ".fr")
+    assert answers.names("It is in south america.", "South America")
+    assert not answers.names("It is in South Americas.", "South America")
+    assert not answers.names("unparis", "Paris") and answers.names("(Paris)", "paris")
+    assert answers.names("www.name.fr is one", ".fr") and not answers.names(".free", ".fr")
 
 
 def tiny_folder(folder, template: str | None):
@@ -251,7 +259,7 @@ def tiny_folder(folder, template: str | None):
 @pytest.mark.parametrize(("template", "how"), [(TEMPLATE, "in its chat template"), (None, "in plain text")])
 def test_a_local_folder_is_asked_and_the_claim_says_how(tmp_path, monkeypatch, template, how):
     monkeypatch.setattr(questions, "N_COUNTRIES", 3)
-    monkeypatch.setattr(language_model, "ANSWER_TOKENS", 2)
+    monkeypatch.setattr(answers, "ANSWER_TOKENS", 2)
     folder = tiny_folder(tmp_path / "tiny", template)
     command = ["study", "real-llm", "--model", str(folder), "--seeds", "1", "-o", str(tmp_path / "out"), "--json"]
     done = CliRunner().invoke(main, command, catch_exceptions=False)
@@ -269,9 +277,19 @@ def test_a_local_folder_is_asked_and_the_claim_says_how(tmp_path, monkeypatch, t
     assert before != dict(real_llm.study_of(folder).arms("nano"))
 
 
+def test_a_model_without_the_weights_of_its_output_head_is_not_asked(tmp_path):
+    language = tiny_language()
+    language.model.model.save_pretrained(tmp_path)
+    language.tokenizer.save_pretrained(tmp_path)
+    loaded = load_model(tmp_path, torch.device("cpu"))
+    with pytest.raises(DataError, match="found none for lm_head.weight; answers of weights drawn at random"):
+        ask(loaded, [QUESTION])
+
+
 def test_missing_weights_and_pickles_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_bytes(b"{}")
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(UsageError, match="expected weights as safetensors, found none; pickles are not read"):
+    with pytest.raises(UsageError, match="expected weights as safetensors, found pytorch_model.bin, a pickle"):
         chosen_studies("real-llm", tmp_path)
     with pytest.raises(UsageError, match="--model: expected study real-llm, got dynamics"):
         chosen_studies("dynamics", tmp_path)
@@ -286,12 +304,10 @@ def test_missing_weights_and_pickles_are_refused(tmp_path, monkeypatch):
 def test_the_real_weights_answer_in_their_chat_template():
     if importlib.util.find_spec(real_llm.PACKAGE) is None or importlib.util.find_spec("gguf") is None:
         pytest.skip("the weights are not installed")
-    language = language_model.load_model(real_llm.smollm2_folder(), real_llm.WEIGHTS)
+    language = load_model(real_llm.smollm2_folder(), torch.device("cpu"), weights=real_llm.WEIGHTS)
     prompts = make_prompts(load_facts(), n_shots=2, seed=0)[:: N_COUNTRIES // 2]
     asked = ask(language, prompts)
     assert language.chat and asked.states.shape == (30, 40, 576) and bool(asked.states.isfinite().all())
     # it was taught: no guess has a tenth of 49,152 tokens right
     assert sum(asked.first_hits) > 0.1 * len(prompts)
-    assert language_model.names(
-        ask(language, [Prompt("What is the capital of France?", "Paris", 0, 0, 0)]).answers[0], "Paris"
-    )
+    assert answers.names(ask(language, [prompt_of("What is the capital of France?", "Paris")]).answers[0], "Paris")

@@ -31,9 +31,9 @@ def test_a_prompt_holds_wording_input_and_ending_and_what_is_known_of_it(tmp_pat
     assert len(prompts) == 9
     # braces that are no place for the input stay
     found = next(one for one in prompts if one.wording.endswith("{where}?") and one.input == "Sri Lanka")
-    assert found.text == "Sri Lanka is ruled from {where}? Answer:"
-    assert (found.task, found.output) == ("capital", "Colombo")
-    assert {(one.input, one.output) for one in prompts if one.task == "currency"} == {
+    assert found.question == "Sri Lanka is ruled from {where}? Answer:"
+    assert (found.task, found.answer) == ("capital", "Colombo")
+    assert {(one.input, one.answer) for one in prompts if one.task == "currency"} == {
         ("Japan", "yen"), ("France", "euro"), ("Sri Lanka", "rupee"),
     }  # fmt: skip
 
@@ -119,10 +119,10 @@ def test_the_facts_are_questions_like_any_others():
     known = {country.name: country.answers for country in load_facts()}
     prompts = questions.prompts(10**6, seed=0)
     assert len(prompts) == len(known) * questions.n_wordings
-    assert all(one.output == known[one.input][one.task] for one in prompts)
-    assert all(one.input in one.text and "{" not in one.text for one in prompts)
+    assert all(one.answer == known[one.input][one.task] for one in prompts)
+    assert all(one.input in one.question and "{" not in one.question for one in prompts)
     # the last token tells nothing of task, wording or input
-    assert len({one.text.split("\n")[-1] for one in prompts}) == 1
+    assert len({one.question.split("\n")[-1] for one in prompts}) == 1
 
 
 def test_the_file_in_the_help_is_one_that_is_read(tmp_path: Path):
