@@ -234,6 +234,16 @@ def _tokens_at(position: Any, inputs: Inputs, rows: Int[Tensor, " B"], n_tokens:
         if not isinstance(inputs, Mapping) or not isinstance(inputs.get(position), Tensor):
             raise UsageError(f"position: expected the name of an input tensor, got {position!r}")
         position = inputs[position]
+    at = _last_marked(position, rows, n_tokens, name)
+    mask = _mask_of(inputs, n_tokens, name)
+    # all instances with the first of them, which a probe's construction tries
+    if mask is not None and not int(rows[0]):
+        everyone = torch.arange(len(mask), device="cpu")
+        _refuse_padding(mask, _last_marked(position, everyone, n_tokens, name), name)
+    return at
+
+
+def _last_marked(position: int | Tensor, rows: Int[Tensor, " B"], n_tokens: int, name: str) -> Int[Tensor, " B"]:
     if isinstance(position, int):
         at = torch.full((len(rows),), position, device="cpu")
     else:
@@ -249,6 +259,30 @@ def _tokens_at(position: Any, inputs: Inputs, rows: Int[Tensor, " B"], n_tokens:
     if bool(((at < -n_tokens) | (at >= n_tokens)).any()):
         raise ShapeError(f"position: expected tokens 0 to {n_tokens - 1} of layer {name!r}, got {int(at.max())}")
     return at % n_tokens
+
+
+def _mask_of(inputs: Inputs, n_tokens: int, name: str) -> Int[Tensor, "n T"] | None:
+    """Give the inputs' marks of tokens that are no padding, where there are such for this layer's tokens."""
+    if not isinstance(inputs, Mapping):
+        return None
+    # of a model with both, a decoder's layers read other tokens than its encoder's
+    two = any(str(key).startswith("decoder_") for key in inputs) or "labels" in inputs
+    mask = inputs.get("decoder_attention_mask" if two and "decoder" in name.split(".") else "attention_mask")
+    return mask.cpu() if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] == n_tokens else None
+
+
+def _refuse_padding(mask: Int[Tensor, "n T"], at: Int[Tensor, " n"], name: str) -> None:
+    """Refuse tokens that the model was told to leave out: their states say nothing of an instance.
+
+    Errors: UsageError
+    """
+    padded = (mask[torch.arange(len(at), device="cpu"), at] == 0).nonzero()[:, 0].tolist()
+    if padded:
+        raise UsageError(
+            f"position: token {int(at[padded[0]])} of instance {padded[0]} is padding in layer {name!r} (its attention "
+            f"mask is 0 there; so it is in {len(padded)} of {len(at)} instances); give position='attention_mask' for "
+            "the last token that counts, or pad on the other side"
+        )
 
 
 def _stacked(layers: Sequence[Float[Tensor, "n _"]]) -> Float[Tensor, "layers n d"]:

@@ -107,6 +107,48 @@ def test_inputs_are_a_tensor_a_mapping_or_a_tuple():
     assert by_name[0, :, 0].tolist() == [34.0, 76.0, 93.0]
 
 
+class Masked(Counter):
+    def forward(self, input_ids, attention_mask=None, labels=None, decoder_attention_mask=None):
+        return super().forward(input_ids)
+
+
+def padded(side, n=5):
+    """Give tokens and a mask: the last instance has a token less than the others."""
+    mask = torch.ones(n, short.shape[1], dtype=torch.long)
+    mask[-1, -1 if side == "right" else 0] = 0
+    return {"input_ids": short.repeat(2, 1)[:n], "attention_mask": mask}
+
+
+@pytest.mark.parametrize(("side", "position"), [("right", -1), ("left", 0), ("right", torch.tensor([0, 0, 0, 0, 3]))])
+def test_a_token_that_is_padding_is_refused_with_the_remedy_though_the_first_instances_have_none(side, position):
+    inputs = padded(side)
+    if isinstance(position, torch.Tensor):
+        position = torch.where(position == 3, short.shape[1] - 1, position)
+    with pytest.raises(
+        UsageError, match=r"of instance 4 is padding .* 1 of 5 instances\); give position='attention_mask'"
+    ):
+        LayerReader(Masked(), "layers.*", position=position).read(inputs, 2)
+    LayerReader(Masked(), "layers.*", position="attention_mask").read(inputs)
+    LayerReader(Masked(), "layers.*", position=-1 if side == "left" else 0).read(inputs)
+
+
+def test_a_decoder_s_tokens_are_judged_by_its_own_mask():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.decoder = Masked()
+
+        def forward(self, **inputs):
+            return self.decoder(**inputs)
+
+    inputs = padded("right")
+    inputs["labels"] = inputs["input_ids"]
+    LayerReader(Both(), "decoder.layers.*", position=-1).read(inputs)
+    inputs["decoder_attention_mask"] = inputs["attention_mask"]
+    with pytest.raises(UsageError, match="is padding"):
+        LayerReader(Both(), "decoder.layers.*", position=-1).read(inputs)
+
+
 def test_a_position_may_be_the_name_of_an_input():
     class Masked(Counter):
         def forward(self, tokens, attention_mask):
