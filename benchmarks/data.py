@@ -39,7 +39,7 @@ def hidden_states(steps: int, n: int) -> tuple[Float[Tensor, "7 n d"], Int[Tenso
         run.trainer.advance()
     assert run.probe is not None
     parts, labels = [], []
-    for chosen in run.probe.sets.values():
+    for chosen in run.probe.sources.values():
         states = torch.empty(config.model.n_layers + 1, len(chosen.instances), config.model.d_model)
         run.trainer.evaluator.states_into(chosen.instances, states)
         parts.append(states)

@@ -13,12 +13,14 @@ import torch
 from fastcluster_lm.config import RunConfig
 from fastcluster_lm.errors import UsageError
 from fastcluster_lm.kernels import native
-from fastcluster_lm.probe.attached_scores import AttachedScores
+from fastcluster_lm.probe.pending import ProbeResult
 from fastcluster_lm.probe.record import Record, Subject
-from fastcluster_lm.probe.samples import LabelledSet
-from fastcluster_lm.probe.streamed_scores import Chunks, Streamed, score_streamed
+from fastcluster_lm.probe.scorer import Scorer
+from fastcluster_lm.probe.streamed_scores import Chunks, score_streamed
 from fastcluster_lm.scores.clusters import SPACES
+from fastcluster_lm.scores.engines import choose_engine
 from fastcluster_lm.scores.engines.params import TsneParams
+from fastcluster_lm.scores.points import Points
 from fastcluster_lm.store import SCORE_COLUMNS
 
 Row = dict[str, Any]
@@ -46,7 +48,7 @@ class ProbeWork:
     def __init__(
         self,
         config: RunConfig,
-        sets: Mapping[str, LabelledSet],
+        points: Mapping[str, Points],
         names: Mapping[str, list[str]],
         options: ProbeOptions,
         n_blocks: int,
@@ -56,17 +58,17 @@ class ProbeWork:
     ) -> None:
         # before the first probe, whose time is written down
         native.prepare(say)
-        self._sets, self._names, self._options = sets, names, options
+        self._points, self._names, self._options = points, names, options
         self._n_blocks, self._width, self._device, self._say = n_blocks, width, device, say
         self._layers = _chosen_layers(options, n_blocks)
         # lowered to what the map's points allow, once and aloud
-        n_shown = sum(len(own.on_map) for own in sets.values())
+        n_shown = sum(len(own.shown()) for own in points.values())
         asked = TsneParams(perplexity=config.scores.perplexity)
         perplexity = asked.effective_perplexity(n_shown)
         self._probe = config.probe
-        self._scorer = AttachedScores(
-            sets, replace(config.scores, perplexity=perplexity), config.probe.seed, device=device
-        )
+        fitting = replace(config.scores, perplexity=perplexity)
+        engine = choose_engine(fitting.engine, device, fitting.memory_mib)
+        self._scorer = Scorer(fitting, engine, device, config.probe.seed)
         lowered = asked.lowered(n_shown)
         if lowered and "map" in options.spaces:
             say(f"scores.{lowered}")
@@ -81,7 +83,7 @@ class ProbeWork:
         The folder appears with the first probe's scores, so that a model that cannot be scored leaves none
         """
         if self._options.out is not None:
-            subject = Subject(model, self._n_blocks, self._width, self._names, self._scorer.config, of)
+            subject = Subject(model, self._n_blocks, self._width, self._points, self._names, self._scorer.config, of)
             space = "hidden" if "hidden" in self._options.spaces else "map"
             self._described = subject.described("probed", self._scorer, asdict(self._probe), space)
         try:
@@ -95,7 +97,7 @@ class ProbeWork:
     def score(self, chunks: Mapping[str, Chunks], step: int) -> list[Row]:
         """Score one model and write down what came of it."""
         started = time.perf_counter()
-        sizes = {name: len(own.ids) for name, own in self._sets.items()}
+        sizes = {name: len(own) for name, own in self._points.items()}
         mib = 4 * sum(sizes.values()) * self._width * len(self._layers) / 2**20
         self._say(f"step {step}: {sum(sizes.values())} instances, {len(self._layers)} layers, {mib:.3g} MiB of states")
         # where the results go, if they are kept, since there is room; else where TMPDIR says
@@ -104,7 +106,7 @@ class ProbeWork:
         with tempfile.TemporaryDirectory(prefix=".fclm-", dir=beside) as place:
             found = score_streamed(
                 chunks,
-                self._sets,
+                self._points,
                 self._scorer,
                 layers=self._layers,
                 step=step,
@@ -115,7 +117,7 @@ class ProbeWork:
         self._write(found, step, time.perf_counter() - started)
         return [dict.fromkeys(SCORE_COLUMNS) | row for row in found.rows]
 
-    def _write(self, found: Streamed, step: int, seconds: float) -> None:
+    def _write(self, found: ProbeResult, step: int, seconds: float) -> None:
         self._last = step
         if self._options.out is None:
             return

@@ -17,11 +17,9 @@ from fastcluster_lm.engine.probe_work import ProbeOptions, ProbeWork, Row
 from fastcluster_lm.engine.rooms import Rooms
 from fastcluster_lm.errors import ConfigError, RunFolderError, TaskError, UsageError
 from fastcluster_lm.kernels import native
-from fastcluster_lm.probe.attached_scores import labelled_sets
-from fastcluster_lm.probe.probe_set import choose_probe_sets
+from fastcluster_lm.probe import choose_sources
+from fastcluster_lm.probe.points import check_reachable, labelled_points
 from fastcluster_lm.probe.prompt_states import Layers, PromptReader
-from fastcluster_lm.probe.run_probe import check_reachable
-from fastcluster_lm.probe.samples import LabelledSet
 from fastcluster_lm.store import RunFolder, check_free
 from fastcluster_lm.tasks import QuestionSet, TaskSet, taskset_from_dict
 
@@ -60,13 +58,12 @@ def probe_run(
         check_model(folder, at, config, own)
     rooms = Rooms(unprobed, own)
     splits = _instances(rooms, config, taskset)
-    chosen = choose_probe_sets(splits, config.probe)
-    tasks = taskset or rooms.taskset
-    # numbers of validation instances begin beyond all that training could have
-    sets = {name: LabelledSet.of(one, tasks.n_inputs, at * 2**40) for at, (name, one) in enumerate(chosen.items())}
-    check_reachable(sets["train"].labels, sets["train"].instructions, config.scores.n_neighbors)
-    evaluator = rooms.trainer.evaluator
+    tasks, evaluator = taskset or rooms.taskset, rooms.trainer.evaluator
     evaluator.batch_size = options.batch_size or evaluator.batch_size
+    shape = (config.model.n_layers + 1, config.model.d_model)
+    sources = choose_sources(splits, evaluator, config.probe, n_inputs=tasks.n_inputs, shape=shape)
+    points = {name: source.points for name, source in sources.items()}
+    check_reachable(points["train"], config.scores.n_neighbors)
     names = {
         "task": [task.name for task in tasks.tasks],
         "distribution": [expression.pattern for _, expression in tasks.distributions],
@@ -74,12 +71,12 @@ def probe_run(
         "output": [*tasks.outputs],
     }
     device = rooms.device.torch_device
-    work = ProbeWork(config, sets, names, options, config.model.n_layers, config.model.d_model, device, say)
+    work = ProbeWork(config, points, names, options, config.model.n_layers, config.model.d_model, device, say)
     rows: list[Row] = []
     with work.opened(rooms.trainer.model, {"run": folder.path.resolve().name, "steps": steps}):
         for at in steps:
             rooms.trainer.model.load_state_dict(read_weights(folder, at, rooms.trainer.model.state_dict()))
-            rows += work.score({name: evaluator.states_in_chunks(one.instances) for name, one in chosen.items()}, at)
+            rows += work.score({name: source.chunks() for name, source in sources.items()}, at)
     return rows
 
 
@@ -111,7 +108,7 @@ def probe_model(
         "input": [prompt.input for prompt in prompts],
         "output": [prompt.answer for prompt in prompts],
     }
-    sets, names = labelled_sets(
+    points, names = labelled_points(
         {"val": {kind: np.array(values) for kind, values in labels.items()}},
         map_points=config.probe.map_points,
         n_neighbors=config.scores.n_neighbors,
@@ -124,7 +121,7 @@ def probe_model(
     reader = PromptReader(loaded.model, Layers.RESIDUAL)
     encoded = [loaded.encode(prompt) for prompt in prompts]
     _check_lengths(encoded, loaded.model.config.get_text_config())
-    work = ProbeWork(config, sets, names, options, reader.n_blocks, reader.width, device, say)
+    work = ProbeWork(config, points, names, options, reader.n_blocks, reader.width, device, say)
     with work.opened(loaded.model, {"folder": folder.resolve().name, "chat": loaded.chat}):
         return work.score({"val": reader.states_in_chunks(encoded, options.batch_size or PROMPT_BATCH)}, 0)
 

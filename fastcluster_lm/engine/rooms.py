@@ -17,11 +17,12 @@ from fastcluster_lm.probe import (
     Cadence,
     InlineRunner,
     ProbeRunner,
+    RingSource,
     RunProbe,
     StreamRunner,
     WorkerProcess,
     WorkerRunner,
-    choose_probe_sets,
+    choose_sources,
     started,
 )
 from fastcluster_lm.scores.engines import choose_engine, decide_engine
@@ -66,18 +67,14 @@ class Rooms:
         decided, self.engine_reason = decide_engine(config.scores.engine, on)
         self.engine = choose_engine(decided, on, config.scores.memory_mib)
         if config.probe.every > 0:
-            self.probe = RunProbe(
-                self.trainer.evaluator,
-                choose_probe_sets({"train": train, "val": val}, config.probe),
-                taskset.n_inputs,
-                config.scores,
-                self.engine,
-                self.cadence,
-                n_layers=config.model.n_layers,
-                d_model=config.model.d_model,
-                seed=config.probe.seed,
-                train=train if config.probe.source == "batch" else None,
-            )
+            shape, n_inputs = (config.model.n_layers + 1, config.model.d_model), taskset.n_inputs
+            splits = {"train": train, "val": val}
+            sources = choose_sources(splits, self.trainer.evaluator, config.probe, n_inputs=n_inputs, shape=shape)
+            ring = None
+            if config.probe.source == "batch":
+                chosen = sources["train"].points
+                ring = RingSource(train, n_inputs, shape, len(chosen), len(chosen.shown()))
+            self.probe = RunProbe(sources, ring, config.scores, self.engine, self.cadence, config.probe.seed)
 
     def resolved(self) -> dict[str, Any]:
         """Say what was decided, and why, once the rooms are built."""

@@ -3,30 +3,32 @@
 from fastcluster_lm.probe.cadence import Cadence
 from fastcluster_lm.probe.cluster_probe import ClusterProbe, ProbeSkippedWarning
 from fastcluster_lm.probe.pending import ProbeResult
-from fastcluster_lm.probe.probe_set import ProbeSet, choose_probe_set, choose_probe_sets
 from fastcluster_lm.probe.run_probe import RunProbe
 from fastcluster_lm.probe.runner import FinishedProbe, InlineRunner, ProbeRunner, SavedState, WorkerRunner
 from fastcluster_lm.probe.serving import serve
+from fastcluster_lm.probe.sources.evaluator import EvaluatorSource, choose_instances, choose_sources
+from fastcluster_lm.probe.sources.ring import RingSource
 from fastcluster_lm.probe.stream_runner import StreamRunner
 from fastcluster_lm.probe.worker_process import Waiting, WorkerProcess, copied, started
 
 __all__ = [
     "Cadence",
     "ClusterProbe",
+    "EvaluatorSource",
     "FinishedProbe",
     "InlineRunner",
     "ProbeResult",
     "ProbeRunner",
-    "ProbeSet",
     "ProbeSkippedWarning",
+    "RingSource",
     "RunProbe",
     "SavedState",
     "StreamRunner",
     "Waiting",
     "WorkerProcess",
     "WorkerRunner",
-    "choose_probe_set",
-    "choose_probe_sets",
+    "choose_instances",
+    "choose_sources",
     "copied",
     "serve",
     "started",

@@ -16,11 +16,13 @@ from fastcluster_lm.config import ScoresConfig
 from fastcluster_lm.device import generators_kept
 from fastcluster_lm.errors import FclmError, ShapeError, UsageError
 from fastcluster_lm.kernels import native
-from fastcluster_lm.probe.attached_scores import AttachedScores, labelled_sets
 from fastcluster_lm.probe.layer_states import Inputs, LayerReader, Position, count_instances
-from fastcluster_lm.probe.pending import ProbeResult
+from fastcluster_lm.probe.pending import Captured, ProbeResult
+from fastcluster_lm.probe.points import labelled_points
 from fastcluster_lm.probe.record import Record, Subject
+from fastcluster_lm.probe.scorer import Scorer, narrowest_group
 from fastcluster_lm.probe.undisturbed import plain_torch
+from fastcluster_lm.scores.engines import choose_engine
 from fastcluster_lm.scores.engines.params import TsneParams
 from fastcluster_lm.store import RunFolder, default_run_path
 
@@ -85,18 +87,22 @@ class ClusterProbe:
         self._inputs = {"val": inputs} if val is None else {"train": inputs, "val": val[0]}
         given = {"val": labels} if val is None else {"train": labels, "val": val[1]}
         with plain_torch():
-            sets, names = labelled_sets(given, map_points=map_points, n_neighbors=self._config.n_neighbors, seed=seed)
+            self._points, names = labelled_points(
+                given, map_points=map_points, n_neighbors=self._config.n_neighbors, seed=seed
+            )
         for name, own in self._inputs.items():
-            if count_instances(own) != len(sets[name].ids):
+            if count_instances(own) != len(self._points[name]):
                 raise ShapeError(
-                    f"{name}: got {count_instances(own)} rows of inputs and {len(sets[name].ids)} labels; "
+                    f"{name}: got {count_instances(own)} rows of inputs and {len(self._points[name])} labels; "
                     "expected one label a row"
                 )
-        self._scores = self._fitting(sum(len(own.on_map) for own in sets.values()))
+        self._scores = self._fitting(sum(len(own.shown()) for own in self._points.values()))
         self._reader = LayerReader(model, layers, position=position, batch_size=batch_size, autocast=autocast)
         with plain_torch():
-            self._scorer = AttachedScores(sets, self._scores, seed, device=self._reader.device)
-            self._group = self._scorer.group
+            device = self._reader.device
+            engine = choose_engine(self._scores.engine, device, self._scores.memory_mib)
+            self._scorer = Scorer(self._scores, engine, device, seed)
+            self._group = narrowest_group(list(self._points.values())[-1])
         self.is_writer = not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank())
         self._rows: list[Row] = []
         self._probes, self._last, self._closed = 0, -1, False
@@ -109,7 +115,8 @@ class ClusterProbe:
             # before the first probe, whose time is written down
             native.prepare()
             of = {"layers": self.layers, "sharded": self._reader.sharded}
-            subject = Subject(self._reader.model, len(self.layers) - 1, width, names, self._config, of)
+            last = len(self.layers) - 1
+            subject = Subject(self._reader.model, last, width, self._points, names, self._config, of)
             when = {"every": every, "map_points": map_points}
             described = subject.described("attached", self._scorer, when, "hidden")
             self._record = Record(out or default_run_path("attached"), described)
@@ -239,10 +246,11 @@ class ClusterProbe:
         """Score the states; where memory is short in blocks half as large, and half again."""
         every = self._config.key_frame_every
         key_frame = self._probes == 0 or (every > 0 and self._probes % every == 0)
+        captured = Captured(step, {name: own.at(states[name]) for name, own in self._points.items()})
         while True:
             try:
                 with plain_torch():
-                    return self._scorer.score(states, step, key_frame=key_frame)
+                    return self._scorer.score(captured, key_frame=key_frame)
             except torch.OutOfMemoryError:
                 if not self._scorer.halve_memory():
                     raise

@@ -1,28 +1,28 @@
-"""A probe on its way: what it scores, what its device was given to do, and the rows and map once that has come."""
+"""A probe from its captured states to its rows: what its device was given to do, and what was fetched of it."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fastcluster_lm.kernels.deferred import Checks
 from fastcluster_lm.kernels.transfer import Fetch
-from fastcluster_lm.probe.samples import Sample
-from fastcluster_lm.probe.warm_map import WarmMap
-from fastcluster_lm.probe.whole_layers import FINITE, PLACED, Whole, describe_broken, whole_layers
-from fastcluster_lm.scores.clusters import SPACES, PendingSpace, Split
-from fastcluster_lm.scores.geometry import class_distance_normalized_variance
+from fastcluster_lm.probe.whole_layers import describe_broken
+from fastcluster_lm.scores.points import Points
+from fastcluster_lm.scores.rows import PendingSpace
 
 # the columns of group "all" that a map's neighbours and its descent give, by space
 MAP_COLUMNS = {"hidden": ("intrinsic_dimension", "neighbor_overlap"), "map": ("kl", "trustworthiness")}
 # labels that are stored beside a map's points, where there are such
 MAP_LABELS = ("task", "distribution", "input", "output")
 # what is known of a row's points without a look at them; all else is None where a layer's states are not finite
-KNOWN = (
+KNOWN = {
     "step",
     "layer",
     "split",
@@ -35,26 +35,26 @@ KNOWN = (
     "n_points",
     "n_clusters",
     "engine",
-)
+}
 
 
 @dataclass(frozen=True)
-class Taken:
-    """The points of one probe, with the states of the weights at its step; empty where a step probe comes too early.
+class Captured:
+    """The points of one probe, by split, where the weights at its step put them; the first split is the bank.
 
+    points: of all splits, or of the training points on the map for a step probe, none where that comes too early
     source, age_steps: of the training points
     """
 
     step: int
-    full: bool
-    samples: dict[str, Sample]
-    source: str
-    age_steps: float
+    points: dict[str, Points]
+    full: bool = True
+    source: str = "fresh"
+    age_steps: float = 0.0
 
-    def copied(self) -> "Taken":
+    def copied(self) -> "Captured":
         """Copy the states, whose buffers training and the next probe write into."""
-        samples = {name: replace(one, states=one.states.clone()) for name, one in self.samples.items()}
-        return replace(self, samples=samples)
+        return replace(self, points={name: replace(own, X=own.X.clone()) for name, own in self.points.items()})
 
 
 @dataclass(frozen=True)
@@ -74,170 +74,146 @@ class ProbeResult:
     skipped: str | None = None
 
 
-class PendingProbe:
-    """What a device was given to do for one probe; what is still on it is on its way to the host.
+class Found(NamedTuple):
+    """What the device work of one probe gives: on the device, or once fetched on the host.
 
-    spaces: of hidden states and of the map, in the order of the rows
-    columns: (layers,) of the map and of the points it shows; points: (layers, n, 2); shown: the samples they place;
-            all empty without a map
-    spread: (layers,) CDNV by split, kind of labels and space
+    spaces:  what the rows of each space need, in the order of PendingSpace.tensors
+    columns: of the map and of the points it shows, by name
+    spread:  CDNV by split, kind of labels and space
+    finite:  by split whether a layer's states are finite; empty where it was known at the launch that all are
+    place:   of the points on the map
+    placed:  whether a layer has a place on the map of a step probe; None: all have
+    """
+
+    spaces: list[list[Tensor]]
+    columns: dict[str, Float[Tensor, " layers"]]
+    spread: dict[tuple[str, str, str], Float[Tensor, " layers"]]
+    finite: dict[str, Bool[Tensor, " layers"]]
+    place: Float[Tensor, "layers n 2"] | None = None
+    placed: Bool[Tensor, " layers"] | None = None
+
+    def tensors(self) -> list[Tensor]:
+        """List all of them, in the order in which `with_tensors` takes them."""
+        named = chain(self.columns.values(), self.spread.values(), self.finite.values())
+        return [*chain(*self.spaces), *named, *(one for one in (self.place, self.placed) if one is not None)]
+
+    def with_tensors(self, came: Iterator[Tensor]) -> "Found":
+        """Put other tensors in their places."""
+        return Found(
+            [[next(came) for _ in own] for own in self.spaces],
+            {name: next(came) for name in self.columns},
+            {key: next(came) for key in self.spread},
+            {name: next(came) for name in self.finite},
+            None if self.place is None else next(came),
+            None if self.placed is None else next(came),
+        )
+
+
+class PendingProbe:
+    """A probe whose device work is launched but not yet fetched.
+
+    spaces: of hidden states and of the map, in the order of the rows; shown: the points that the map places
     """
 
     def __init__(
         self,
-        taken: Taken,
+        captured: Captured,
         spaces: list[PendingSpace],
-        columns: dict[str, Tensor],
-        spread: dict[tuple[str, str, str], Tensor],
-        points: Tensor | None,
-        shown: list[Sample],
+        found: Found,
+        shown: list[Points],
         *,
         warm: bool,
         checks: Checks,
     ) -> None:
-        self.taken, self.warm, self.points, self.shown = taken, warm, points, shown
-        self._spaces, self._columns, self._spread, self._checks = spaces, columns, spread, checks
-        # by split, once the columns are here; empty where all is finite
-        self._finite: dict[str, list[bool]] = {}
-        self._unplaced: list[int] = []
-        self._sizes = [len(space.tensors()) for space in spaces]
-        self._fetch = Fetch(
-            [
-                *checks.values(),
-                *(tensor for space in spaces for tensor in space.tensors()),
-                *columns.values(),
-                *spread.values(),
-                *([] if points is None else [points]),
-            ]
-        )
+        self.captured, self.spaces, self.shown, self.warm = captured, spaces, shown, warm
+        self._found, self._checks = found, checks
+        self._fetch = Fetch([*checks.values(), *found.tensors()])
 
     def ready(self) -> bool:
         """Whether all has come; this waits for nothing."""
         return self._fetch.ready()
 
-    def columns(self) -> dict[str, Tensor]:
-        """Give the map's columns on the host, once they have come, and FINITE: 1 for each layer that was scored.
+    def fetch(self) -> "FetchedProbe":
+        """Wait for what was found, and judge it.
 
         Errors: what a check that was put off finds: DataError for too few points, say
         """
-        fetched = self._fetch.wait()
-        checked = len(self._checks.values())
-        self._checks.settle(fetched[:checked])
-        first = checked + sum(self._sizes)
-        columns = dict(zip(self._columns, fetched[first:], strict=False))
-        named = [name for name in columns if name.startswith(f"{FINITE}/")]
-        self._finite = {name.partition("/")[2]: columns.pop(name).tolist() for name in named}
-        if self._finite:
-            columns[FINITE] = torch.tensor(list(self._finite.values())).all(0)
-        unplaced = columns.pop(PLACED, None)
-        self._unplaced = [] if unplaced is None else (~unplaced).nonzero()[:, 0].tolist()
-        return columns
+        came = iter(self._fetch.wait())
+        self._checks.settle([next(came) for _ in self._checks.values()])
+        return FetchedProbe(self, self._found.with_tensors(came))
+
+
+class FetchedProbe:
+    """A probe whose device work is on the host: its rows and its map are made of it.
+
+    finite: by split whether each layer could be scored; empty where all could
+    """
+
+    def __init__(self, pending: PendingProbe, found: Found) -> None:
+        self.captured, self.warm, self.found = pending.captured, pending.warm, found
+        self._spaces, self._shown = pending.spaces, pending.shown
+        self.finite: dict[str, list[bool]] = {name: own.tolist() for name, own in found.finite.items()}
+        # layers whose states are not finite, in any split, and layers without a place on the map
+        self._broken = {layer for own in self.finite.values() for layer, finite in enumerate(own) if not finite}
+        self._unplaced = set() if found.placed is None else set((~found.placed).nonzero()[:, 0].tolist())
 
     @property
-    def skipped(self) -> str | None:
-        """The layers that are not scored, and why, once the columns are here; None where all are."""
-        return describe_broken(self._finite)
+    def whole(self) -> bool:
+        """Whether every layer could be scored."""
+        return not self._broken
 
-    def _broken(self) -> set[int]:
-        return {layer for own in self._finite.values() for layer, finite in enumerate(own) if not finite}
+    def result(self) -> ProbeResult:
+        """Make rows and map; their seconds are for whoever saw the probe begin."""
+        return ProbeResult(self.rows(), self.maps(), self.warm, 0.0, describe_broken(self.finite))
 
-    def rows(self, columns: dict[str, Tensor]) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, Any]]:
         """Make all rows, with the map's columns in those of group "all", None where they are undefined."""
-        fetched = iter(self._fetch.wait()[len(self._checks.values()) :])
-        rows = []
-        for space, size in zip(self._spaces, self._sizes, strict=True):
-            rows += space.finish([next(fetched) for _ in range(size)]).rows
-        for _ in self._columns:
-            next(fetched)
-        values = {name: tensor.tolist() for name, tensor in columns.items()}
-        spread = {key: next(fetched).tolist() for key in self._spread}
-        taken = self.taken
+        found, captured = self.found, self.captured
+        # of each space: agreement of its clusters, and what its neighbours voted
+        rows = [row for space, own in zip(self._spaces, found.spaces, strict=True) for row in space.finish(own).rows]
+        columns = {name: tensor.tolist() for name, tensor in found.columns.items()}
+        spread = {key: tensor.tolist() for key, tensor in found.spread.items()}
         for row in rows:
-            own = taken.source if row["split"] == "train" else "fresh"
+            layer, source = row["layer"], captured.source if row["split"] == "train" else "fresh"
             if row["group"] == "all":
-                found = {name: values[name][row["layer"]] for name in MAP_COLUMNS[row["space"]] if name in values}
+                own = {name: columns[name][layer] for name in MAP_COLUMNS[row["space"]] if name in columns}
                 if spread:
-                    found["cdnv"] = spread[row["split"], row["labels"], row["space"]][row["layer"]]
-                row.update({name: value if math.isfinite(value) else None for name, value in found.items()})
-            row["warm"] = self.warm and (row["space"] == "map" or not taken.full)
-            row.update(step=taken.step, tier="full" if taken.full else "step", source=own)
-            row["age_steps"] = taken.age_steps if own == "batch" else 0
-        return self._without_broken(rows)
-
-    def _without_broken(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Take out of the rows of layers that were not scored what came of those that stood in for them."""
-        broken, unplaced = self._broken(), set(self._unplaced)
-        if not broken | unplaced:
-            return rows
-        return [
-            {name: value if name in KNOWN else None for name, value in row.items()}
-            if row["layer"] in broken or (row["space"] == "map" and row["layer"] in unplaced)
-            else row
-            for row in rows
-        ]
+                    own["cdnv"] = spread[row["split"], row["labels"], row["space"]][layer]
+                row.update({name: value if math.isfinite(value) else None for name, value in own.items()})
+            row["warm"] = self.warm and (row["space"] == "map" or not captured.full)
+            row.update(step=captured.step, tier="full" if captured.full else "step", source=source)
+            row["age_steps"] = captured.age_steps if source == "batch" else 0
+        return [self._blanked(row) if self._stood_in(row) else row for row in rows]
 
     def maps(self) -> dict[str, np.ndarray]:
         """Give the map to be stored, with what is known of its points."""
-        if self.points is None or not self.taken.full:
+        shown, place = self._shown, self.found.place
+        if place is None:
             return {}
-        kinds = [kind for kind in MAP_LABELS if kind in self.shown[0].labels]
-        kept = {kind: np.concatenate([sample.labels[kind] for sample in self.shown]) for kind in kinds}
-        sizes = [len(sample.ids) for sample in self.shown]
-        is_val = np.repeat([int(sample.name == "val") for sample in self.shown], sizes)
-        ids = torch.cat([sample.ids for sample in self.shown]).numpy()
-        points = self._fetch.wait()[-1].numpy()
-        broken = sorted(self._broken())
-        if broken:
+        points = place.numpy()  # (layers, n, 2)
+        if self._broken:
             points = points.copy()
-            points[broken] = np.nan
-        return {"points": points, "is_val": is_val, "ids": ids, **kept}
+            points[sorted(self._broken)] = np.nan
+        kinds = [kind for kind in MAP_LABELS if kind in shown[0].labels]
+        return {
+            "points": points,
+            "is_val": np.repeat([int(own.name == "val") for own in shown], [len(own) for own in shown]),
+            "ids": numbers_of(shown).numpy(),
+            **{kind: np.concatenate([own.labels[kind] for own in shown]) for kind in kinds},
+        }
+
+    def _stood_in(self, row: dict[str, Any]) -> bool:
+        """Say whether a row's numbers are those of another layer, which stood in for its own."""
+        return row["layer"] in self._broken or (row["space"] == "map" and row["layer"] in self._unplaced)
+
+    @staticmethod
+    def _blanked(row: dict[str, Any]) -> dict[str, Any]:
+        return {name: value if name in KNOWN else None for name, value in row.items()}
 
 
-def launch_full(
-    taken: Taken,
-    warm_map: WarmMap,
-    start: Callable[[str, dict[str, Split], Whole | None], PendingSpace],
-    *,
-    key_frame: bool,
-    checks: Checks,
-    wanted: Collection[str] = SPACES,
-) -> PendingProbe:
-    """Give the device a full probe: hidden states, their map, and what both say of geometry.
+def numbers_of(splits: list[Points]) -> Tensor:
+    """Join the numbers of the points of all splits.
 
-    start begins the scores of a space from its splits, the first of which is the bank; wanted: the spaces that have
-    rows, whose columns do not depend on the other's; no map is drawn that is not. A layer whose states are not finite
-    is not scored, and the others are as they would be without it
+    Shapes: -> (n,) i64 on the host
     """
-    samples, whole, finite = whole_layers(taken.samples)
-    asked = {f"{FINITE}/{name}": own for name, own in finite.items()}
-    spaces = []
-    if "hidden" in wanted:
-        spaces.append(start("hidden", {name: sample.split() for name, sample in samples.items()}, whole))
-    shown = [sample.shown() for sample in samples.values()]
-    joint, ids = torch.cat([part.states for part in shown], 1), torch.cat([part.ids for part in shown])
-    if "map" not in wanted:
-        columns = warm_map.measure(joint) | asked
-        return PendingProbe(
-            taken, spaces, columns, class_spreads({"hidden": samples}), None, [], warm=False, checks=checks
-        )
-    points, columns, warm = warm_map.draw(joint, ids, key_frame=key_frame, whole=whole)
-    columns |= asked
-    parts = points.split([len(part.ids) for part in shown], dim=1)
-    on_map = {part.name: part.placed(place) for part, place in zip(shown, parts, strict=True)}
-    spaces.append(start("map", {name: sample.split() for name, sample in on_map.items()}, whole))
-    placed = {"hidden": samples, "map": on_map}
-    spread = class_spreads({space: own for space, own in placed.items() if space in wanted})
-    return PendingProbe(taken, spaces, columns, spread, points, shown, warm=warm, checks=checks)
-
-
-def class_spreads(spaces: dict[str, dict[str, Sample]]) -> dict[tuple[str, str, str], Tensor]:
-    """Give the CDNV of every split, kind of labels and space.
-
-    Shapes: samples by space and split -> (layers,) float64 by (split, labels, space), on the device of the points
-    """
-    return {
-        (name, kind, space): class_distance_normalized_variance(sample.states, torch.from_numpy(codes))
-        for space, samples in spaces.items()
-        for name, sample in samples.items()
-        for kind, codes in sample.labels.items()
-    }
+    return torch.cat([own.ids for own in splits if own.ids is not None])

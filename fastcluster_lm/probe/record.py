@@ -12,7 +12,8 @@ from torch import nn
 
 from fastcluster_lm.config import ScoresConfig
 from fastcluster_lm.device import describe_environment
-from fastcluster_lm.probe.attached_scores import AttachedScores
+from fastcluster_lm.probe.scorer import Scorer, narrowest_group
+from fastcluster_lm.scores.points import Points
 from fastcluster_lm.store import RunFolder
 
 # names of one kind of labels that run.toml holds at most
@@ -24,6 +25,7 @@ class Subject:
     """A model that others train or have trained, and what is asked of its states.
 
     n_layers: layers above the one that stands for the embedding
+    points:   by split, those that are scored
     names:    by kind of labels their names, in the order of their numbers
     scores:   as asked for, where the scorer's own may have been lowered to what the points allow
     of:       what else is known of the model
@@ -32,31 +34,33 @@ class Subject:
     model: nn.Module
     n_layers: int
     width: int
+    points: Mapping[str, Points]
     names: Mapping[str, Sequence[str]]
     scores: ScoresConfig
     of: Mapping[str, Any] = field(default_factory=dict)
 
-    def described(self, name: str, scorer: AttachedScores, probe: Mapping[str, Any], space: str) -> dict[str, Any]:
+    def described(self, name: str, scorer: Scorer, probe: Mapping[str, Any], space: str) -> dict[str, Any]:
         """Say for run.toml what the run is; what only the trainer of the model knows is left out.
 
         probe: when and which points; space: which one the report leads with
         """
+        group = narrowest_group(list(self.points.values())[-1]) if space == "hidden" else "all"
         return {
             "name": name,
             "seed": scorer.seed,
             "attached": {
                 "model": type(self.model).__name__,
                 "n_parameters": sum(weight.numel() for weight in self.model.parameters()),
-                "instances": {split: len(own.ids) for split, own in scorer.sets.items()},
+                "instances": {split: len(own) for split, own in self.points.items()},
                 "names": {kind: list(own) for kind, own in self.names.items() if len(own) <= MOST_NAMES},
                 **self.of,
             },
             "model": {"n_layers": self.n_layers, "d_model": self.width},
             "probe": dict(probe),
             "scores": asdict(self.scores),
-            "report": {"space": space, "group": scorer.group if space == "hidden" else "all", "layer": self.n_layers},
+            "report": {"space": space, "group": group, "layer": self.n_layers},
             "resolved": {
-                "engine": scorer.engine,
+                "engine": scorer.engine.name,
                 "perplexity": scorer.config.perplexity,
                 "threads": torch.get_num_threads(),
                 "device": str(scorer.device),

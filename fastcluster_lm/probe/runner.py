@@ -144,7 +144,7 @@ class WorkerRunner:
 
     def observe(self, batch: Int[Tensor, " B"], states: Float[Tensor, "B layers d"], step: int) -> None:
         """Hand a copy of the states over."""
-        if self._probe.streams:
+        if self._probe.observes:
             self._send("observe", _copy(batch), _copy(states), step)
 
     def submit(self, step: int) -> None:

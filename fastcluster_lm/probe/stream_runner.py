@@ -33,12 +33,12 @@ class StreamRunner:
         began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         began.record()
         # training and the next probe write into the buffers that these states lie in
-        taken = self._probe.take(step).copied()
-        for sample in taken.samples.values():
-            sample.states.record_stream(self._stream)
+        captured = self._probe.capture(step).copied()
+        for points in captured.points.values():
+            points.X.record_stream(self._stream)
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            pending = self._probe.launch(taken)
+            pending = self._probe.launch(captured)
             ended.record()
         self._pending = pending, began, ended
 
@@ -72,4 +72,4 @@ class StreamRunner:
         result = self._probe.finish(pending)
         ended.synchronize()
         seconds = began.elapsed_time(ended) / 1e3
-        self._done.append(FinishedProbe(pending.taken.step, replace(result, seconds=seconds)))
+        self._done.append(FinishedProbe(pending.captured.step, replace(result, seconds=seconds)))

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,33 +10,27 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fastcluster_lm.errors import DataError
-from fastcluster_lm.probe.attached_scores import AttachedScores
-from fastcluster_lm.probe.samples import LabelledSet
+from fastcluster_lm.probe.pending import Captured, ProbeResult
+from fastcluster_lm.probe.scorer import Scorer
 from fastcluster_lm.probe.state_file import StateFile
 from fastcluster_lm.scores.clusters import SPACES
+from fastcluster_lm.scores.points import Points
 
 Row = dict[str, Any]
 Chunks = Iterable[Float[Tensor, "layers chunk d"]]
 
 
-class Streamed(NamedTuple):
-    """Rows and the arrays of the map of one probe, as ProbeResult has them."""
-
-    rows: list[Row]
-    maps: dict[str, np.ndarray]
-
-
 def score_streamed(
     chunks: Mapping[str, Chunks],
-    sets: Mapping[str, LabelledSet],
-    scorer: AttachedScores,
+    points: Mapping[str, Points],
+    scorer: Scorer,
     *,
     layers: Sequence[int],
     step: int,
     device: torch.device,
     spaces: Collection[str] = SPACES,
     folder: Path,
-) -> Streamed:
+) -> ProbeResult:
     """Write all states into files in `folder`, then score them some layers at a time, every map cold.
 
     chunks: by split the states of its instances in order, all layers; layers: the scored ones, by number
@@ -47,7 +41,7 @@ def score_streamed(
     Errors: DataError naming the layers that hold NaN; RunFolderError if the disk refuses
     """
     wanted = list(layers)
-    files = {name: StateFile(folder / f"{name}.states", len(own.ids)) for name, own in sets.items()}
+    files = {name: StateFile(folder / f"{name}.states", len(own)) for name, own in points.items()}
     for name, file in files.items():
         for states in chunks[name]:
             # chosen by number, a copy is made of the wanted layers alone
@@ -58,15 +52,15 @@ def score_streamed(
     maps: list[dict[str, np.ndarray]] = []
     for first in range(0, len(wanted), n_at_once(files, scorer)):
         last = min(first + n_at_once(files, scorer), len(wanted))
-        part = {name: file.read(first, last).to(device) for name, file in files.items()}
+        part = {name: own.at(files[name].read(first, last).to(device)) for name, own in points.items()}
         scorer.begin_anew()
-        found = scorer.score(part, step, key_frame=True, spaces=spaces)
+        found = scorer.score(Captured(step, part), key_frame=True, spaces=spaces)
         rows += [{**row, "layer": wanted[first + row["layer"]]} for row in found.rows]
         maps.append(found.maps)
-    return Streamed(_ordered(rows), _joined(maps))
+    return ProbeResult(_ordered(rows), _joined(maps), False, 0.0)
 
 
-def n_at_once(files: Mapping[str, StateFile], scorer: AttachedScores) -> int:
+def n_at_once(files: Mapping[str, StateFile], scorer: Scorer) -> int:
     """Count the layers whose states fit scores.memory_mib, one at least."""
     layer_bytes = sum(4 * file.n * file.width for file in files.values())
     return max(1, scorer.memory_mib * 2**20 // layer_bytes)

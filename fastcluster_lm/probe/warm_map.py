@@ -1,14 +1,17 @@
 """The map that goes on from probe to probe: where points start, when it starts anew, how good it is."""
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fastcluster_lm.config import ScoresConfig
 from fastcluster_lm.kernels.neighbor_votes import first_others
 from fastcluster_lm.kernels.transfer import to_device
-from fastcluster_lm.probe.whole_layers import FINITE, Whole
+from fastcluster_lm.probe.whole_layers import Whole
 from fastcluster_lm.scores.engines.params import Engine, Neighbors, NeighborsParams, TsneParams
 from fastcluster_lm.scores.geometry import intrinsic_dimension, neighbor_overlap, trustworthiness
 
@@ -19,6 +22,18 @@ START_FROM, RETAINED = 3, 0.5
 STEADY, DRAWN_TOGETHER = 0.9, 0.1
 # the column that decides on the next map and stands in no row
 PRESERVED = "preserved"
+
+
+class Moved(NamedTuple):
+    """Points of a map after a few steps; placed: which layers have a place on it, None where all have.
+
+    Shapes: points (layers, m, 2), kl and placed (layers,); near are the points' nearest neighbours among themselves
+    """
+
+    points: Float[Tensor, "layers m 2"]
+    kl: Float[Tensor, " layers"]
+    near: Neighbors
+    placed: Bool[Tensor, " layers"] | None
 
 
 class WarmMap:
@@ -91,18 +106,18 @@ class WarmMap:
         near = self.engine.neighbors(X, X, NeighborsParams(2, order, order))
         return {"intrinsic_dimension": intrinsic_dimension(near.distances)}
 
-    def settle(self, columns: dict[str, Tensor], *, warm: bool) -> None:
-        """Take the columns of the map that was drawn, on the host, and see whether the next one must start cold."""
-        preserved = columns.pop(PRESERVED)
+    def settle(self, columns: Mapping[str, Tensor], *, warm: bool, whole: bool = True) -> None:
+        """Take the columns of the map that was drawn, on the host, and see whether the next one must start cold.
+
+        whole: whether every layer could be scored
+        """
+        preserved = columns[PRESERVED]
         if not warm or self._preserved is None:
             self._preserved = preserved
         # a layer that cannot be scored now, or could not be when the last cold map was drawn, has no say
         lost = self._preserved - preserved
         self._restart = bool(lost[lost.isfinite()].mean() > self.config.key_frame_margin)
-        self._note_gaps(columns)
-
-    def _note_gaps(self, columns: dict[str, Tensor]) -> None:
-        if self._gaps or (FINITE in columns and not bool(columns[FINITE].all())):
+        if self._gaps or not whole:
             assert self.points is not None and self._neighbors is not None
             self._gaps = bool(self.points.isnan().any()) or bool((self._neighbors < 0).any())
 
@@ -113,13 +128,10 @@ class WarmMap:
         lacks = self.points.isnan().flatten(1).any(1)
         return bool((lacks if whole is None else lacks & whole.ok).any())
 
-    def move(
-        self, X: Float[Tensor, "layers m d"], ids: Int[Tensor, " m"], whole: Whole | None = None
-    ) -> tuple[Tensor, Tensor, Neighbors, Tensor | None] | None:
+    def move(self, X: Float[Tensor, "layers m d"], ids: Int[Tensor, " m"], whole: Whole | None = None) -> Moved | None:
         """Let the first m points take a few steps; None where too few are on the map, or none is asked for or possible.
 
-        Shapes: X (layers, m, d), ids (m,) -> points (layers, m, 2), kl (layers,), their nearest neighbours among them,
-                and which layers have a place on the map (layers,), None where all have
+        Shapes: X (layers, m, d), ids (m,) -> points (layers, m, 2)
         """
         if self.config.step_iter == 0 or not self.engine.warm_maps:
             return None
@@ -143,7 +155,7 @@ class WarmMap:
         self.points, self._ids = self.points.clone(), self._ids.clone()
         self.points[:, :m] = points if on_map is None else on_map.keep(points, init)
         self._ids[:m] = ids
-        return points, kl, near, placed
+        return Moved(points, kl, near, placed)
 
     def state(self) -> dict[str, Tensor]:
         """Give all that the next map depends on."""
@@ -158,7 +170,7 @@ class WarmMap:
             "restart": torch.tensor([self._restart], dtype=torch.uint8),
         }
 
-    def load_state(self, state: dict[str, Tensor], device: torch.device) -> None:
+    def load_state(self, state: Mapping[str, Tensor], device: torch.device) -> None:
         """Go on from a saved state."""
         if "map" not in state:
             return

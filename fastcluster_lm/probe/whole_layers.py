@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -10,11 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fastcluster_lm.kernels.deferred import deferring
-from fastcluster_lm.probe.samples import Sample
-
-# columns of a probe that decide what its rows hold and stand in none: by split and in all whether a layer's states are
-# finite, and whether it has a place on the map
-FINITE, PLACED = "finite", "placed"
+from fastcluster_lm.scores.points import Points
 
 
 class Whole(NamedTuple):
@@ -51,27 +46,23 @@ class Whole(NamedTuple):
 
 
 def whole_layers(
-    samples: Mapping[str, Sample],
-) -> tuple[dict[str, Sample], Whole | None, dict[str, Bool[Tensor, " layers"]]]:
+    points: Mapping[str, Points],
+) -> tuple[dict[str, Points], Whole | None, dict[str, Bool[Tensor, " layers"]]]:
     """Let layers that are finite in all splits stand in for those that are not.
 
-    Gives the samples as they can be scored, None where all is finite as it came, and what was finite by split. A layer
+    Gives the points as they can be scored, None where all is finite as it came, and what was finite by split. A layer
     that stands in adds nothing to how the others are scored: it is one of them. On a GPU nothing here waits
     """
-    if all(_is_finite(sample) for sample in samples.values()):
-        return dict(samples), None, {}
-    by_split = {name: _finite_layers(sample) for name, sample in samples.items()}
+    if all(_is_finite(own) for own in points.values()):
+        return dict(points), None, {}
+    by_split = {name: _finite_layers(own) for name, own in points.items()}
     whole = Whole.of(torch.stack(list(by_split.values())).all(0))
     if not deferring(whole.ok) and bool(whole.ok.all()):
         # large values whose sum alone overflows
-        return dict(samples), None, {}
+        return dict(points), None, {}
     put = {
-        name: replace(
-            sample,
-            states=whole.stand_in(sample.states),
-            sq_norms=None if sample.sq_norms is None else whole.stand_in(sample.sq_norms),
-        )
-        for name, sample in samples.items()
+        name: own.at(whole.stand_in(own.X), None if own.sq_norms is None else whole.stand_in(own.sq_norms))
+        for name, own in points.items()
     }
     return put, whole, by_split
 
@@ -87,14 +78,14 @@ def describe_broken(finite: Mapping[str, Sequence[bool]]) -> str | None:
     return "; ".join(told) or None
 
 
-def _is_finite(sample: Sample) -> bool:
+def _is_finite(points: Points) -> bool:
     """Look at all values at once; on a GPU that would be a wait, so that each layer is looked at instead."""
-    values = sample.states if sample.sq_norms is None else sample.sq_norms
+    values = points.X if points.sq_norms is None else points.sq_norms
     return not deferring(values) and math.isfinite(float(values.sum()))
 
 
-def _finite_layers(sample: Sample) -> Bool[Tensor, " layers"]:
+def _finite_layers(points: Points) -> Bool[Tensor, " layers"]:
     # on a GPU norms spare the pass over the states; a square beyond float32 then counts as not finite
-    spared = deferring(sample.states) and sample.sq_norms is not None
-    values = sample.sq_norms if spared and sample.sq_norms is not None else sample.states
+    spared = deferring(points.X) and points.sq_norms is not None
+    values = points.sq_norms if spared and points.sq_norms is not None else points.X
     return values.isfinite().flatten(1).all(1)

@@ -22,7 +22,8 @@ from fastcluster_lm.scores.batches import check_finite
 from fastcluster_lm.scores.contingency import factorize
 from fastcluster_lm.scores.engines import choose_engine
 from fastcluster_lm.scores.engines.params import Engine, TsneParams
-from fastcluster_lm.scores.parts import PLANS, Divisions, Split
+from fastcluster_lm.scores.parts import PLANS, Divisions
+from fastcluster_lm.scores.points import Points
 from fastcluster_lm.scores.rows import PendingSpace, SpaceScores
 from fastcluster_lm.scores.spaces import Scoring, score_space, start_space
 
@@ -30,9 +31,9 @@ __all__ = [
     "PLANS",
     "Divisions",
     "PendingSpace",
+    "Points",
     "Scoring",
     "SpaceScores",
-    "Split",
     "score_clusters",
     "score_space",
     "start_space",
@@ -87,7 +88,7 @@ def score_clusters(
     if bank is None:
         if extra := [name for name, value in theirs.items() if value is not None]:
             raise DataError(f"{extra[0]} was given without a bank; give bank too, or leave it out")
-        banked = queries = _split("queries", _checked(points.batch, "X"), own)
+        banked = queries = _points("queries", _checked(points.batch, "X"), own)
     else:
         others = as_points(bank, "bank")
         batches = alike(points, others, "X")
@@ -131,38 +132,38 @@ def _checked(states: Tensor, name: str) -> Tensor:
     return states
 
 
-def _split(name: str, X: Tensor, given: Mapping[str, _Labels | None]) -> Split:
+def _points(name: str, X: Tensor, given: Mapping[str, _Labels | None]) -> Points:
     """Put labels, blocks, groups and instances, in this order, beside their points."""
     n = X.shape[1]
     arrays = [as_labels(value, key, n) if value is not None or key in _NEEDED else None for key, value in given.items()]
     named = zip(("task", "distribution", "groups"), arrays, strict=False)
     labels = {label: values for label, values in named if values is not None}
-    return Split(name, X, labels, None if arrays[3] is None else factorize(arrays[3])[0])
+    return Points(name, X, labels, None if arrays[3] is None else factorize(arrays[3])[0])
 
 
 def _beside_bank(
     own_X: Tensor, X: Tensor, own: Mapping[str, _Labels | None], given: Mapping[str, _Labels | None]
-) -> tuple[Split, Split]:
-    queries = _split("queries", own_X, own)
+) -> tuple[Points, Points]:
+    queries = _points("queries", own_X, own)
     for (name, value), (bank_name, bank_value) in zip(own.items(), given.items(), strict=True):
         if (value is None) != (bank_value is None):
             raise DataError(f"{name} and {bank_name} go together where there is a bank; give both or neither")
-    bank = _split("bank", X, given)
+    bank = _points("bank", X, given)
     for kind, (name, bank_name) in zip(("task", "distribution", "groups"), zip(own, given, strict=True), strict=False):
         if kind in queries.labels:
             # what they are in common is worked out with the parts; here they are refused by the parameters' names
             joined_labels(own[name], name, given[bank_name], bank_name)  # type: ignore[arg-type]
-    if bank.instances is None:
+    if bank.instructions is None:
         return queries, bank
     # instances are numbered together; under the queries' own name the bank withholds a query's instance from it
     labels, n = joined_labels(own["instances"], "instances", given["bank_instances"], "bank_instances")  # type: ignore[arg-type]
     codes, _ = factorize(labels)
-    return replace(queries, instances=codes[:n]), replace(bank, name=queries.name, instances=codes[n:])
+    return replace(queries, instructions=codes[:n]), replace(bank, name=queries.name, instructions=codes[n:])
 
 
 def _map(
-    queries: Split, bank: Split, engine: Engine, params: TsneParams
-) -> tuple[Split, Split, list[float] | None, float | None]:
+    queries: Points, bank: Points, engine: Engine, params: TsneParams
+) -> tuple[Points, Points, list[float] | None, float | None]:
     """Map queries and bank jointly; one point alone has no map."""
     joint = queries.X if bank is queries else torch.cat([queries.X, bank.X], 1)
     n = queries.X.shape[1]

@@ -1,18 +1,17 @@
 """Divide the points of a plan into the parts that are clustered and scored together; it looks at labels only."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fastcluster_lm.errors import DataError, ShapeError
 from fastcluster_lm.scores.arguments import LARGEST_COUNT, LARGEST_EFFORT, joined_labels, seed_number, whole_number
 from fastcluster_lm.scores.contingency import factorize, host_array
 from fastcluster_lm.scores.nulls import derive_seed, reassign_blocks
+from fastcluster_lm.scores.points import Points
 
 _Ints = NDArray[np.int64]
 
@@ -50,7 +49,7 @@ class Scoring:
     """How a space is scored.
 
     n_neighbors:      of every vote, at least 1
-    n_init, max_iter: fresh restarts of KMeans (0 only with kmeans_init), most iterations of one
+    n_init, max_iter: fresh restarts of KMeans (0 only with centroids to go on from), most iterations of one
     n_nulls:          reassignments of distributions to tasks, or of points where those are not known; 0 for none
     seed:             of KMeans and the nulls; every call derives its own from it
     min_label_points: points each label of a group needs for the group to count
@@ -84,26 +83,6 @@ class Scoring:
                 raise DataError(f"{name} is {number}; it must be at least {least}")
             object.__setattr__(self, name, number)
         object.__setattr__(self, "seed", seed_number(self.seed))
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """The points of one split with everything that is known of them.
-
-    name:      "train" | "val"; the split with the bank's name is the bank itself
-    X:         (layers, n, d) states or (layers, n, 2) maps
-    labels:    name -> (n,) integers, best on the host; `distribution` are the blocks of nulls and knn_share_across,
-               `input` and `output` make the groups and ceilings; what is absent leaves its scores None, but that
-               without `distribution` nulls are permutations
-    instances: (n,) identity of the instruction; None: every point is its own
-    sq_norms:  (layers, n) squared norms of X, if whoever made it knows them; they tell whether all is finite
-    """
-
-    name: str
-    X: Float[Tensor, "layers n d"]
-    labels: Mapping[str, Int[Tensor, " n"] | Int[np.ndarray, " n"]]
-    instances: Int[Tensor, " n"] | Int[np.ndarray, " n"] | None = None
-    sq_norms: Float[Tensor, "layers n"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +120,7 @@ class Part:
         return self.split, self.group, self.value
 
 
-def divide(split: Split, bank: Split, plan: Sequence[tuple[str, str]], scoring: Scoring) -> Iterator[Part]:
+def divide(split: Points, bank: Points, plan: Sequence[tuple[str, str]], scoring: Scoring) -> Iterator[Part]:
     """List the parts of every row of a plan: one for the group "all", one for each eligible group otherwise.
 
     Shapes: labels (n,) and (m,) of split and bank
@@ -174,14 +153,14 @@ class Divisions:
     def __init__(self) -> None:
         self._known: dict[Any, tuple[list[NDArray[Any]], list[Part]]] = {}
 
-    def of(self, split: Split, bank: Split, plan: Sequence[tuple[str, str]], scoring: Scoring) -> list[Part]:
+    def of(self, split: Points, bank: Points, plan: Sequence[tuple[str, str]], scoring: Scoring) -> list[Part]:
         """Give what `divide` gives, for the labels at hand."""
-        both = [(owner.name, owner.X.shape[-2], *owner.labels) for owner in (split, bank)]
+        both = [(owner.name, len(owner), *owner.labels) for owner in (split, bank)]
         key = (*both, split.X is bank.X, tuple(plan), scoring)
         labels = [host_array(values) for owner in (split, bank) for values in owner.labels.values()]
         if "distribution" not in split.labels:
             # nulls then depend on these too
-            labels += [host_array(owner.instances) for owner in (split, bank) if owner.instances is not None]
+            labels += [host_array(owner.instructions) for owner in (split, bank) if owner.instructions is not None]
         known = self._known.get(key)
         if known is None or not all(map(np.array_equal, known[0], labels)):
             # copies, since the caller may write into its own
@@ -211,7 +190,7 @@ def _part(
 
 
 def _null_blocks(
-    both: dict[str, tuple[_Ints, _Ints]], split: Split, bank: Split
+    both: dict[str, tuple[_Ints, _Ints]], split: Points, bank: Points
 ) -> list[tuple[str, tuple[_Ints, _Ints]]]:
     """List what a null may move as one, the largest first, and what it is then called.
 
@@ -221,13 +200,13 @@ def _null_blocks(
     """
     if "distribution" in both:
         return [("distributions", both["distribution"])]
-    n, m = split.X.shape[-2], bank.X.shape[-2]
+    n, m = len(split), len(bank)
     own, first = np.arange(n), 0 if split.X is bank.X else n
     blocks = [(own, np.arange(m) + first)]
-    if split.instances is not None and bank.instances is not None:
-        ids, bank_ids = factorize(split.instances)[0], factorize(bank.instances)[0]
+    if split.instructions is not None and bank.instructions is not None:
+        ids, bank_ids = factorize(split.instructions)[0], factorize(bank.instructions)[0]
         if split.name == bank.name:
-            joint, _ = factorize(np.concatenate([host_array(split.instances), host_array(bank.instances)]))
+            joint, _ = factorize(np.concatenate([host_array(split.instructions), host_array(bank.instructions)]))
             ids, bank_ids = joint[:n], joint[n:]
         else:
             # the splits number their instructions apart
@@ -270,7 +249,7 @@ def _joint(codes: tuple[_Ints, _Ints], points: _Ints, bank_points: _Ints) -> _In
     return np.concatenate([codes[0][points], codes[1][bank_points]])
 
 
-def joint_codes(name: str, split: Split, bank: Split) -> tuple[_Ints, _Ints]:
+def joint_codes(name: str, split: Points, bank: Points) -> tuple[_Ints, _Ints]:
     """Number the labels of a split and of its bank together.
 
     Shapes: labels (n,), (m,) -> codes (n,), (m,) int64
@@ -280,10 +259,10 @@ def joint_codes(name: str, split: Split, bank: Split) -> tuple[_Ints, _Ints]:
         raise DataError(f"split {split.name!r} has labels {name!r}, the bank {bank.name!r} has not; give both or none")
     own, banked = host_array(split.labels[name]), host_array(bank.labels[name])
     for owner, values in ((split, own), (bank, banked)):
-        if values.shape != (owner.X.shape[-2],):
+        if values.shape != (len(owner),):
             raise ShapeError(
                 f"labels {name!r} of split {owner.name!r} have shape {values.shape}; "
-                f"its X has {owner.X.shape[-2]} points, so expected ({owner.X.shape[-2]},)"
+                f"its X has {len(owner)} points, so expected ({len(owner)},)"
             )
     names = (f"labels {name!r} of split {owner.name!r}" for owner in (split, bank))
     labels, n = joined_labels(own, next(names), banked, next(names))
@@ -291,9 +270,9 @@ def joint_codes(name: str, split: Split, bank: Split) -> tuple[_Ints, _Ints]:
     return codes[:n], codes[n:]
 
 
-def _group_ids(group: str, both: dict[str, tuple[_Ints, _Ints]], split: Split, bank: Split) -> tuple[_Ints, _Ints]:
+def _group_ids(group: str, both: dict[str, tuple[_Ints, _Ints]], split: Points, bank: Points) -> tuple[_Ints, _Ints]:
     if group == "all":
-        return np.zeros(split.X.shape[-2], dtype=np.int64), np.zeros(bank.X.shape[-2], dtype=np.int64)
+        return np.zeros(len(split), dtype=np.int64), np.zeros(len(bank), dtype=np.int64)
     names = group.split("_") if group not in both else [group]
     if any(name not in both for name in names):
         raise DataError(f"the plan has group {group!r}; split {split.name!r} has labels {', '.join(sorted(both))}")

@@ -31,11 +31,30 @@ _Found = dict[tuple[int, str], NDArray[np.float64]]  # of a part and column: (S,
 _T = TypeVar("_T")
 
 
+class ClusterSet(NamedTuple):
+    """Which centroids: of all groups of one kind that have so many clusters, in one split and space."""
+
+    space: str
+    split: str
+    group: str
+    n_clusters: int
+
+    def __str__(self) -> str:
+        """Give the name under which they are saved."""
+        return "/".join(map(str, self))
+
+    @classmethod
+    def named(cls, name: str) -> "ClusterSet":
+        """Read such a name."""
+        space, split, group, n_clusters = name.split("/")
+        return cls(space, split, group, int(n_clusters))
+
+
 class SpaceScores(NamedTuple):
-    """Rows of scores, and the centroids (G, layers, k, d) by name: the next call's kmeans_init."""
+    """Rows of scores, and the centroids that the next call may go on from."""
 
     rows: list[dict[str, Any]]
-    centroids: dict[str, Float[Tensor, "groups layers k d"]]
+    centroids: dict[ClusterSet, Float[Tensor, "groups layers k d"]]
 
 
 class Votes(NamedTuple):
@@ -47,7 +66,7 @@ class Votes(NamedTuple):
 
 
 class PendingSpace(NamedTuple):
-    """A space whose clusters and votes may still be on their way.
+    """A space whose clusters and votes are launched but not yet fetched.
 
     clusters: by set of points and number of clusters the labels (layers, n); centroids as in SpaceScores
     """
@@ -59,7 +78,7 @@ class PendingSpace(NamedTuple):
     engine: str
     n_layers: int
     clusters: dict[tuple[Place, int], Int[Tensor, "layers n"]]
-    centroids: dict[str, Float[Tensor, "groups layers k d"]]
+    centroids: dict[ClusterSet, Float[Tensor, "groups layers k d"]]
     votes: list[Votes]
 
     def tensors(self) -> list[Tensor]:

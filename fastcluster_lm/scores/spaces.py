@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 
 import numpy as np
@@ -16,25 +17,67 @@ from fastcluster_lm.scores.batches import check_finite
 from fastcluster_lm.scores.contingency import host_array
 from fastcluster_lm.scores.engines.params import Engine, KMeansParams, Neighbors, NeighborsParams
 from fastcluster_lm.scores.nulls import derive_seed
-from fastcluster_lm.scores.parts import PLANS, Divisions, Part, Scoring, Split, joint_codes
-from fastcluster_lm.scores.rows import PendingSpace, SpaceScores, Votes, buckets
+from fastcluster_lm.scores.parts import PLANS, Divisions, Part, Scoring, joint_codes
+from fastcluster_lm.scores.points import Points
+from fastcluster_lm.scores.rows import ClusterSet, PendingSpace, Place, SpaceScores, Votes, buckets
 from fastcluster_lm.scores.votes import enough_neighbors, knn_accuracy, knn_share
 
 # neighbour labels held at once, in a few int64 arrays: 32 MB each
 _CHUNK = 4_000_000
 
 
+@dataclass(frozen=True, eq=False)
+class Space:
+    """The points of one space, and the rows that are wanted of them.
+
+    name:    "hidden" | "map"
+    queries: by split the points that are clustered, and whose neighbours vote
+    bank:    the points among which neighbours are sought
+    plan:    (group, labels) of the rows
+    init:    centroids (groups, layers, k, d) for KMeans to go on from, as an earlier call gave them
+    near:    the bank's own neighbours, nearest first and without the point itself: they spare a search where enough of
+             them may vote
+    """
+
+    name: str
+    queries: Mapping[str, Points]
+    bank: Points
+    plan: Sequence[tuple[str, str]]
+    init: Mapping[ClusterSet, Tensor] = field(default_factory=dict)
+    near: Neighbors | None = None
+
+    def check(self) -> None:
+        """Refuse points that cannot be scored.
+
+        Errors: DataError for NaN, no points, an unlike name; ShapeError for layers or widths that differ
+        """
+        bank = self.bank.X
+        for name, points in self.queries.items():
+            if name != points.name:
+                raise DataError(f"queries[{name!r}] is a split named {points.name!r}; key and name must be the same")
+            layers, n, d = points.X.shape
+            if (layers, d) != (bank.shape[0], bank.shape[2]):
+                raise ShapeError(
+                    f"split {name!r} has shape {tuple(points.X.shape)}, the bank {tuple(bank.shape)}; layers and d "
+                    "must match"
+                )
+            if n == 0:
+                raise DataError(f"split {name!r} has no points; give at least one")
+            check_finite(points.X, f"split {name!r}", sq_norms=points.sq_norms)
+        if self.near is not None and self.near.indices.shape[:2] != bank.shape[:2]:
+            raise ShapeError(
+                f"near has shape {tuple(self.near.indices.shape)}; expected {tuple(bank.shape[:2])} and neighbours"
+            )
+
+
 def score_space(
-    queries: Mapping[str, Split],
-    bank: Split,
+    queries: Mapping[str, Points],
+    bank: Points,
     *,
     space: str,
     plan: Sequence[tuple[str, str]] | None = None,
     scoring: Scoring | None = None,
     engine: Engine,
-    kmeans_init: Mapping[str, Tensor] | None = None,
-    divisions: Divisions | None = None,
-    near: Neighbors | None = None,
 ) -> SpaceScores:
     """Score every (group, labels) of a plan, for all splits and layers together.
 
@@ -42,110 +85,75 @@ def score_space(
     Units:  a row's scores are unweighted means over its groups; None where undefined for one of them
     Errors: DataError for NaN, an unknown group or label, no points; ShapeError for layers or widths that differ
     Source: design.md, "Scores and their names". Queries of the bank's own split leave out all points of their
-            instruction; points keep their order, so equal inputs give equal rows. divisions, kept by the caller,
-            spares the next call work where labels are the same; near, the bank's own neighbours, nearest first and
-            without the point itself, spares a search where enough of them may vote
+            instruction; points keep their order, so equal inputs give equal rows
     """
-    pending = start_space(
-        queries,
-        bank,
-        space=space,
-        plan=plan,
-        scoring=scoring,
-        engine=engine,
-        kmeans_init=kmeans_init,
-        divisions=divisions,
-        near=near,
-    )
+    wanted = Space(space, queries, bank, PLANS[space] if plan is None else plan)
+    pending = start_space(wanted, engine=engine, scoring=scoring or Scoring())
     return pending.finish(Fetch(pending.tensors()).wait())
 
 
-def start_space(
-    queries: Mapping[str, Split],
-    bank: Split,
-    *,
-    space: str,
-    plan: Sequence[tuple[str, str]] | None = None,
-    scoring: Scoring | None = None,
-    engine: Engine,
-    kmeans_init: Mapping[str, Tensor] | None = None,
-    divisions: Divisions | None = None,
-    near: Neighbors | None = None,
-) -> PendingSpace:
-    """Give a GPU all that score_space needs of it, and wait for nothing; the arguments are score_space's.
+def start_space(space: Space, *, engine: Engine, scoring: Scoring, divisions: Divisions | None = None) -> PendingSpace:
+    """Give a GPU all that the rows of a space need of it, and wait for nothing.
 
-    Errors: ShapeError, DataError as there; those that values decide once they are settled, where checks are put off
+    divisions, kept by the caller, spare the next call work where labels are the same
+    Errors: ShapeError, DataError as score_space; those that values decide once they are settled, where checks are put
+            off
     """
-    plan, scoring = PLANS[space] if plan is None else plan, scoring or Scoring()
-    for name, split in queries.items():
-        _check_split(name, split, bank)
-    if near is not None and near.indices.shape[:2] != bank.X.shape[:2]:
-        raise ShapeError(
-            f"near has shape {tuple(near.indices.shape)}; expected {tuple(bank.X.shape[:2])} and neighbours"
-        )
+    space.check()
     divisions = divisions or Divisions()
-    parts = [part for split in queries.values() for part in divisions.of(split, bank, plan, scoring)]
-    clusters, centroids = _cluster(parts, queries, space, scoring, engine, kmeans_init or {})
+    # 1. labels alone decide which points are scored together: a part is one group of one split under one kind of labels
+    parts = [part for split in space.queries.values() for part in divisions.of(split, space.bank, space.plan, scoring)]
+    # 2. KMeans once for each set of points and number of clusters, whatever kinds of labels are compared with it
+    clusters, centroids = _cluster(parts, space, scoring, engine)
+    # 3. neighbours once for each set of points and what is withheld; they vote under every kind of labels and its nulls
     votes: list[Votes] = []
-    for split in queries.values():
+    for split in space.queries.values():
         own = [(i, part) for i, part in enumerate(parts) if part.split == split.name]
-        votes += _vote(own, split, bank, scoring, engine, near if split.name == bank.name else None)
-    return PendingSpace(parts, plan, list(queries), space, engine.name, len(bank.X), clusters, centroids, votes)
-
-
-def _check_split(name: str, split: Split, bank: Split) -> None:
-    if name != split.name:
-        raise DataError(f"queries[{name!r}] is a split named {split.name!r}; key and name must be the same")
-    layers, n, d = split.X.shape
-    if (layers, d) != (bank.X.shape[0], bank.X.shape[2]):
-        raise ShapeError(
-            f"split {name!r} has shape {tuple(split.X.shape)}, the bank {tuple(bank.X.shape)}; layers and d must match"
-        )
-    if n == 0:
-        raise DataError(f"split {name!r} has no points; give at least one")
-    check_finite(split.X, f"split {name!r}", sq_norms=split.sq_norms)
+        votes += _vote(own, split, space, scoring.n_neighbors, engine)
+    n_layers = len(space.bank.X)
+    return PendingSpace(
+        parts, space.plan, list(space.queries), space.name, engine.name, n_layers, clusters, centroids, votes
+    )
 
 
 def _cluster(
-    parts: Sequence[Part],
-    queries: Mapping[str, Split],
-    space: str,
-    scoring: Scoring,
-    engine: Engine,
-    kmeans_init: Mapping[str, Tensor],
-) -> tuple[dict[tuple[tuple[str, str, int], int], Tensor], dict[str, Tensor]]:
-    """Run KMeans once for each set of points and k, in one call for all sets of one size; labels are (layers, n).
+    parts: Sequence[Part], space: Space, scoring: Scoring, engine: Engine
+) -> tuple[dict[tuple[Place, int], Tensor], dict[ClusterSet, Tensor]]:
+    """Run KMeans once for each set of points and k, in one call for all sets of one size.
 
-    Shapes: -> labels (layers, n) by set and k, centroids (sets, layers, k, d) by name
+    Shapes: -> labels (layers, n) by set and k, centroids (groups, layers, k, d) by name
     """
+    # 1. one job for each set of points and k; the groups of one kind share a name, and each has its place under it
     jobs = {(part.place, part.n_clusters): part for part in parts}
-    position: dict[tuple[tuple[str, str, int], int], tuple[str, int]] = {}
-    counts: dict[str, int] = defaultdict(int)
+    position: dict[tuple[Place, int], tuple[ClusterSet, int]] = {}
+    counts: dict[ClusterSet, int] = defaultdict(int)
     for key, part in jobs.items():
-        name = f"{space}/{part.split}/{part.group}/{part.n_clusters}"
+        name = ClusterSet(space.name, part.split, part.group, part.n_clusters)
         position[key] = (name, counts[name])
         counts[name] += 1
-    for name in counts.keys() & kmeans_init.keys():
-        if len(kmeans_init[name]) != counts[name]:
-            raise ShapeError(f"kmeans_init[{name!r}] holds {len(kmeans_init[name])} groups, the data {counts[name]}")
-    labels: dict[tuple[tuple[str, str, int], int], Tensor] = {}
-    centroids: dict[str, list[tuple[list[int], Tensor]]] = defaultdict(list)
-    warm = {key: position[key][0] in kmeans_init for key in jobs}
+    for name in counts.keys() & space.init.keys():
+        if len(space.init[name]) != counts[name]:
+            raise ShapeError(f"init[{str(name)!r}] holds {len(space.init[name])} groups, the data {counts[name]}")
+    # 2. jobs of one size and k are one batch; batches of the same sets are rounds, which share the points made ready
+    warm = {key: position[key][0] in space.init for key in jobs}
     alike = buckets(jobs, lambda key: (jobs[key].group, len(jobs[key].points), key[1], warm[key]))
-    # the same sets of points are made ready once for all numbers of clusters
+    labels: dict[tuple[Place, int], Tensor] = {}
+    centroids: dict[ClusterSet, list[tuple[list[int], Tensor]]] = defaultdict(list)
     for _, rounds in buckets(alike, lambda one: tuple(place for place, _ in one[1])):
         keys = rounds[0][1]
-        X = _of_sets(queries, [(jobs[key].split, jobs[key].points) for key in keys])  # (L, J, n, d)
+        X = _of_sets(space.queries, [(jobs[key].split, jobs[key].points) for key in keys])  # (L, J, n, d)
         n_layers, n_jobs, n, width = X.shape
+        # 3. how each round is clustered: its k, its own seed, and the centroids to go on from
         params = []
         for (group, _, k, is_warm), keys in rounds:
             init = None
             if is_warm:
                 at = [position[key] for key in keys]
-                init = torch.stack([kmeans_init[name][index] for name, index in at], 1).reshape(-1, k, width)
-            seed = derive_seed(scoring.seed, "kmeans", space, group, k)
+                init = torch.stack([space.init[name][index] for name, index in at], 1).reshape(-1, k, width)
+            seed = derive_seed(scoring.seed, "kmeans", space.name, group, k)
             params.append(KMeansParams(k, n_init=scoring.n_init, max_iter=scoring.max_iter, seed=seed, init=init))
-        results = engine.kmeans_each(X.reshape(n_layers * n_jobs, n, width), params)
+        results = engine.kmeans_each(X.reshape(n_layers * n_jobs, n, width), params)  # (L * J, n, d)
+        # 4. back from (L * J, n) to (L, n) for each job, and to (J, L, k, d) for the centroids of each name
         for ((_, _, k, _), keys), result in zip(rounds, results, strict=True):
             labels.update(zip(keys, result.labels.reshape(n_layers, n_jobs, n).unbind(1), strict=True))
             found = result.centroids.reshape(n_layers, n_jobs, k, width).transpose(0, 1)
@@ -166,37 +174,34 @@ def _ordered(found: Sequence[tuple[list[int], Tensor]]) -> Tensor:
     return together[to_device(order, together.device)]
 
 
-def _vote(
-    parts: Sequence[tuple[int, Part]],
-    split: Split,
-    bank: Split,
-    scoring: Scoring,
-    engine: Engine,
-    near: Neighbors | None,
-) -> Iterator[Votes]:
-    """Find the neighbours of each set of points once, in one call for all sets of one size, and let them vote."""
-    ids = {"knn_share": (np.arange(split.X.shape[1]), np.arange(bank.X.shape[1]))}
-    if split.instances is not None and bank.instances is not None:
-        ids["knn_share"] = (host_array(split.instances), host_array(bank.instances))
+def _vote(parts: Sequence[tuple[int, Part]], split: Points, space: Space, k: int, engine: Engine) -> Iterator[Votes]:
+    """Find the k neighbours of each set of points once, in one call for all sets of one size, and let them vote."""
+    bank, near = space.bank, space.near if split.name == space.bank.name else None
+    # 1. whose vote does not count: points of the query's own instruction, and for knn_share_across of its distribution
+    ids = {"knn_share": (np.arange(len(split)), np.arange(len(bank)))}
+    if split.instructions is not None and bank.instructions is not None:
+        ids["knn_share"] = (host_array(split.instructions), host_array(bank.instructions))
     if "distribution" in split.labels:
         ids["knn_share_across"] = joint_codes("distribution", split, bank)
-    members: dict[tuple[str, str, int], list[tuple[int, Part]]] = defaultdict(list)
+    # 2. parts of one set of points differ in their labels alone, and share its neighbours
+    members: dict[Place, list[tuple[int, Part]]] = defaultdict(list)
     for i, part in parts:
         members[part.place].append((i, part))
     places = {place: same[0][1] for place, same in members.items()}
-    k = scoring.n_neighbors
     for (group, _, n_bank), keys in buckets(
         places, lambda key: (key[1], len(places[key].points), len(places[key].bank_points))
     ):
-        # which of the sets are asked for what, under which identities
+        # 3. J sets of one size: which of them are asked for what, under which identities
         asked: list[tuple[tuple[int, ...], str, NeighborsParams]] = []
         for column, (query_ids, bank_ids) in ids.items():
             if near is not None and group == "all":
-                whole = first_others(near.indices, torch.from_numpy(query_ids), torch.from_numpy(bank_ids), k)
-                if whole is not None:
-                    yield from _count_votes(column, whole[:, None], [members[key] for key in keys])
+                # the neighbours that the map's own descent began with are enough, unless too many are withheld
+                known = first_others(near.indices, torch.from_numpy(query_ids), torch.from_numpy(bank_ids), k)
+                if known is not None:
+                    yield from _count_votes(column, known[:, None], [members[key] for key in keys])  # (L, 1, nq, k)
                     continue
             if column == "knn_share" and split.name != bank.name:
+                # the splits share no instruction
                 if n_bank >= k:
                     asked.append((tuple(range(len(keys))), column, NeighborsParams(k)))
                 continue
@@ -208,6 +213,7 @@ def _vote(
                 one = rows.numel() == 1
                 in_layers = [x[rows[0]] if one else x[rows].repeat(split.X.shape[0], 1) for x in (own, others)]
                 asked.append((tuple(rows.tolist()), column, NeighborsParams(k, *in_layers)))
+        # 4. one search for each choice of sets, under all identities that it is asked for
         for chosen, same in buckets(asked, lambda item: item[0]):
             some = [keys[j] for j in chosen]
             X = _gather(split.X, [places[key].points for key in some]).flatten(0, 1)  # (L * J, nq, d)
@@ -215,33 +221,38 @@ def _vote(
                 np.array_equal(places[key].points, places[key].bank_points) for key in some
             )
             Y = X if same_points else _gather(bank.X, [places[key].bank_points for key in some]).flatten(0, 1)
-            found = engine.neighbors_under_each(X, Y, [params for _, _, params in same])
+            found = engine.neighbors_under_each(X, Y, [params for _, _, params in same])  # (L * J, nq, k) each
             for (_, column, _), neighbors in zip(same, found, strict=True):
-                indices = neighbors.indices.reshape(split.X.shape[0], len(some), -1, k)
+                indices = neighbors.indices.reshape(split.X.shape[0], len(some), -1, k)  # (L, J, nq, k)
                 yield from _count_votes(column, indices, [members[key] for key in some])
 
 
 def _count_votes(column: str, indices: Tensor, members: Sequence[Sequence[tuple[int, Part]]]) -> Iterator[Votes]:
     """Score the same neighbours (L, J, nq, k) under every kind of labels and their nulls, in one call for all."""
     device = indices.device
+    # 1. by kind of labels, the parts that have it: most often all J sets, and each set once
     flat = [(j, i, part) for j, same in enumerate(members) for i, part in same]
     kinds = [
         chosen
         for (labels, _), chosen in buckets(flat, lambda item: (item[2].labels, item[2].nulls is not None))
+        # no neighbour of another distribution has the query's
         if column != "knn_share_across" or labels != "distribution"
     ]
     for at, together in buckets(kinds, lambda chosen: tuple(j for j, _, _ in chosen)):
-        some = indices if len(at) == indices.shape[1] else indices[:, to_device(np.array(at), device)]
+        some = indices if len(at) == indices.shape[1] else indices[:, to_device(np.array(at), device)]  # (L, J, nq, k)
         parts = [[part for _, _, part in chosen] for chosen in together]
         ids = [[i for _, i, _ in chosen] for chosen in together]
-        own = _stacked([_stacked([part.true for part in same]) for same in parts])  # (kinds, J, nq)
+        # 2. labels of queries and bank: (kinds, J, nq) and (kinds, J, nb)
+        own = _stacked([_stacked([part.true for part in same]) for same in parts])
         banked = _stacked([_stacked([part.bank_true for part in same]) for same in parts])
         if column == "knn_share":
-            won = knn_accuracy(some, to_device(own, device), to_device(banked, device))
+            won = knn_accuracy(some, to_device(own, device), to_device(banked, device))  # (kinds, L, J)
             yield from (Votes("knn_accuracy", won[n : n + 1], of) for n, of in enumerate(ids))
+        # 3. their nulls, where they have any: (S, J, nq) and (S, J, nb) for each kind
         drawn = [n for n, same in enumerate(parts) if same[0].nulls is not None]
-        nulls = [np.stack([part.nulls for part in parts[n] if part.nulls is not None], 1) for n in drawn]  # (S, J, nq)
+        nulls = [np.stack([part.nulls for part in parts[n] if part.nulls is not None], 1) for n in drawn]
         bank_nulls = [np.stack([part.bank_nulls for part in parts[n] if part.bank_nulls is not None], 1) for n in drawn]
+        # 4. all labelings one after the other, some at a time: (kinds + S * kinds with nulls, L, J)
         step = max(1, _CHUNK // some.numel())
         all_own, all_banked = np.concatenate([own, *nulls]), np.concatenate([banked, *bank_nulls])
         found = [
@@ -254,7 +265,7 @@ def _count_votes(column: str, indices: Tensor, members: Sequence[Sequence[tuple[
         yield from (Votes(f"null_{column}", of_null, ids[n]) for n, of_null in zip(drawn, of_nulls, strict=True))
 
 
-def _of_sets(queries: Mapping[str, Split], sets: Sequence[tuple[str, NDArray[np.int64]]]) -> Tensor:
+def _of_sets(queries: Mapping[str, Points], sets: Sequence[tuple[str, NDArray[np.int64]]]) -> Tensor:
     """Pick equal-sized sets of points of several splits: (L, J, n_set, d)."""
     parts = [
         _gather(queries[split].X, [points for _, points in same]) for split, same in groupby(sets, lambda one: one[0])

@@ -1,7 +1,7 @@
 """The run folder and the columns of its tables; numpy only, no torch, no scores computed."""
 
 from fastcluster_lm.store.files import check_free, replace_file
-from fastcluster_lm.store.folder import RunFolder, list_runs
+from fastcluster_lm.store.folder import FIRST_VAL_ID, RunFolder, list_runs
 from fastcluster_lm.store.lines import TornLineWarning
 from fastcluster_lm.store.row_queue import RowQueue
 from fastcluster_lm.store.rows import SCORE_COLUMNS, STEP_COLUMNS, score_row, step_row
@@ -9,6 +9,7 @@ from fastcluster_lm.store.run_path import default_run_path
 from fastcluster_lm.store.tail import LineTail
 
 __all__ = [
+    "FIRST_VAL_ID",
     "SCORE_COLUMNS",
     "STEP_COLUMNS",
     "LineTail",

@@ -35,6 +35,8 @@ from fastcluster_lm.untrusted import read_toml
 
 # a map that names none is of the first
 MAP_FORMAT = 1
+# numbers of validation instances begin here in a stored map, beyond all that training could have
+FIRST_VAL_ID = 2**40
 TABLES = ("steps.jsonl", "scores.jsonl")
 # all else that is written into the folder itself
 BESIDE = ("run.toml", "environment.json", "summary.json", "lock")

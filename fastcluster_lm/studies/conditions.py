@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fastcluster_lm.config import RunConfig
-from fastcluster_lm.probe import choose_probe_set
+from fastcluster_lm.probe import choose_instances
 from fastcluster_lm.store.files import encode_json, read_json, write_new_file
 from fastcluster_lm.studies.cells import preset_config
 from fastcluster_lm.studies.reading import difference, mean, open_run, trained_rooms
@@ -29,9 +29,9 @@ def train_and_compare(config: RunConfig, folder: Path, options: Options) -> None
     rooms = trained_rooms(folder)
     n_points = rooms.taskset.n_distributions * rooms.taskset.n_inputs * POINTS
     sets = {
-        name: choose_probe_set(
-            own, n_points=n_points, map_points=n_points, seed=config.probe.seed, split=name
-        ).instances
+        name: own.select(
+            choose_instances(own, n_points=n_points, map_points=n_points, seed=config.probe.seed, split=name)[0]
+        )
         for name, own in (("train", rooms.trainer.train), ("val", rooms.trainer.val))
     }
     sizes = {"n_layers": config.model.n_layers, "d_model": config.model.d_model}

@@ -18,7 +18,8 @@ from fastcluster_lm.engine.language_model import LanguageModel
 from fastcluster_lm.errors import UsageError
 from fastcluster_lm.scores.clusters import score_space
 from fastcluster_lm.scores.engines import NeighborsParams, choose_engine
-from fastcluster_lm.scores.parts import Scoring, Split
+from fastcluster_lm.scores.parts import Scoring
+from fastcluster_lm.scores.points import Points
 from fastcluster_lm.scores.votes import knn_share
 from fastcluster_lm.store.files import encode_json, read_json, write_new_file
 from fastcluster_lm.studies.answers import ANSWER_TOKENS, ask, names
@@ -96,7 +97,7 @@ def score_states(states: Float[Tensor, "layers n D"], prompts: Sequence[Prompt],
         "distribution": task * 100 + wording,
         "input": np.array([countries.index(prompt.input) for prompt in prompts]),
     }
-    split = Split("train", states, labels)
+    split = Points("train", states, labels)
     scoring = Scoring(n_neighbors=N_NEIGHBORS, n_init=3, min_label_points=N_WORDINGS, seed=seed)
     plan = (("all", "task"), ("all", "wording"), ("all", "input"), ("input", "task"))
     engine = choose_engine("auto", states.device)

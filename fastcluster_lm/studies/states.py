@@ -12,10 +12,11 @@ from fastcluster_lm.data import Instances
 from fastcluster_lm.engine import Row
 from fastcluster_lm.errors import DataError
 from fastcluster_lm.model import GPT2, Evaluator
-from fastcluster_lm.probe.probe_set import label_kinds
+from fastcluster_lm.probe.points import label_kinds
 from fastcluster_lm.scores.clusters import score_space
 from fastcluster_lm.scores.engines.params import Engine
-from fastcluster_lm.scores.parts import Scoring, Split
+from fastcluster_lm.scores.parts import Scoring
+from fastcluster_lm.scores.points import Points
 
 # states (B, D) of one layer at the output position, changed
 Change = Callable[[Float[Tensor, "B D"]], Float[Tensor, "B D"]]
@@ -47,7 +48,7 @@ def score_states(
     Shapes: states (layers, n, D) and n instances, by split -> a row for each split, (group, labels) and layer
     """
     splits = {
-        name: Split(name, states[name], label_kinds(own, n_inputs), own.instruction) for name, own in instances.items()
+        name: Points(name, states[name], label_kinds(own, n_inputs), own.instruction) for name, own in instances.items()
     }
     return score_space(splits, splits["train"], space="hidden", plan=plan, scoring=scoring, engine=engine).rows
 

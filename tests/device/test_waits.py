@@ -46,7 +46,7 @@ def probed(run: Rooms, steps: int, strict=lambda on: None) -> list:
         with torch.no_grad():
             for weight in run.trainer.model.parameters():
                 weight.mul_(1 + 0.05 * math.sin(step + 1))
-        if step and run.probe.streams:
+        if step and run.probe.observes:
             for start in range(0, len(run.trainer.train), 32):
                 batch = torch.arange(start, min(start + 32, len(run.trainer.train)))
                 states = run.trainer.model(*run.trainer.train.inputs(batch.to(run.device.torch_device))).states
@@ -127,7 +127,7 @@ PLANTED = {
 def test_a_planted_wait_is_caught(monkeypatch, in_torch, fault):
     with pretend_cuda() as mode:
         run = rooms("fresh", "cuda")
-        taken = run.probe.take(0)
+        captured = run.probe.capture(0)
 
         def waiting(plain):
             def waits(X, *others, **named):
@@ -143,16 +143,16 @@ def test_a_planted_wait_is_caught(monkeypatch, in_torch, fault):
         monkeypatch.setattr(f"fastcluster_lm.{place}", planted)
         mode.strict = True
         with pytest.raises(HostWaitError):
-            run.probe.launch(taken)
+            run.probe.launch(captured)
 
 
 def test_a_layer_with_nan_is_named_when_the_scores_are_read_and_the_others_are_scored(in_torch):
     with pretend_cuda() as mode:
         run = rooms("fresh", "cuda")
         run.trainer.model.blocks[0].mlp_c_proj.bias.held[1] = torch.nan
-        taken = run.probe.take(0)
+        captured = run.probe.capture(0)
         mode.strict = True
-        pending = run.probe.launch(taken)
+        pending = run.probe.launch(captured)
         mode.strict = False
         found = run.probe.finish(pending)
     named = "states of train and val are not finite"

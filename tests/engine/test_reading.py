@@ -31,7 +31,7 @@ def test_every_point_of_a_map_has_the_instruction_that_the_model_read(small, tmp
     vocabulary = Vocabulary.of(taskset)
     assert run.probe is not None
     shown = [
-        run.probe.sets[name].instances.select(run.probe.sets[name].on_map.nonzero()[:, 0]) for name in ("train", "val")
+        run.probe.sources[name].instances.select(run.probe.sources[name].points.on_map) for name in ("train", "val")
     ]
     read = ["".join(vocabulary.decode(tokens[:-1])) for part in shown for tokens in part.tokens.tolist()]
     assert [texts[number] for number in labels["instruction"]] == read

@@ -25,7 +25,7 @@ def states() -> torch.Tensor:
     for _ in range(12):
         run.trainer.advance()
     assert run.probe is not None
-    train = run.probe.sets["train"].instances
+    train = run.probe.sources["train"].instances
     buffer = torch.empty(3, len(train), 16)
     run.trainer.evaluator.states_into(train, buffer)
     return buffer

@@ -159,10 +159,10 @@ def test_a_launched_probe_makes_nothing_wait(device):
         if step < 2:
             assert run.probe.score(step).rows
             continue
-        taken = run.probe.take(step).copied()
+        captured = run.probe.capture(step).copied()
         _settle(device)
         with _refusing_waits(device):
-            pending = run.probe.launch(taken)
+            pending = run.probe.launch(captured)
         result = run.probe.finish(pending)
         assert result.rows and all(row["ari"] is not None for row in result.rows)
 

@@ -16,7 +16,7 @@ from fastcluster_lm import device
 from fastcluster_lm.cli import main
 from fastcluster_lm.config import ScoresConfig
 from fastcluster_lm.errors import RunExistsError, ShapeError, UsageError
-from fastcluster_lm.probe import ProbeSkippedWarning, attached_scores, undisturbed
+from fastcluster_lm.probe import ProbeSkippedWarning, scorer, undisturbed
 from fastcluster_lm.store import RunFolder
 from tests.probe.attached import QUICK, Net, NoisyNet, fingerprint, instances, seed_all
 from tests.probe.attached_loops import FAULTS, KINDS, attach
@@ -215,7 +215,7 @@ def test_short_memory_halves_the_batch_then_the_blocks_then_skips(tmp_path, monk
     handle = model.register_forward_pre_hook(short)
     expected = attach(model, tmp_path / "other", batch_size=12).step(0)
     sizes.clear()
-    start_space = attached_scores.start_space
+    start_space = scorer.start_space
 
     def score_in_little(*args, engine, **options):
         budgets.append(engine.memory_budget >> 20)
@@ -223,7 +223,7 @@ def test_short_memory_halves_the_batch_then_the_blocks_then_skips(tmp_path, monk
             raise torch.OutOfMemoryError("CUDA out of memory")
         return start_space(*args, engine=engine, **options)
 
-    monkeypatch.setattr(attached_scores, "start_space", score_in_little)
+    monkeypatch.setattr(scorer, "start_space", score_in_little)
     rows = probe.step(0)
     assert sizes == [40, 20, 10, 10, 10, 10, 8] and budgets == [256, 128, 64, 64]
     assert [row["ari"] for row in rows] == [row["ari"] for row in expected]
@@ -242,7 +242,7 @@ def test_a_sharded_model_without_memory_is_not_passed_over(tmp_path, monkeypatch
     probe = attach(model, tmp_path / "run", every=1)
     monkeypatch.setattr(probe._reader, "sharded", True)
     with pytest.MonkeyPatch.context() as little, pytest.warns(ProbeSkippedWarning, match="no memory to score"):
-        little.setattr(attached_scores, "start_space", raiser(torch.OutOfMemoryError("no memory to score")))
+        little.setattr(scorer, "start_space", raiser(torch.OutOfMemoryError("no memory to score")))
         probe.step(0)
     model.register_forward_pre_hook(raiser(torch.OutOfMemoryError("no memory to run")))
     with pytest.raises(torch.OutOfMemoryError, match="no memory to run"):
@@ -328,8 +328,8 @@ def test_scores_do_not_change_with_the_callers_defaults(tmp_path, monkeypatch, d
         torch.use_deterministic_algorithms(True, warn_only=True)
         seen = []
         monkeypatch.setattr(
-            attached_scores, "start_space",
-            lambda *args, score=attached_scores.start_space, **options: (
+            scorer, "start_space",
+            lambda *args, score=scorer.start_space, **options: (
                 seen.append(torch.are_deterministic_algorithms_enabled()), score(*args, **options),
             )[1],
         )  # fmt: skip

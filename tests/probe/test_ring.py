@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastcluster_lm.probe.ring import StateRing
+from fastcluster_lm.probe.sources.ring import StateRing
 
 
 def make(n_slots: int, n_instances: int) -> StateRing:

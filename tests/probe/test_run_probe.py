@@ -8,7 +8,8 @@ import torch
 from fastcluster_lm.config import config_from_dict
 from fastcluster_lm.engine import Rooms
 from fastcluster_lm.errors import ConfigError
-from fastcluster_lm.scores.clusters import PLANS, Scoring, Split, score_space
+from fastcluster_lm.probe.points import label_kinds
+from fastcluster_lm.scores.clusters import PLANS, Points, Scoring, score_space
 from fastcluster_lm.scores.engines import TsneParams
 from fastcluster_lm.store import SCORE_COLUMNS
 from fastcluster_lm.tasks import Task, TaskSet, taskset_of
@@ -51,19 +52,18 @@ def test_a_probe_is_what_the_scores_give_for_the_states_and_settings_of_the_run(
         run.trainer.advance()
     found = run.probe.score(0)
     hidden, on_map = {}, {}
-    for name, chosen in run.probe.sets.items():
-        states = torch.empty(3, len(chosen.instances), 16)
-        run.trainer.evaluator.states_into(chosen.instances, states)
-        labels = {key: values.numpy() for key, values in chosen.labels(2).items()}
-        hidden[name] = Split(name, states, labels, chosen.instances.instruction.numpy())
-    joint = torch.cat([hidden[name].X[:, run.probe.sets[name].on_map] for name in ("train", "val")], 1)
+    for name, source in run.probe.sources.items():
+        states = torch.empty(3, len(source.instances), 16)
+        run.trainer.evaluator.states_into(source.instances, states)
+        hidden[name] = Points(name, states, label_kinds(source.instances, 2), source.instances.instruction.numpy())
+    kept = {name: source.points.on_map.numpy() for name, source in run.probe.sources.items()}
+    joint = torch.cat([hidden[name].X[:, kept[name]] for name in ("train", "val")], 1)
     points, kl = run.engine.tsne(joint, TsneParams(perplexity=5.0, n_iter=30, seed=3))
     assert torch.equal(torch.from_numpy(found.maps["points"]), points)
     assert found.maps["is_val"].tolist() == [0] * 48 + [1] * 48
     for name, place in (("train", points[:, :48]), ("val", points[:, 48:])):
-        keep = run.probe.sets[name].on_map.numpy()
-        labels = {key: values[keep] for key, values in hidden[name].labels.items()}
-        on_map[name] = Split(name, place, labels, hidden[name].instances[keep])
+        labels = {key: values[kept[name]] for key, values in hidden[name].labels.items()}
+        on_map[name] = Points(name, place, labels, hidden[name].instructions[kept[name]])
     scoring = Scoring(n_neighbors=4, n_init=2, n_nulls=5, seed=3)
     expected = [
         row
@@ -116,8 +116,8 @@ def test_the_map_names_its_points(run):
     maps = run.probe.score(0).maps
     n_train = int((maps["is_val"] == 0).sum())
     assert maps["points"].shape == (3, 96, 2) and n_train == 48
-    on_map = run.probe.sets["val"].on_map
-    assert torch.equal(torch.from_numpy(maps["task"][n_train:]), run.probe.sets["val"].instances.task[on_map])
+    val = run.probe.sources["val"]
+    assert torch.equal(torch.from_numpy(maps["task"][n_train:]), val.instances.task[val.points.on_map])
 
 
 @pytest.mark.parametrize("k", [13, 30])

@@ -11,9 +11,12 @@ import torch
 
 from fastcluster_lm.config import ScoresConfig
 from fastcluster_lm.errors import DataError, ProbeError
-from fastcluster_lm.probe.attached_scores import AttachedScores, labelled_sets
+from fastcluster_lm.probe.pending import Captured
+from fastcluster_lm.probe.points import labelled_points
+from fastcluster_lm.probe.scorer import Scorer
 from fastcluster_lm.probe.state_file import StateFile
 from fastcluster_lm.probe.streamed_scores import score_streamed
+from fastcluster_lm.scores.engines import choose_engine
 
 N_LAYERS, N, WIDTH = 5, 240, 96
 CPU = torch.device("cpu")
@@ -34,64 +37,69 @@ def states() -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def sets():
+def points():
     """Label the points of both splits."""
     at = np.arange(N)
     labels = {"task": at % 4, "distribution": at % 8, "input": at // 8 % 3, "output": at // 16 % 2}
-    return labelled_sets({"train": labels, "val": labels}, map_points=60, n_neighbors=5, seed=0)[0]
+    return labelled_points({"train": labels, "val": labels}, map_points=60, n_neighbors=5, seed=0)[0]
 
 
-def stream(states, sets, folder: Path, *, chunk: int = 70, config: ScoresConfig = CONFIG, **options):
+def a_scorer(config: ScoresConfig = CONFIG) -> Scorer:
+    return Scorer(config, choose_engine("fused", CPU, config.memory_mib), CPU, 0)
+
+
+def stream(states, points, folder: Path, *, chunk: int = 70, config: ScoresConfig = CONFIG, **options):
     layers = options.pop("layers", range(N_LAYERS))
     chunks = {name: (part for part in X.split(chunk, 1)) for name, X in states.items()}
-    scorer = AttachedScores(sets, config, 0, device=CPU)
-    return score_streamed(chunks, sets, scorer, layers=layers, step=7, device=CPU, folder=folder, **options)
+    scorer = a_scorer(config)
+    return score_streamed(chunks, points, scorer, layers=layers, step=7, device=CPU, folder=folder, **options)
 
 
 @pytest.fixture(scope="module")
-def whole(states, sets):
+def whole(states, points):
     """Score all layers at once, as a probe within training does."""
-    found = AttachedScores(sets, CONFIG, 0, device=CPU).score(states, 7, key_frame=True)
+    captured = Captured(7, {name: own.at(states[name]) for name, own in points.items()})
+    found = a_scorer().score(captured, key_frame=True)
     return found.rows, found.maps, found.warm
 
 
 @pytest.mark.parametrize("chunk", [1, 70, 1000])
-def test_rows_and_maps_are_those_of_a_probe_that_has_all_states_at_once(states, sets, whole, tmp_path, chunk):
-    found = stream(states, sets, tmp_path, chunk=chunk)
+def test_rows_and_maps_are_those_of_a_probe_that_has_all_states_at_once(states, points, whole, tmp_path, chunk):
+    found = stream(states, points, tmp_path, chunk=chunk)
     assert found.rows == whole[0]
     assert found.maps.keys() == whole[1].keys()
     assert all((found.maps[name] == whole[1][name]).all() for name in whole[1])
 
 
-def test_a_layer_at_a_time_gives_the_same_rows(states, sets, tmp_path, monkeypatch):
+def test_a_layer_at_a_time_gives_the_same_rows(states, points, tmp_path, monkeypatch):
     # 1 MiB holds six layers of these; of points ten times as wide it holds none, and one is taken
     wide = {name: X.repeat(1, 1, 10) for name, X in states.items()}
     reads = []
     read = StateFile.read
     monkeypatch.setattr(StateFile, "read", lambda self, *at: reads.append(at) or read(self, *at))
-    apart = stream(wide, sets, tmp_path, config=ScoresConfig(**{**vars(CONFIG), "memory_mib": 1}))
-    assert reads == [(layer, layer + 1) for layer in range(N_LAYERS) for _ in sets]
+    apart = stream(wide, points, tmp_path, config=ScoresConfig(**{**vars(CONFIG), "memory_mib": 1}))
+    assert reads == [(layer, layer + 1) for layer in range(N_LAYERS) for _ in points]
     reads.clear()
-    together = stream(wide, sets, tmp_path)
+    together = stream(wide, points, tmp_path)
     assert reads == [(0, N_LAYERS), (0, N_LAYERS)]
     assert apart.rows == together.rows
     assert (apart.maps["points"] == together.maps["points"]).all()
 
 
-def test_chosen_layers_have_the_rows_that_they_have_among_all(states, sets, whole, tmp_path):
-    found = stream(states, sets, tmp_path, layers=[1, 4])
+def test_chosen_layers_have_the_rows_that_they_have_among_all(states, points, whole, tmp_path):
+    found = stream(states, points, tmp_path, layers=[1, 4])
     assert found.rows == [row for row in whole[0] if row["layer"] in (1, 4)]
     assert (found.maps["points"] == whole[1]["points"][[1, 4]]).all()
 
 
 @pytest.mark.parametrize("space", ["hidden", "map"])
-def test_one_space_has_the_rows_that_it_has_beside_the_other(states, sets, whole, tmp_path, space):
-    found = stream(states, sets, tmp_path, spaces=(space,))
+def test_one_space_has_the_rows_that_it_has_beside_the_other(states, points, whole, tmp_path, space):
+    found = stream(states, points, tmp_path, spaces=(space,))
     assert found.rows == [row for row in whole[0] if row["space"] == space]
     assert bool(found.maps) == (space == "map")
 
 
-def test_a_chunk_is_forgotten_before_the_next_is_asked_for(states, sets, tmp_path):
+def test_a_chunk_is_forgotten_before_the_next_is_asked_for(states, points, tmp_path):
     alive: list[weakref.ref] = []
 
     def chunks(X):
@@ -103,19 +111,21 @@ def test_a_chunk_is_forgotten_before_the_next_is_asked_for(states, sets, tmp_pat
             yield chunk
             del chunk
 
-    scorer = AttachedScores(sets, CONFIG, 0, device=CPU)
+    scorer = a_scorer()
     given = {name: chunks(X) for name, X in states.items()}
-    score_streamed(given, sets, scorer, layers=range(N_LAYERS), step=0, device=CPU, spaces=("hidden",), folder=tmp_path)
+    score_streamed(
+        given, points, scorer, layers=range(N_LAYERS), step=0, device=CPU, spaces=("hidden",), folder=tmp_path
+    )
     assert len(alive) == 12
 
 
-def test_nan_is_refused_with_the_layers_own_number(states, sets, tmp_path):
+def test_nan_is_refused_with_the_layers_own_number(states, points, tmp_path):
     broken = {name: X.clone() for name, X in states.items()}
     broken["val"][3, 100, 5] = torch.nan
     with pytest.raises(DataError, match="NaN or infinity in layer 3;"):
-        stream(broken, sets, tmp_path, layers=[0, 3])
+        stream(broken, points, tmp_path, layers=[0, 3])
     # a layer that is not scored may hold anything
-    assert stream(broken, sets, tmp_path, layers=[0, 4]).rows
+    assert stream(broken, points, tmp_path, layers=[0, 4]).rows
 
 
 def test_a_file_gives_back_what_was_written_and_only_once_it_is_whole(tmp_path):
@@ -139,17 +149,20 @@ import tempfile
 from pathlib import Path
 import numpy as np, torch
 from fastcluster_lm.config import ScoresConfig
-from fastcluster_lm.probe.attached_scores import AttachedScores, labelled_sets
+from fastcluster_lm.probe.points import labelled_points
+from fastcluster_lm.probe.scorer import Scorer
 from fastcluster_lm.probe.streamed_scores import score_streamed
+from fastcluster_lm.scores.engines import choose_engine
 torch.set_num_threads(1)
 n, cpu, at = 512, torch.device("cpu"), np.arange(512)
-sets, _ = labelled_sets({"val": {"task": at % 4, "distribution": at % 8}}, map_points=64, n_neighbors=5, seed=0)
+points, _ = labelled_points({"val": {"task": at % 4, "distribution": at % 8}}, map_points=64, n_neighbors=5, seed=0)
 for n_layers, memory_mib in ((4, 1), (48, 1), (48, 1000)):
     generator = torch.Generator().manual_seed(0)
     chunks = (torch.randn(n_layers, 8, 512, generator=generator) for _ in range(n // 8))
-    scorer = AttachedScores(sets, ScoresConfig(memory_mib=memory_mib, n_init=1, n_nulls=1), 0, device=cpu)
+    config = ScoresConfig(memory_mib=memory_mib, n_init=1, n_nulls=1)
+    scorer = Scorer(config, choose_engine("fused", cpu, memory_mib), cpu, 0)
     with tempfile.TemporaryDirectory() as folder:
-        score_streamed({"val": chunks}, sets, scorer, layers=range(n_layers), step=0, device=cpu, spaces=("hidden",),
+        score_streamed({"val": chunks}, points, scorer, layers=range(n_layers), step=0, device=cpu, spaces=("hidden",),
                        folder=Path(folder))
     [highest] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
     print(int(highest.split()[1]) / 1024)

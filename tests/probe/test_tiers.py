@@ -72,14 +72,14 @@ def test_the_ring_holds_the_states_that_the_training_forward_gave():
         result = run.trainer.advance()
         run.probe.observe(result.batch, result.states, step)
         seen.update({int(i): result.states[row] for row, i in enumerate(result.batch)})
-    ring = run.probe._ring.ring
+    ring = run.probe.ring
     assert ring.full
     for slot, instance in enumerate(ring.instances.tolist()):
         assert torch.equal(ring.states[:, slot], seen[instance])
-    sample = run.probe._ring.take()
+    points = run.probe.ring.capture(shown=False)
     train = run.trainer.train
-    assert (sample.labels["task"] == train.task[ring.instances].numpy()).all()
-    assert (sample.instructions == train.instruction[ring.instances].numpy()).all()
+    assert (points.labels["task"] == train.task[ring.instances].numpy()).all()
+    assert (points.instructions == train.instruction[ring.instances].numpy()).all()
     # the newest 96 distinct instances of 8 batches of 16, of weights before their step
     assert ring.seen_at.min() >= 1 and ring.seen_at.max() == 7
     assert ring.mean_age(8) == pytest.approx(float((8 - ring.seen_at).double().mean()))
@@ -226,6 +226,8 @@ def test_step_probes_cluster_from_the_last_centroids_alone(monkeypatch):
         if first is not None:
             probe.score(first)
         asked = []
-        monkeypatch.setattr(probe.engine, "kmeans_each", partial(_noting, asked, probe.engine.kmeans_each))
+        monkeypatch.setattr(
+            probe.scorer.engine, "kmeans_each", partial(_noting, asked, probe.scorer.engine.kmeans_each)
+        )
         probe.score(1)
         assert {(one.n_init, one.init is None) for _, params in asked for one in params} == expected

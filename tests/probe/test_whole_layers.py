@@ -9,8 +9,12 @@ from torch import Tensor
 
 from fastcluster_lm.config import ScoresConfig, config_from_dict
 from fastcluster_lm.engine import Rooms
-from fastcluster_lm.probe.attached_scores import AttachedScores, labelled_sets
+from fastcluster_lm.probe.pending import Captured
+from fastcluster_lm.probe.points import labelled_points
+from fastcluster_lm.probe.scorer import Scorer
 from fastcluster_lm.probe.whole_layers import Whole, describe_broken
+from fastcluster_lm.scores.engines import choose_engine
+from fastcluster_lm.scores.points import Points
 from fastcluster_lm.store.rows import score_row
 from fastcluster_lm.tasks import taskset_of
 from tests.laws.conftest import SMALL
@@ -27,8 +31,8 @@ def a_run(source: str = "fresh", **probe) -> Rooms:
 
 def poisoned(run: Rooms, when: dict[int, tuple[list[int], float]], sets: tuple[str, ...] = ("train", "val")) -> None:
     """Let the states of some layers and sets hold a value at some probes, counted by what the probe runs."""
-    whole, scored = run.probe.evaluator.states_into, [-1]
-    held = {len(run.probe.sets[name].instances) for name in sets} if len(sets) == 1 else None
+    whole, scored = run.trainer.evaluator.states_into, [-1]
+    held = {len(run.probe.sources[name].instances) for name in sets} if len(sets) == 1 else None
     score = run.probe.score
 
     def count(step):
@@ -38,7 +42,7 @@ def poisoned(run: Rooms, when: dict[int, tuple[list[int], float]], sets: tuple[s
     def states_into(instances, buffer):
         norms = whole(instances, buffer)
         layers, value = when.get(scored[0], ([], 0.0))
-        is_val = instances.instruction is run.probe.sets["val"].instances.instruction
+        is_val = instances.instruction is run.probe.sources["val"].instances.instruction
         if layers and (held is None or is_val == (sets == ("val",))):
             buffer[layers, 3, 1] = value
             if norms is not None:
@@ -46,7 +50,15 @@ def poisoned(run: Rooms, when: dict[int, tuple[list[int], float]], sets: tuple[s
         return norms
 
     run.probe.score = count
-    run.probe.evaluator.states_into = states_into
+    run.trainer.evaluator.states_into = states_into
+
+
+def a_scorer() -> Scorer:
+    return Scorer(SCORES, choose_engine("fused", "cpu"), torch.device("cpu"), 0)
+
+
+def captured(step: int, points: dict[str, Points], states: dict[str, Tensor]) -> Captured:
+    return Captured(step, {name: own.at(states[name]) for name, own in points.items()})
 
 
 def of_layers(rows: list[dict], layers: list[int]) -> list[dict]:
@@ -66,16 +78,17 @@ def points_of(layers: int, n: int = 60) -> tuple[dict[str, Tensor], dict[str, Te
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_other_layers_are_scored_as_if_there_were_no_such_layer(value, split):
     states, labels = points_of(3)
-    sets, _ = labelled_sets(labels, map_points=60, n_neighbors=3, seed=0)
-    ours, alone = (AttachedScores(sets, SCORES, 0, device=torch.device("cpu")) for _ in range(2))
+    points, _ = labelled_points(labels, map_points=60, n_neighbors=3, seed=0)
+    ours, alone = (a_scorer() for _ in range(2))
     for step in range(6):
         # points wander, so that maps depend on all that was before
         states = {name: own + 0.1 * step for name, own in states.items()}
         given = {name: own.clone() for name, own in states.items()}
         if step in (2, 3):
             given[split][1, 7, 2] = value
-        found = ours.score(given, step, key_frame=step == 0)
-        expected = alone.score({name: own[[0, 2]] for name, own in states.items()}, step, key_frame=step == 0)
+        found = ours.score(captured(step, points, given), key_frame=step == 0)
+        others = {name: own[[0, 2]] for name, own in states.items()}
+        expected = alone.score(captured(step, points, others), key_frame=step == 0)
         for at, layer in enumerate((0, 2)):
             wanted = [{**row, "layer": layer} for row in of_layers(expected.rows, [at])]
             assert of_layers(found.rows, [layer]) == wanted
@@ -177,8 +190,8 @@ def test_a_saved_probe_goes_on_in_the_same_way(first):
 def test_values_whose_sum_alone_overflows_are_scored():
     states, labels = points_of(2)
     states = {name: own * 1e37 for name, own in states.items()}
-    sets, _ = labelled_sets(labels, map_points=60, n_neighbors=3, seed=0)
-    found = AttachedScores(sets, SCORES, 0, device=torch.device("cpu")).score(states, 0, key_frame=True)
+    points, _ = labelled_points(labels, map_points=60, n_neighbors=3, seed=0)
+    found = a_scorer().score(captured(0, points, states), key_frame=True)
     assert found.skipped is None and all(row["ari"] is not None for row in found.rows)
 
 

@@ -13,9 +13,11 @@ from sklearn import metrics
 
 from fastcluster_lm.errors import DataError, EngineError, ShapeError, UsageError
 from fastcluster_lm.scores.agreement import f1_bcubed_score, f1_pairwise_score, f1_score
-from fastcluster_lm.scores.clusters import PLANS, Divisions, Scoring, Split, score_clusters, score_space
+from fastcluster_lm.scores.clusters import PLANS, Divisions, Points, Scoring, score_clusters, score_space
 from fastcluster_lm.scores.engines import KMeansParams, choose_engine
 from fastcluster_lm.scores.nulls import derive_seed
+from fastcluster_lm.scores.rows import ClusterSet
+from fastcluster_lm.scores.spaces import Space, start_space
 
 ENGINE = choose_engine("fused", "cpu")
 SCORING = Scoring(n_neighbors=4, n_init=2, n_nulls=3, seed=11)
@@ -27,7 +29,7 @@ def _cells(points_a_cell: int) -> np.ndarray:
     return np.array([c for c in itertools.product(range(4), range(2), range(2)) for _ in range(points_a_cell)])
 
 
-def _make_split(name: str, cells: np.ndarray, seed: int, first_instance: int = 0) -> Split:
+def _make_split(name: str, cells: np.ndarray, seed: int, first_instance: int = 0) -> Points:
     """Place points by task, input and distribution, two layers; two tasks share each output of an input."""
     rng = np.random.default_rng(seed)
     task, place, given = cells.T
@@ -41,16 +43,16 @@ def _make_split(name: str, cells: np.ndarray, seed: int, first_instance: int = 0
         "task_input": task * 2 + given,
     }
     # two points of a distribution share an instruction
-    instances = first_instance + (task * 2 + place) * 100 + np.arange(len(task)) // 2
+    instructions = first_instance + (task * 2 + place) * 100 + np.arange(len(task)) // 2
     X = torch.from_numpy((mean + 0.7 * rng.normal(size=mean.shape)).astype("f4"))
-    return Split(name, X, {k: torch.from_numpy(v) for k, v in labels.items()}, torch.from_numpy(instances))
+    return Points(name, X, {k: torch.from_numpy(v) for k, v in labels.items()}, torch.from_numpy(instructions))
 
 
-def _balanced() -> tuple[Split, Split]:
+def _balanced() -> tuple[Points, Points]:
     return _make_split("train", _cells(5), 1), _make_split("val", _cells(5), 2, 10_000)
 
 
-def _uneven() -> tuple[Split, Split]:
+def _uneven() -> tuple[Points, Points]:
     """Make groups of unlike size and k, too small ones, and one with too few points in the bank, in random order."""
     rng = np.random.default_rng(3)
     train, val = rng.permutation(_cells(8)), rng.permutation(_cells(7))
@@ -63,7 +65,7 @@ def _uneven() -> tuple[Split, Split]:
     return _make_split("train", train, 1), _make_split("val", val, 2, 10_000)
 
 
-def _plain_rows(split: Split, bank: Split, space: str, scoring: Scoring) -> list[dict[str, Any]]:
+def _plain_rows(split: Points, bank: Points, space: str, scoring: Scoring) -> list[dict[str, Any]]:
     """Score a space as design.md words it: one point, one group, one layer at a time."""
     rows = []
     own, banked = ({k: v.tolist() for k, v in s.labels.items()} for s in (split, bank))
@@ -129,8 +131,8 @@ def _plain_nulls(
 
 
 def _plain_scores(
-    split: Split,
-    bank: Split,
+    split: Points,
+    bank: Points,
     layer: int,
     at: list[int],
     bank_at: list[int],
@@ -141,12 +143,12 @@ def _plain_scores(
     nulls: list[tuple[list[Any], list[Any]]],
 ) -> dict[str, float | None]:
     true, bank_true = [own[labels][i] for i in at], [banked[labels][i] for i in bank_at]
-    assert split.instances is not None and bank.instances is not None
+    assert split.instructions is not None and bank.instructions is not None
     distance = torch.cdist(split.X[layer, at].double(), bank.X[layer, bank_at].double()).tolist()
     everywhere, across = [], []
     for q, i in enumerate(at):
         ranked = np.argsort(distance[q], kind="stable").tolist()
-        distinct = [j for j in ranked if split is not bank or bank.instances[bank_at[j]] != split.instances[i]]
+        distinct = [j for j in ranked if split is not bank or bank.instructions[bank_at[j]] != split.instructions[i]]
         everywhere.append(distinct[:4])
         across.append([j for j in ranked if banked["distribution"][bank_at[j]] != own["distribution"][i]][:4])
 
@@ -214,32 +216,32 @@ def test_centroids_start_the_next_call() -> None:
     train, val = _balanced()
     plan = [("all", "task"), ("input", "task"), ("all", "distribution")]
     cold = score_space({"train": train, "val": val}, train, space="hidden", plan=plan, scoring=SCORING, engine=ENGINE)
-    assert cold.centroids["hidden/val/input/4"].shape == (2, 2, 4, 3)
+    of_inputs = ClusterSet("hidden", "val", "input", 4)
+    assert cold.centroids[of_inputs].shape == (2, 2, 4, 3)
     # without fresh restarts and with one iteration, only the right centroids lead to the same clusters
-    warm = score_space(
-        {"train": train, "val": val},
-        train,
-        space="hidden",
-        plan=plan,
-        scoring=replace(SCORING, n_init=0, max_iter=1),
-        engine=ENGINE,
-        kmeans_init=cold.centroids,
-    )
-    assert warm.rows == cold.rows
-    with pytest.raises(ShapeError, match="holds 1 groups, the data 2"):
-        broken = {"hidden/val/input/4": cold.centroids["hidden/val/input/4"][:1]}
-        score_space({"val": val}, train, space="hidden", plan=plan, engine=ENGINE, kmeans_init=broken)
+    going_on = Space("hidden", {"train": train, "val": val}, train, plan, cold.centroids)
+    warm = start_space(going_on, engine=ENGINE, scoring=replace(SCORING, n_init=0, max_iter=1))
+    assert warm.finish(warm.tensors()).rows == cold.rows
+    broken = {of_inputs: cold.centroids[of_inputs][:1]}
+    with pytest.raises(ShapeError, match="hidden/val/input/4'] holds 1 groups, the data 2"):
+        start_space(Space("hidden", {"val": val}, train, plan, broken), engine=ENGINE, scoring=SCORING)
+
+
+def test_the_name_under_which_centroids_are_saved_names_them() -> None:
+    of_tasks = ClusterSet("hidden", "train", "all", 12)
+    assert str(of_tasks) == "hidden/train/all/12"
+    assert ClusterSet.named("hidden/train/all/12") == of_tasks
 
 
 def test_centroids_of_groups_of_unlike_size_stand_in_the_groups_order() -> None:
     # the second of three groups is the larger one; each lies elsewhere
     given = torch.tensor([0] * 10 + [1] * 14 + [2] * 10)
     X = 100.0 * given[:, None] + torch.randn(34, 3, generator=torch.Generator().manual_seed(0))
-    split = Split("train", X[None], {"task": torch.arange(34) % 2, "input": given})
+    split = Points("train", X[None], {"task": torch.arange(34) % 2, "input": given})
     scored = score_space(
         {"train": split}, split, space="hidden", plan=[("input", "task")], scoring=SCORING, engine=ENGINE
     )
-    places = scored.centroids["hidden/train/input/2"].mean((1, 2, 3))
+    places = scored.centroids[ClusterSet("hidden", "train", "input", 2)].mean((1, 2, 3))
     torch.testing.assert_close(places, torch.tensor([0.0, 100, 200]), rtol=0, atol=3)
 
 
@@ -301,7 +303,7 @@ def test_points_of_one_instruction_are_permuted_as_one() -> None:
 
 def test_a_bank_and_its_queries_are_permuted_together() -> None:
     labels = np.arange(60) % 3
-    split = Split("train", torch.randn(1, 60, 4, generator=torch.Generator().manual_seed(0)), {"task": labels})
+    split = Points("train", torch.randn(1, 60, 4, generator=torch.Generator().manual_seed(0)), {"task": labels})
     other = replace(split, name="val")
     plan, scoring = [("all", "task")], replace(SCORING, n_nulls=5)
     (own,) = Divisions().of(split, split, plan, scoring)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt16
 
 from fastcluster_lm.errors import RunFolderError
+from fastcluster_lm.store import FIRST_VAL_ID
 from fastcluster_lm.views.report.history import RunHistory
 
 TOP = 65535
@@ -22,8 +23,6 @@ TRUTHS = {
     "hard": ("easy", "hard"),
     "split": ("training", "validation"),
 }
-# numbers of validation instances begin here in a stored map
-FIRST_VAL_ID = 2**40
 
 
 @dataclass

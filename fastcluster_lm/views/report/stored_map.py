@@ -53,7 +53,7 @@ def _check(arrays: Mapping[str, np.ndarray], n_layers: int, counts: Mapping[str,
 
 def _label_counts(config: Mapping[str, Any]) -> dict[str, int]:
     """Count the values that each kind of number can have in this run."""
-    # validation instances are numbered from 2**40 on
+    # room for instances beyond FIRST_VAL_ID
     known = {"is_val": 2, "ids": 2**62}
     if "attached" in config:
         # no more labels than instances, whatever they are called

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fastcluster_lm.errors import UsageError
+from fastcluster_lm.store import FIRST_VAL_ID
 from fastcluster_lm.views.extras import require
 from fastcluster_lm.views.report.frames import TOP, bounds_of, label_names, quantise, read_frames, thinned
 from fastcluster_lm.views.report.history import read_history
@@ -101,7 +102,7 @@ def test_maps_of_one_probe_set_share_its_labels(tmp_path):
     for step in (0, 50):
         run.add(step, warm=step > 0)
     arrays, _ = run.folder.read_map(50)
-    ids = np.where(arrays["is_val"] == 1, 2**40 + 2 * 3, 2 * 7 + 1)
+    ids = np.where(arrays["is_val"] == 1, FIRST_VAL_ID + 2 * 3, 2 * 7 + 1)
     run.folder.write_map(100, {**arrays, "ids": ids, "right": np.arange(48) % 2}, {"warm": "true"})
     frames = read_frames(read_history(run.folder), [0, 50, 100])
     assert frames.set_of == [0, 0, 1] and frames.warm == [False, True, True]

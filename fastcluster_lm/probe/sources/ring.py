@@ -1,11 +1,16 @@
 """The newest training instances' states, kept from the training forward itself; it scores nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fastcluster_lm.data import Instances
 from fastcluster_lm.kernels.transfer import to_device
+from fastcluster_lm.probe.points import points_of
+from fastcluster_lm.scores.points import Points
 
 
 class StateRing:
@@ -79,3 +84,28 @@ class StateRing:
         self._slot_of.fill_(-1)
         self._slot_of[self.instances[held]] = held.nonzero()[:, 0]
         self._filled = int(held.sum())
+
+
+class RingSource(StateRing):
+    """The newest training instances as points, where the training forward put them; its weights are a little old.
+
+    Shapes: shape is (layers, d) of a state; n_shown of the n_slots points are on the map
+    """
+
+    def __init__(self, train: Instances, n_inputs: int, shape: tuple[int, int], n_slots: int, n_shown: int) -> None:
+        layers, d = shape
+        super().__init__(layers, n_slots, d, len(train), train.tokens.device)
+        every = torch.arange(len(train))
+        self._known = points_of(train, "train", n_inputs, every, every)
+        # slots are as good as drawn at random, so the first of them are the map's
+        self._on_map = torch.arange(n_shown)
+
+    def capture(self, *, shown: bool) -> Points:
+        """Give the points that the ring holds now, or those on the map alone.
+
+        Shapes: -> X (layers, n_slots or n_shown, d)
+        """
+        count = len(self._on_map) if shown else len(self.instances)
+        # copies, since the ring goes on while a probe is under way
+        known = replace(self._known.select(self.instances[:count].clone()), on_map=self._on_map)
+        return known.at(self.states[:, :count].contiguous())

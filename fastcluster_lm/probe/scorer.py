@@ -1,0 +1,235 @@
+"""Score one probe after the other: the only place that starts and finishes their scores, and keeps the map between."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fastcluster_lm.config import ScoresConfig
+from fastcluster_lm.kernels.deferred import Checks, deferred
+from fastcluster_lm.probe.pending import Captured, Found, PendingProbe, ProbeResult, numbers_of
+from fastcluster_lm.probe.warm_map import WarmMap
+from fastcluster_lm.probe.whole_layers import Whole, whole_layers
+from fastcluster_lm.scores.clusters import SPACES
+from fastcluster_lm.scores.contingency import factorize
+from fastcluster_lm.scores.engines import choose_engine
+from fastcluster_lm.scores.engines.params import Engine
+from fastcluster_lm.scores.geometry import class_distance_normalized_variance
+from fastcluster_lm.scores.parts import PLANS, Divisions, Scoring, divide
+from fastcluster_lm.scores.points import Points, nowhere
+from fastcluster_lm.scores.rows import ClusterSet, PendingSpace
+from fastcluster_lm.scores.spaces import Space, start_space
+
+# what a step probe scores
+STEP_PLAN = (("all", "task"),)
+
+
+class Scorer:
+    """Score probes of one model in their order, each in the hidden space and on a map that goes on from the last.
+
+    A probe goes through `launch`, which gives the device all there is to do and waits for nothing, and `finish`, which
+    fetches what was found and makes rows and map of it; the next is launched after that. What a probe depends on is
+    its points, `config`, `seed` and `state()`
+    """
+
+    def __init__(self, config: ScoresConfig, engine: Engine, device: torch.device, seed: int) -> None:
+        self.config, self.engine = config, engine
+        self.device, self.seed, self.memory_mib = device, seed, config.memory_mib
+        self._scoring = Scoring(n_neighbors=config.n_neighbors, n_init=config.n_init, n_nulls=config.n_nulls, seed=seed)
+        # of a step probe, the first and those that go on from its centroids
+        self._step_scoring = [replace(self._scoring, n_init=n_init, n_nulls=0) for n_init in (1, 0)]
+        self._divisions = Divisions()
+        self._map = WarmMap(config, engine, seed)
+        # task clusters of the bank that the next step probe's KMeans goes on from: (1, layers, k, d)
+        self._centroids: dict[ClusterSet, Tensor] = {}
+        # whether a layer has none of its own, since it never could be scored; they are then NaN
+        self._gaps = False
+
+    def score(self, captured: Captured, *, key_frame: bool, spaces: Collection[str] = SPACES) -> ProbeResult:
+        """Score one probe's points, waiting for it. key_frame: draw the map anew; spaces: those that have rows."""
+        return self.finish(self.launch(captured, key_frame=key_frame, spaces=spaces))
+
+    def launch(self, captured: Captured, *, key_frame: bool, spaces: Collection[str] = SPACES) -> PendingProbe:
+        """Give the device all that a probe needs of it; on a GPU nothing here waits for it.
+
+        The columns of one space do not depend on the other's, and no map is drawn that is not asked for. A layer whose
+        states are not finite is not scored, and the others are as they would be without it
+        """
+        for points in captured.points.values():
+            self._follow(points.X.device)
+        with deferred(self.device) as checks:
+            if captured.full:
+                return self._launch_full(captured, spaces, checks, key_frame=key_frame)
+            return self._launch_step(captured, checks)
+
+    def finish(self, pending: PendingProbe) -> ProbeResult:
+        """Make rows and map of what the device found, waiting for it if need be.
+
+        A layer whose states are not finite has rows without scores, and is named in `skipped`
+        Errors: what the device had to be asked for
+        """
+        fetched = pending.fetch()
+        if self._gaps or not fetched.whole:
+            self._gaps = any(bool(own.isnan().any()) for own in self._centroids.values())
+        if fetched.found.place is not None:
+            self._map.settle(fetched.found.columns, warm=fetched.warm, whole=fetched.whole)
+        return fetched.result()
+
+    def state(self) -> dict[str, Tensor]:
+        """Give all that the next probe depends on: the map and what measures it, centroids."""
+        return {**self._map.state(), **{f"centroids/{name}": value for name, value in self._centroids.items()}}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a saved state."""
+        self._map.load_state(state, self.device)
+        self._centroids = {
+            ClusterSet.named(name.removeprefix("centroids/")): value.to(self.device)
+            for name, value in state.items()
+            if name.startswith("centroids/")
+        }
+        self._gaps = any(bool(own.isnan().any()) for own in self._centroids.values())
+
+    def begin_anew(self) -> None:
+        """Forget all probes that were, so that the next may be of other layers."""
+        self._map = WarmMap(self.config, self.engine, self.seed)
+        self._centroids, self._gaps = {}, False
+
+    def halve_memory(self) -> bool:
+        """Make the engine's blocks half as large; False once they are at their smallest."""
+        if self.memory_mib == 1:
+            return False
+        self.memory_mib //= 2
+        # the map goes on: what it keeps is the map's own, not the engine's
+        self.engine = self._map.engine = choose_engine(self.engine.name, self.device, self.memory_mib)
+        return True
+
+    def _follow(self, device: torch.device) -> None:
+        """Go where the states are: the map of a model that was moved starts anew."""
+        if device != self.device:
+            self.device = device
+            self.engine = choose_engine(self.config.engine, device, self.memory_mib)
+            self.begin_anew()
+
+    def _launch_full(
+        self, captured: Captured, wanted: Collection[str], checks: Checks, *, key_frame: bool
+    ) -> PendingProbe:
+        """Score the hidden states, draw the map, score that, and measure what both say of geometry."""
+        # 1. layers that are not finite get the points of one that is: (layers, n, d) by split
+        points, whole, finite = whole_layers(captured.points)
+        placed = {"hidden": points}
+        spaces = [self._start("hidden", points, whole)] if "hidden" in wanted else []
+        # 2. the points on the map, those of all splits together: (layers, m, d) -> (layers, m, 2)
+        shown = [own.shown() for own in points.values()]
+        X = torch.cat([own.X for own in shown], 1)
+        place, warm = None, False
+        if "map" in wanted:
+            place, columns, warm = self._map.draw(X, numbers_of(shown), key_frame=key_frame, whole=whole)
+            parts = place.split([len(own) for own in shown], dim=1)
+            placed["map"] = {own.name: own.at(part) for own, part in zip(shown, parts, strict=True)}
+            spaces.append(self._start("map", placed["map"], whole))
+        else:
+            columns = self._map.measure(X)
+        # 3. how far the classes of each kind of labels lie apart, in the spaces that have rows
+        spread = class_spreads({space: own for space, own in placed.items() if space in wanted})
+        found = Found([space.tensors() for space in spaces], columns, spread, finite, place)
+        return PendingProbe(captured, spaces, found, shown, warm=warm, checks=checks)
+
+    def _launch_step(self, captured: Captured, checks: Checks) -> PendingProbe:
+        """Score task labels on the map's training points: warm centroids, few steps of the map, no nulls."""
+        points, whole, finite = whole_layers(captured.points)
+        spaces: list[PendingSpace] = []
+        columns: dict[str, Tensor] = {}
+        placed = None
+        for train in points.values():
+            alone = replace(train, labels={"task": train.labels["task"]})
+            in_spaces = {"hidden": alone}
+            # the map's first points take a few steps: (layers, m, d) -> (layers, m, 2)
+            moved = self._map.move(train.X, numbers_of([train]), whole)
+            if moved is not None:
+                in_spaces["map"] = alone.at(moved.points)
+                columns["kl"], placed = moved.kl, moved.placed
+            for name, own in in_spaces.items():
+                init = self._going_on(_task_clusters(name, own), whole)
+                near = moved.near if moved is not None and name == "hidden" else None
+                space = Space(name, {own.name: own}, own, STEP_PLAN, init, near)
+                pending = start_space(
+                    space, engine=self.engine, scoring=self._step_scoring[bool(init)], divisions=self._divisions
+                )
+                self._centroids.update(self._kept(pending.centroids, whole))
+                spaces.append(pending)
+        found = Found([space.tensors() for space in spaces], columns, {}, finite, placed=placed)
+        return PendingProbe(captured, spaces, found, [], warm=True, checks=checks)
+
+    def _start(self, name: str, points: Mapping[str, Points], whole: Whole | None) -> PendingSpace:
+        """Start the rows of a full probe in one space, and keep the bank's task clusters for step probes."""
+        bank = next(iter(points.values()))
+        space = Space(name, points, bank, plan_of(name, bank.labels))
+        pending = start_space(space, engine=self.engine, scoring=self._scoring, divisions=self._divisions)
+        wanted = _task_clusters(name, bank)
+        new = self._kept({wanted: pending.centroids[wanted]}, whole)
+        self._centroids = {of: value for of, value in self._centroids.items() if of.space != name} | new
+        return pending
+
+    def _going_on(self, name: ClusterSet, whole: Whole | None) -> dict[ClusterSet, Tensor]:
+        """Give the centroids to go on from, none where there are none yet of a layer that can be scored now."""
+        if name not in self._centroids:
+            return {}
+        own = self._centroids[name]
+        if not self._gaps:
+            return {name: own}
+        lacks = own.isnan().flatten(2).any(2).any(0)
+        # a wait on a GPU, but only after a layer that never could be scored
+        if bool((lacks if whole is None else lacks & whole.ok).any()):
+            return {}
+        return {name: own.nan_to_num(0.0)}
+
+    def _kept(self, new: Mapping[ClusterSet, Tensor], whole: Whole | None) -> dict[ClusterSet, Tensor]:
+        """Keep the last centroids of the layers that are not scored.
+
+        Shapes: (sets, layers, k, d) by name
+        """
+        if whole is None:
+            return dict(new)
+        kept = {}
+        for name, own in new.items():
+            old = self._centroids.get(name)
+            kept[name] = whole.keep(own.transpose(0, 1), None if old is None else old.transpose(0, 1)).transpose(0, 1)
+        return kept
+
+
+def plan_of(space: str, kinds: Collection[str]) -> tuple[tuple[str, str], ...]:
+    """Give the (group, labels) of a space's rows that the kinds of labels at hand allow."""
+    return tuple(
+        (group, labels)
+        for group, labels in PLANS[space]
+        if labels in kinds and (group == "all" or set(group.split("_")) <= set(kinds))
+    )
+
+
+def narrowest_group(points: Points) -> str:
+    """Name the narrowest group with enough points: where the fewest other things can stand in for the task."""
+    alone = points.at(nowhere(len(points)))
+    groups = [group for group, labels in plan_of("hidden", points.labels) if labels == "task"]
+    return [group for group in groups if any(divide(alone, alone, [(group, "task")], Scoring(n_nulls=0)))][-1]
+
+
+def class_spreads(
+    spaces: Mapping[str, Mapping[str, Points]],
+) -> dict[tuple[str, str, str], Float[Tensor, " layers"]]:
+    """Give the CDNV of every split, kind of labels and space.
+
+    Shapes: points by space and split -> (layers,) float64 by (split, labels, space), on the device of the points
+    """
+    return {
+        (name, kind, space): class_distance_normalized_variance(own.X, torch.as_tensor(codes))
+        for space, points in spaces.items()
+        for name, own in points.items()
+        for kind, codes in own.labels.items()
+    }
+
+
+def _task_clusters(space: str, points: Points) -> ClusterSet:
+    """Name the task clusters of all points at hand, which may lack a task."""
+    return ClusterSet(space, points.name, "all", factorize(points.labels["task"])[1])
