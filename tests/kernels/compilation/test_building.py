@@ -224,6 +224,8 @@ def test_ctrl_c_while_a_compiler_starts_ends_that_one_too(alone, stand_in, monke
     def start_and_interrupt(*args, **kwargs):
         process = starts(*args, **kwargs)
         if "-march=native" in args[0]:
+            while not processes_naming(f"sleep\x00{span}"):
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.2)
         return process
