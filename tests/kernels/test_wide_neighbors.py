@@ -188,8 +188,8 @@ def test_looks_settle_rows_whose_neighbours_stand_out() -> None:
 def test_a_look_at_fewer_coordinates_comes_first_where_points_are_many_and_wide(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(contraction, "FIRST_WIDTH", WIDTH)
-    monkeypatch.setattr(contraction, "FIRST_POINTS", N)
+    monkeypatch.setattr(contraction, "LEAST_WIDTH", WIDTH)
+    monkeypatch.setattr(contraction, "LEAST_POINTS", N)
     found = count_rows(points("flat"))
     assert found == {"few": N, "codes": 0, "matmul": 0}
     # blobs of a hundred points, of which 30 are asked for
@@ -200,8 +200,8 @@ def test_a_look_at_fewer_coordinates_comes_first_where_points_are_many_and_wide(
     assert found == {"few": TRIED, "codes": N, "matmul": 0}
 
 
-def test_where_codes_lose_too_much_few_coordinates_and_a_matmul_settle() -> None:
-    assert count_rows(points("clumps")) == {"few": TRIED, "codes": TRIED, "matmul": N}
+def test_where_codes_lose_too_much_a_matmul_settles() -> None:
+    assert count_rows(points("clumps")) == {"few": 0, "codes": TRIED, "matmul": N}
 
 
 def test_codes_of_few_coordinates_know_what_the_points_own_codes_lost() -> None:
@@ -247,10 +247,10 @@ def test_cells_and_their_means(coordinates: int, monkeypatch: pytest.MonkeyPatch
 
 
 def test_few_points_or_coordinates_get_no_first_look() -> None:
-    assert contraction.pays(2000, 2000, 768, 98)
-    assert not contraction.pays(2000, 2000, 128, 98)
-    assert not contraction.pays(500, 2000, 768, 98) and not contraction.pays(2000, 500, 768, 98)
-    assert not contraction.pays(2000, 2000, 768, 300)
+    assert contraction.pays(5000, 5000, 2048, 98)
+    assert not contraction.pays(5000, 5000, 768, 98)
+    assert not contraction.pays(2000, 5000, 2048, 98) and not contraction.pays(5000, 2000, 2048, 98)
+    assert not contraction.pays(5000, 5000, 2048, 700)
 
 
 def test_blocks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:

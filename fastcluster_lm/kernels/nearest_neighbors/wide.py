@@ -17,7 +17,7 @@ from fastcluster_lm.kernels.nearest_neighbors.codes import (
     quantise,
     quantise_both,
 )
-from fastcluster_lm.kernels.nearest_neighbors.contraction import contracting_axes, first_pays, in_codes, pays
+from fastcluster_lm.kernels.nearest_neighbors.contraction import contracting_axes, in_codes, pays
 from fastcluster_lm.kernels.rounding import SPARE, matmul_rounding, row_squares
 
 # a block of a matmul's values fits a processor's cache
@@ -72,22 +72,16 @@ class _Search:
             self._by_products(rows)
 
     def _by_codes(self) -> Tensor:
-        """Look at codes of all coordinates and of few, the cheaper first; give the rows left, near ones together."""
+        """Look at codes, of few coordinates first where that pays; give the rows left, near ones together."""
         layer = self.layer
         queries, bank = self._codes(layer.queries, layer.bank, layer.offset)
         sizes = [(part.squares.sqrt() + part.errors).square() for part in (queries, bank)]
         slack = matmul_rounding(self.width) * (sizes[0] + sizes[1][: self.n_bank].amax())
-        shape = (self.n_queries, self.n_bank, self.width, self.k)
-        if not first_pays(*shape):
+        if pays(self.n_queries, self.n_bank, self.width, self.k):
+            rows, asked, among = self._contracted(queries, bank)
+            rows = self._try(rows, asked, among, slack, LOOKED_AT_FEW)
+        else:
             rows = self._cells(layer.queries, layer.offset, bank).order()
-            rows = self._try(rows, queries, bank, slack, LOOKED_AT)
-            # codes of all coordinates lose too much where a few hold nearly all of the distances
-            if len(rows) < WORTH * self.n_queries or not pays(*shape):
-                return rows
-            _, asked, among = self._contracted(queries, bank)
-            return self._try(rows, asked, among, slack, LOOKED_AT_FEW)
-        rows, asked, among = self._contracted(queries, bank)
-        rows = self._try(rows, asked, among, slack, LOOKED_AT_FEW)
         return self._try(rows, queries, bank, slack, LOOKED_AT)
 
     def _codes(self, queries: Tensor, bank: Tensor, offset: Tensor) -> tuple[Codes, Codes]:
