@@ -317,6 +317,7 @@ def test_the_way_of_repulsion_follows_from_the_number_of_points_and_the_code_the
     if native.status()[0]:
         assert way(op.PAIRS_POINTS) == (op.NativeDescent, "pairs")
         assert way(op.PAIRS_POINTS + 1) == (op.NativeDescent, "tree")
+    assert isinstance(start_descent(torch.zeros(1, 2, 8), none_of(1, 8), repulsion="grid"), TiledDescent)
     monkeypatch.setattr(op, "library", lambda source: None)
     monkeypatch.setattr(op, "GRID_POINTS", 50)
     assert way(50) == (TiledDescent, "")
@@ -325,15 +326,13 @@ def test_the_way_of_repulsion_follows_from_the_number_of_points_and_the_code_the
         start_descent(torch.zeros(1, 2, 8), none_of(1, 8), repulsion="tree")
 
 
-@pytest.mark.parametrize("native_code", [pytest.param(True, marks=needs_compiler), False])
-def test_a_map_by_the_grid_is_as_good_as_an_exact_one(native_code):
+def test_a_map_by_the_grid_is_as_good_as_an_exact_one():
     found = near(300, 30)
     edges = tsne_affinities(found.distances, found.indices, 10.0)
     start = torch.randn(2, 2, 300, generator=torch.Generator().manual_seed(4)) * 1e-4
     kl = {}
     for grid in (False, True):
-        way = "grid" if grid else "pairs"
-        descent = start_descent(start, edges, repulsion=way) if native_code else TiledDescent(start, edges, grid)
+        descent = TiledDescent(start, edges, grid)
         for rule, steps in ((StepRule(12.0, 0.5, 25.0, 5.0), 40), (StepRule(1.0, 0.8, 300.0, 5.0), 80)):
             descent.advance(steps, rule, torch.ones(2, dtype=torch.bool))
         kl[grid] = descent.kl_divergence()

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from fastcluster_lm.errors import UsageError
 from fastcluster_lm.studies import facts
+from tests.studies import make_facts
 
 # Babel's tender today; countryinfo's currencies
 TENDER = {"AA": ["AAA"], "BB": ["BBN"], "CC": ["CCC", "USD"], "DD": ["DDD"], "EE": ["EEE"]}
@@ -35,14 +35,15 @@ def packages(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     for name in ("countryinfo", "babel", "babel.numbers"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setattr(facts, "PATH", tmp_path / "facts.json")
+    for module in (facts, make_facts):
+        monkeypatch.setattr(module, "PATH", tmp_path / "facts.json")
     yield
     for name in ("babel", "babel.numbers"):
         sys.modules.pop(name, None)
 
 
 def test_a_country_needs_one_tender_of_today_that_both_know(packages):
-    facts.make_facts()
+    make_facts.make_facts()
     (one,) = facts.load_facts()
     # BB's currency is a former one, CC has two, DD too few people, EE no demonym
     assert (one.name, one.answers["currency"], one.answers["domain"]) == ("Land AA", "AAA", ".aa")
@@ -51,8 +52,8 @@ def test_a_country_needs_one_tender_of_today_that_both_know(packages):
 
 def test_the_table_is_not_made_without_its_sources(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match="pip install countryinfo babel"):
-        facts.make_facts()
+    with pytest.raises(SystemExit, match="pip install countryinfo babel"):
+        make_facts.make_facts()
 
 
 def test_every_country_of_the_table_answers_every_question():

@@ -251,24 +251,6 @@ class Counting {
 
 }  // namespace
 
-// tables (count, R, C) -> scores (count, 5)
-extern "C" void score_tables(const int64_t* tables, int64_t count, int64_t R, int64_t C, double* scores,
-                             int32_t threads) {
-#pragma omp parallel num_threads(threads)
-  {
-    Scratch scratch;
-    std::vector<Cell> cells;
-#pragma omp for schedule(dynamic, 16)
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t* table = tables + i * R * C;
-      cells.clear();
-      for (int64_t cell = 0; cell < R * C; ++cell)
-        if (table[cell]) cells.push_back({cell / C, cell % C, table[cell]});
-      score({cells.data(), static_cast<int64_t>(cells.size())}, R, C, scratch, scores + i * SCORES);
-    }
-  }
-}
-
 // Every labeling against every clustering of each of J sets of n points: labelings (J, S, n) of codes below R,
 // clusterings (J, L, n) of codes below C -> scores (J, S, L, 5)
 extern "C" void score_labelings(const int64_t* labelings, const int64_t* clusterings, int64_t J, int64_t S, int64_t L,

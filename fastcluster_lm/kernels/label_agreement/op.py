@@ -7,31 +7,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fastcluster_lm.errors import DataError, ShapeError
+from fastcluster_lm.errors import ShapeError
 from fastcluster_lm.kernels.native import address, check_codes, library, thread_count
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
 # the last axis of every result
 COLUMNS = ("ari", "ami", "f1", "f1_pairwise", "f1_bcubed")
-
-
-def score_tables_native(tables: Int[Tensor, "count k_true k_pred"]) -> Float[Tensor, "count 5"] | None:
-    """Score contingency tables; None where compiled code cannot.
-
-    Shapes: tables (count, k_true, k_pred) i64 -> scores (count, 5) f64, in the order of COLUMNS
-    Source: the same scores as scores/agreement.py, which runs where this does not
-    """
-    native = library(SOURCE) if tables.device.type == "cpu" else None
-    if native is None:
-        return None
-    if tables.numel() and int(tables.min()) < 0:
-        raise DataError(f"tables hold {int(tables.min())}; expected counts of 0 or more")
-    tables = tables.long().contiguous()
-    scores = torch.empty(len(tables), len(COLUMNS), dtype=torch.float64)
-    sizes = [ctypes.c_int64(size) for size in tables.shape]
-    threads = ctypes.c_int32(thread_count())
-    native.score_tables(address(tables, torch.int64), *sizes, address(scores, torch.float64), threads)
-    return scores
 
 
 def score_labelings_native(

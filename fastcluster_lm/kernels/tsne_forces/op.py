@@ -13,7 +13,6 @@ from fastcluster_lm.kernels.edges import PAIRED_POINTS, VECTOR, Affinities, Edge
 from fastcluster_lm.kernels.native import NativeError, address, library, thread_count
 from fastcluster_lm.kernels.pages import room
 from fastcluster_lm.kernels.tsne_forces.fused import TritonDescent
-from fastcluster_lm.kernels.tsne_forces.grid import grid_repulsion
 from fastcluster_lm.kernels.tsne_forces.tiled import TiledDescent
 
 SOURCE, TREE = Path(__file__).with_name("cpu.cpp"), Path(__file__).with_name("tree.cpp")
@@ -67,7 +66,8 @@ def start_descent(
     """Begin a descent at these points.
 
     Shapes: start (layers, 2, n) f32, n >= 2; affinities of as many points
-            repulsion: over all pairs, by a tree (compiled code on a CPU alone) or a grid; None: what is quickest for n
+            repulsion: over all pairs, by a tree (compiled code on a CPU alone) or a grid (torch code alone); None: what
+            is quickest for n
     Errors: ValueError for a tree where there is no compiled code for it, or Pairs of another number of points
     Source: van der Maaten and Hinton 2008; gains and step rule of openTSNE 1.0.4; tree.cpp and grid.py have theirs
     """
@@ -81,7 +81,7 @@ def start_descent(
             raise ValueError(f"affinities are of {affinities.n} points, the start has {n}")
         if native is None or repulsion != "pairs":
             affinities = affinities.edges()
-    if native is not None:
+    if native is not None and repulsion != "grid":
         return NativeDescent(native, start, affinities, repulsion)
     assert isinstance(affinities, Edges)
     if repulsion == "tree":
@@ -97,7 +97,7 @@ class NativeDescent:
     def __init__(
         self, native: ctypes.CDLL, start: Tensor, affinities: Affinities, repulsion: Repulsion = "pairs"
     ) -> None:
-        self.native, self.affinities, self.way = native, affinities, repulsion
+        self.native, self.way = native, repulsion
         n_layers, _, n = start.shape
         padded = -(-n // VECTOR) * VECTOR
         self.n = n
@@ -154,10 +154,6 @@ class NativeDescent:
 
     def _repel(self, flags: Tensor, *, reorder: bool, angle: float | None = None) -> None:
         """Sum the repulsion and the normaliser of the active layers into scratch and sums."""
-        if self.way == "grid":
-            repulsion, sums = grid_repulsion(self._points[..., : self.n])
-            self.scratch[:, 0, :, : self.n], self.sums[:, 0] = repulsion, sums
-            return
         points, forces = address(self._points, torch.float32), address(self.scratch, torch.float32)
         normaliser, moves = address(self.sums, torch.float64), address(flags, torch.uint8)
         threads = ctypes.c_int32(thread_count())
@@ -195,14 +191,8 @@ class NativeDescent:
             out = address(divergence, torch.float64)
             self.native.tsne_divergence(points, *self.sizes, self._dense_address(), out, threads)
             return divergence
-        if self.way == "grid":
-            # once, so over all pairs
-            whole = NativeDescent(self.native, self.points(), self.affinities)
-            whole.repulsion()
-            normaliser = whole.sums.sum(1)
-        else:
-            self._repel(torch.ones(n_layers, dtype=torch.uint8), reorder=True, angle=FINE_ANGLE)
-            normaliser = self.sums.sum(1)
+        self._repel(torch.ones(n_layers, dtype=torch.uint8), reorder=True, angle=FINE_ANGLE)
+        normaliser = self.sums.sum(1)
         rows = torch.empty(n_layers, self.n, dtype=torch.float64)
         self.native.tsne_cross_entropy(points, *self.sizes, *self.flow, address(rows, torch.float64), threads)
         return rows.sum(1) + normaliser.log()
