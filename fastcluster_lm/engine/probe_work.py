@@ -13,10 +13,11 @@ import torch
 from fastcluster_lm.config import RunConfig
 from fastcluster_lm.errors import UsageError
 from fastcluster_lm.kernels import native
+from fastcluster_lm.probe.layerwise import score_layerwise
 from fastcluster_lm.probe.pending import ProbeResult
 from fastcluster_lm.probe.record import Record, Subject
 from fastcluster_lm.probe.scorer import Scorer
-from fastcluster_lm.probe.streamed_scores import Chunks, score_streamed
+from fastcluster_lm.probe.sources.file import Chunks, FileSource
 from fastcluster_lm.scores.clusters import SPACES
 from fastcluster_lm.scores.engines import choose_engine
 from fastcluster_lm.scores.engines.params import TsneParams
@@ -59,7 +60,7 @@ class ProbeWork:
         # before the first probe, whose time is written down
         native.prepare(say)
         self._points, self._names, self._options = points, names, options
-        self._n_blocks, self._width, self._device, self._say = n_blocks, width, device, say
+        self._n_blocks, self._width, self._say = n_blocks, width, say
         self._layers = _chosen_layers(options, n_blocks)
         # lowered to what the map's points allow, once and aloud
         n_shown = sum(len(own.shown()) for own in points.values())
@@ -104,16 +105,9 @@ class ProbeWork:
         out = self._options.out
         beside = None if out is None else next(above for above in out.absolute().parents if above.is_dir())
         with tempfile.TemporaryDirectory(prefix=".fclm-", dir=beside) as place:
-            found = score_streamed(
-                chunks,
-                self._points,
-                self._scorer,
-                layers=self._layers,
-                step=step,
-                device=self._device,
-                spaces=self._options.spaces,
-                folder=Path(place),
-            )
+            source = FileSource(Path(place), self._points, self._layers)
+            source.write(chunks)
+            found = score_layerwise(source, self._scorer, step, self._options.spaces)
         self._write(found, step, time.perf_counter() - started)
         return [dict.fromkeys(SCORE_COLUMNS) | row for row in found.rows]
 

@@ -19,7 +19,7 @@ from fastcluster_lm.errors import ConfigError, RunFolderError, TaskError, UsageE
 from fastcluster_lm.kernels import native
 from fastcluster_lm.probe import choose_sources
 from fastcluster_lm.probe.points import check_reachable, labelled_points
-from fastcluster_lm.probe.prompt_states import Layers, PromptReader
+from fastcluster_lm.probe.sources.prompts import Layers, PromptReader
 from fastcluster_lm.store import RunFolder, check_free
 from fastcluster_lm.tasks import QuestionSet, TaskSet, taskset_from_dict
 

@@ -15,11 +15,11 @@ from fastcluster_lm.kernels import native
 from fastcluster_lm.model import GPT2, TrainableModel
 from fastcluster_lm.probe import (
     Cadence,
+    CudaRunner,
     InlineRunner,
     ProbeRunner,
     RingSource,
     RunProbe,
-    StreamRunner,
     WorkerProcess,
     WorkerRunner,
     choose_sources,
@@ -114,7 +114,7 @@ class Rooms:
         if self.probe is None:
             return None
         if self.device.torch_device.type == "cuda" and self.config.probe.worker != "off":
-            return StreamRunner(self.probe, self.device.torch_device)
+            return CudaRunner(self.probe, self.device.torch_device)
         if not self.beside:
             return InlineRunner(self.probe)
         threads = self.device.threads

@@ -4,16 +4,19 @@ from fastcluster_lm.probe.cadence import Cadence
 from fastcluster_lm.probe.cluster_probe import ClusterProbe, ProbeSkippedWarning
 from fastcluster_lm.probe.pending import ProbeResult
 from fastcluster_lm.probe.run_probe import RunProbe
-from fastcluster_lm.probe.runner import FinishedProbe, InlineRunner, ProbeRunner, SavedState, WorkerRunner
-from fastcluster_lm.probe.serving import serve
+from fastcluster_lm.probe.runners.cuda import CudaRunner
+from fastcluster_lm.probe.runners.inline import InlineRunner
+from fastcluster_lm.probe.runners.process import Waiting, WorkerProcess, copied, started
+from fastcluster_lm.probe.runners.runner import FinishedProbe, ProbeRunner, SavedState
+from fastcluster_lm.probe.runners.serving import serve
+from fastcluster_lm.probe.runners.worker import WorkerRunner
 from fastcluster_lm.probe.sources.evaluator import EvaluatorSource, choose_instances, choose_sources
 from fastcluster_lm.probe.sources.ring import RingSource
-from fastcluster_lm.probe.stream_runner import StreamRunner
-from fastcluster_lm.probe.worker_process import Waiting, WorkerProcess, copied, started
 
 __all__ = [
     "Cadence",
     "ClusterProbe",
+    "CudaRunner",
     "EvaluatorSource",
     "FinishedProbe",
     "InlineRunner",
@@ -23,7 +26,6 @@ __all__ = [
     "RingSource",
     "RunProbe",
     "SavedState",
-    "StreamRunner",
     "Waiting",
     "WorkerProcess",
     "WorkerRunner",

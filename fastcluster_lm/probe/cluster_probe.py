@@ -16,11 +16,11 @@ from fastcluster_lm.config import ScoresConfig
 from fastcluster_lm.device import generators_kept
 from fastcluster_lm.errors import FclmError, ShapeError, UsageError
 from fastcluster_lm.kernels import native
-from fastcluster_lm.probe.layer_states import Inputs, LayerReader, Position, count_instances
 from fastcluster_lm.probe.pending import Captured, ProbeResult
 from fastcluster_lm.probe.points import labelled_points
 from fastcluster_lm.probe.record import Record, Subject
 from fastcluster_lm.probe.scorer import Scorer, narrowest_group
+from fastcluster_lm.probe.sources.modules import Inputs, LayerReader, Position, count_instances
 from fastcluster_lm.probe.undisturbed import plain_torch
 from fastcluster_lm.scores.engines import choose_engine
 from fastcluster_lm.scores.engines.params import TsneParams

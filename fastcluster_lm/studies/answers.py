@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastcluster_lm.engine.language_model import LanguageModel
 from fastcluster_lm.errors import DataError
-from fastcluster_lm.probe.prompt_states import Layers, PromptReader
+from fastcluster_lm.probe.sources.prompts import Layers, PromptReader
 from fastcluster_lm.tasks import Prompt
 
 # prompts run at once; tokens of an answer, which zero-shot comes at the end of a sentence

@@ -9,7 +9,7 @@ from fastcluster_lm.config import config_from_dict
 from fastcluster_lm.engine import Rooms
 from fastcluster_lm.kernels import native
 from fastcluster_lm.kernels.tsne_forces.tiled import TiledDescent
-from fastcluster_lm.probe import InlineRunner, StreamRunner
+from fastcluster_lm.probe import CudaRunner, InlineRunner
 from fastcluster_lm.scores import batches, geometry
 from fastcluster_lm.scores.agreement import AGREEMENTS
 from fastcluster_lm.scores.engines import _fused_tsne
@@ -89,7 +89,7 @@ def test_probes_wait_for_nothing_and_score_as_on_a_cpu(plain_torch, in_torch, ki
     expected = probed(rooms(kind, "cpu"), n_probes)
     with pretend_cuda() as mode:
         run = rooms(kind, "cuda")
-        assert isinstance(run.start_runner(), StreamRunner)
+        assert isinstance(run.start_runner(), CudaRunner)
         assert all(isinstance(weight, PretendTensor) for weight in run.trainer.model.parameters())
         found = probed(run, n_probes, lambda on: setattr(mode, "strict", on))
     assert [result.warm for result in found] == [result.warm for result in expected]

@@ -27,7 +27,7 @@ from fastcluster_lm.probe import (
     WorkerProcess,
     WorkerRunner,
 )
-from fastcluster_lm.probe import runner as runners
+from fastcluster_lm.probe.runners import worker as runners
 from fastcluster_lm.store import RunFolder
 from fastcluster_lm.tasks import taskset_of
 from tests.laws.conftest import fingerprint, run_to_end

@@ -20,7 +20,8 @@ from fastcluster_lm.cli import main
 from fastcluster_lm.config import config_to_dict
 from fastcluster_lm.engine import worker_ahead
 from fastcluster_lm.errors import ProbeError
-from fastcluster_lm.probe import copied, worker_process
+from fastcluster_lm.probe import copied
+from fastcluster_lm.probe.runners import process as worker_process
 from fastcluster_lm.store import RunFolder
 from tests.laws.conftest import fingerprint, run_to_end
 from tests.laws.test_worker import files, probing

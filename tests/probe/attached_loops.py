@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from fastcluster_lm import ClusterProbe
-from fastcluster_lm.probe import cluster_probe, layer_states
+from fastcluster_lm.probe import cluster_probe
+from fastcluster_lm.probe.sources import modules
 from tests.probe.attached import QUICK, Net, NoisyNet, fingerprint, instances, seed_all
 
 KINDS = ("plain", "autocast", "compiled", "compiled in place")
@@ -103,15 +104,15 @@ def all_of_the_model_but(fault, model):
 
 def train_disturbed(path, fault):
     """Train with a probe that leaves one thing behind."""
-    kept, left_alone = cluster_probe.generators_kept, layer_states.undisturbed
+    kept, left_alone = cluster_probe.generators_kept, modules.undisturbed
     try:
         if fault.endswith("generator"):
             cluster_probe.generators_kept = lambda: all_generators_but(fault)
         else:
-            layer_states.undisturbed = lambda model: all_of_the_model_but(fault, model)
+            modules.undisturbed = lambda model: all_of_the_model_but(fault, model)
         return train_a_loop(path, "plain")
     finally:
-        cluster_probe.generators_kept, layer_states.undisturbed = kept, left_alone
+        cluster_probe.generators_kept, modules.undisturbed = kept, left_alone
 
 
 def main(folder):

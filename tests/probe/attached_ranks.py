@@ -11,7 +11,7 @@ from torch import distributed
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from fastcluster_lm.probe.layer_states import LayerReader
+from fastcluster_lm.probe.sources.modules import LayerReader
 from tests.probe.attached import Net, instances, seed_all
 from tests.probe.attached_loops import attach
 

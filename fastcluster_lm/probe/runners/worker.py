@@ -1,4 +1,4 @@
-"""Where probes run: in the training process, which then waits, or in a process beside it; it scores nothing itself."""
+"""Run probes in a process beside training, on copies of the weights; it scores nothing itself."""
 
 import select
 import subprocess
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from threading import Lock
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -15,91 +15,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fastcluster_lm.errors import FclmError, ProbeError
-from fastcluster_lm.probe.patience import Patience
-from fastcluster_lm.probe.pending import ProbeResult
 from fastcluster_lm.probe.run_probe import RunProbe
-from fastcluster_lm.probe.worker_process import WorkerProcess
+from fastcluster_lm.probe.runners.patience import Patience
+from fastcluster_lm.probe.runners.process import WorkerProcess
+from fastcluster_lm.probe.runners.runner import Event, FinishedProbe, SavedState
 
 # probes and states that training may be ahead of the process beside it, and bytes that may wait to be sent there
 LEAD, LEAD_BYTES = 4, 2**28
 # more of them, as long as all take no longer than so many seconds, for which training waits when it is stopped: a small
 # model takes hundreds of steps while the process starts
 LONGEST_LEAD, LEAD_SECONDS = 16, 5.0
-
-
-class FinishedProbe(NamedTuple):
-    """A probe that is done, of the step after which it was asked for."""
-
-    step: int
-    result: ProbeResult
-
-
-class SavedState(NamedTuple):
-    """All that the next probe depends on, behind the probes asked for before it."""
-
-    tensors: dict[str, Tensor]
-
-
-Event = FinishedProbe | SavedState
-
-
-class ProbeRunner(Protocol):
-    """Run probes of a model in training, one after the other."""
-
-    def observe(self, batch: Int[Tensor, " B"], states: Float[Tensor, "B layers d"], step: int) -> None:
-        """Take what a training step's forward gave."""
-
-    def submit(self, step: int) -> None:
-        """Ask for a probe of the weights as they are now."""
-
-    def save(self) -> None:
-        """Ask for the state that the next probe would begin from."""
-
-    def collect(self, *, wait: bool) -> list[Event]:
-        """Give what is done and was not given yet, in the order it was asked for; with `wait` all of it."""
-
-    @property
-    def behind(self) -> int:
-        """How many things were asked for that have not come."""
-
-    @property
-    def probes_behind(self) -> int:
-        """How many of them are probes, and not the state behind one."""
-
-    def close(self) -> None:
-        """End what runs; nothing is collected any more."""
-
-
-class InlineRunner:
-    """Probes run at once, and training waits for them."""
-
-    def __init__(self, probe: RunProbe) -> None:
-        self._probe = probe
-        self._done: list[Event] = []
-        self.observe = probe.observe
-
-    def submit(self, step: int) -> None:
-        """Score now."""
-        self._done.append(FinishedProbe(step, self._probe.score(step)))
-
-    def save(self) -> None:
-        """Take the state as it is."""
-        self._done.append(SavedState(self._probe.state()))
-
-    def collect(self, *, wait: bool) -> list[Event]:
-        """Give what was done since."""
-        done, self._done = self._done, []
-        return done
-
-    @property
-    def behind(self) -> int:
-        """Nothing is ever asked for that is not done at once."""
-        return 0
-
-    probes_behind = behind
-
-    def close(self) -> None:
-        """Nothing runs."""
 
 
 class WorkerRunner:

@@ -12,7 +12,7 @@ import torch
 from fastcluster_lm.errors import FclmError
 from fastcluster_lm.probe.pending import ProbeResult
 from fastcluster_lm.probe.run_probe import RunProbe
-from fastcluster_lm.probe.runner import as_tensors, copies
+from fastcluster_lm.probe.runners.worker import as_tensors, copies
 
 
 def serve(connection: Connection, build: Callable[[Any], tuple[RunProbe, torch.nn.Module]]) -> None:

@@ -11,11 +11,11 @@ import torch
 
 from fastcluster_lm.config import ScoresConfig
 from fastcluster_lm.errors import DataError, ProbeError
+from fastcluster_lm.probe.layerwise import score_layerwise
 from fastcluster_lm.probe.pending import Captured
 from fastcluster_lm.probe.points import labelled_points
 from fastcluster_lm.probe.scorer import Scorer
-from fastcluster_lm.probe.state_file import StateFile
-from fastcluster_lm.probe.streamed_scores import score_streamed
+from fastcluster_lm.probe.sources.file import FileSource, StateFile
 from fastcluster_lm.scores.engines import choose_engine
 
 N_LAYERS, N, WIDTH = 5, 240, 96
@@ -51,8 +51,9 @@ def a_scorer(config: ScoresConfig = CONFIG) -> Scorer:
 def stream(states, points, folder: Path, *, chunk: int = 70, config: ScoresConfig = CONFIG, **options):
     layers = options.pop("layers", range(N_LAYERS))
     chunks = {name: (part for part in X.split(chunk, 1)) for name, X in states.items()}
-    scorer = a_scorer(config)
-    return score_streamed(chunks, points, scorer, layers=layers, step=7, device=CPU, folder=folder, **options)
+    source = FileSource(folder, points, layers)
+    source.write(chunks)
+    return score_layerwise(source, a_scorer(config), 7, **options)
 
 
 @pytest.fixture(scope="module")
@@ -111,11 +112,7 @@ def test_a_chunk_is_forgotten_before_the_next_is_asked_for(states, points, tmp_p
             yield chunk
             del chunk
 
-    scorer = a_scorer()
-    given = {name: chunks(X) for name, X in states.items()}
-    score_streamed(
-        given, points, scorer, layers=range(N_LAYERS), step=0, device=CPU, spaces=("hidden",), folder=tmp_path
-    )
+    FileSource(tmp_path, points, range(N_LAYERS)).write({name: chunks(X) for name, X in states.items()})
     assert len(alive) == 12
 
 
@@ -151,7 +148,8 @@ import numpy as np, torch
 from fastcluster_lm.config import ScoresConfig
 from fastcluster_lm.probe.points import labelled_points
 from fastcluster_lm.probe.scorer import Scorer
-from fastcluster_lm.probe.streamed_scores import score_streamed
+from fastcluster_lm.probe.layerwise import score_layerwise
+from fastcluster_lm.probe.sources.file import FileSource
 from fastcluster_lm.scores.engines import choose_engine
 torch.set_num_threads(1)
 n, cpu, at = 512, torch.device("cpu"), np.arange(512)
@@ -162,8 +160,9 @@ for n_layers, memory_mib in ((4, 1), (48, 1), (48, 1000)):
     config = ScoresConfig(memory_mib=memory_mib, n_init=1, n_nulls=1)
     scorer = Scorer(config, choose_engine("fused", cpu, memory_mib), cpu, 0)
     with tempfile.TemporaryDirectory() as folder:
-        score_streamed({"val": chunks}, points, scorer, layers=range(n_layers), step=0, device=cpu, spaces=("hidden",),
-                       folder=Path(folder))
+        source = FileSource(Path(folder), points, range(n_layers))
+        source.write({"val": chunks})
+        score_layerwise(source, scorer, 0, ("hidden",))
     [highest] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
     print(int(highest.split()[1]) / 1024)
 """

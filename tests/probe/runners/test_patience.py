@@ -12,9 +12,10 @@ import pytest
 from fastcluster_lm.config import config_from_dict
 from fastcluster_lm.engine import RunFolder, resume_run, start_run
 from fastcluster_lm.errors import ProbeError
-from fastcluster_lm.probe import WorkerRunner, patience
-from fastcluster_lm.probe import runner as runners
-from fastcluster_lm.probe.patience import Patience
+from fastcluster_lm.probe import WorkerRunner
+from fastcluster_lm.probe.runners import patience
+from fastcluster_lm.probe.runners import worker as runners
+from fastcluster_lm.probe.runners.patience import Patience
 from tests.laws.conftest import SMALL, run_to_end
 from tests.laws.test_worker import files, probing
 

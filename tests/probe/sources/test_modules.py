@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from fastcluster_lm.errors import ProbeError, ShapeError, UsageError
-from fastcluster_lm.probe import layer_states
-from fastcluster_lm.probe.layer_states import LayerReader, matching_layers
+from fastcluster_lm.probe.sources import modules
+from fastcluster_lm.probe.sources.modules import LayerReader, matching_layers
 from tests.probe.attached import Net, instances
 
 tokens, _ = instances()
@@ -215,7 +215,7 @@ def test_hooks_on_a_compiled_graph_fall_silent_and_the_reader_notices(monkeypatc
     reader = LayerReader(model, "layers.*")
     assert torch.equal(reader.read(short), expected(3))
     # neither run as written nor under another autocast, which would compile it again
-    monkeypatch.setattr(layer_states, "undisturbed", lambda model: nullcontext())
+    monkeypatch.setattr(modules, "undisturbed", lambda model: nullcontext())
     monkeypatch.setattr(LayerReader, "_precision", lambda self, device: nullcontext())
     with pytest.raises(ProbeError, match=r"layer 'layers\.0' gave nothing"):
         reader.read(short)

@@ -1,6 +1,7 @@
 """Hidden states on disk, layer after layer: written a few instances at a time, read a few layers at a time."""
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,48 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fastcluster_lm.errors import ProbeError
+from fastcluster_lm.errors import DataError, ProbeError
+from fastcluster_lm.scores.points import Points
 from fastcluster_lm.store.files import explaining
+
+Chunks = Iterable[Float[Tensor, "layers chunk d"]]
+
+
+class FileSource:
+    """States of all splits, never in memory all at once: written as they come, given back some layers at a time.
+
+    layers: the wanted ones, by number, in their order; folder holds a file for each split, of the wanted layers alone
+    Units:  on disk 4 bytes a number
+    """
+
+    def __init__(self, folder: Path, points: Mapping[str, Points], layers: Sequence[int]) -> None:
+        self.points, self.layers = points, list(layers)
+        self._files = {name: StateFile(folder / f"{name}.states", len(own)) for name, own in points.items()}
+
+    def write(self, chunks: Mapping[str, Chunks]) -> None:
+        """Take the states of each split's points, some at a time and in their order.
+
+        Shapes: chunks (layers, chunk, d) of all layers, by split
+        Errors: DataError naming the wanted layers that hold NaN; RunFolderError if the disk refuses
+        """
+        for name, file in self._files.items():
+            for states in chunks[name]:
+                # chosen by number, a copy is made of the wanted layers alone
+                chosen = states if len(self.layers) == len(states) else states[self.layers]
+                _check_finite(chosen, self.layers)
+                file.write(chosen)
+
+    @property
+    def layer_bytes(self) -> int:
+        """How much memory one layer of all points takes."""
+        return sum(4 * file.n * file.width for file in self._files.values())
+
+    def capture(self, first: int, last: int, device: torch.device) -> dict[str, Points]:
+        """Give the points where the wanted layers from first up to last put them, that one left out.
+
+        Shapes: -> X (last - first, n, d) by split
+        """
+        return {name: own.at(self._files[name].read(first, last).to(device)) for name, own in self.points.items()}
 
 
 class StateFile:
@@ -55,3 +96,10 @@ class StateFile:
 
     def _offset(self, layer: int, instance: int) -> int:
         return 4 * self.width * (layer * self.n + instance)
+
+
+def _check_finite(states: Float[Tensor, "layers chunk d"], layers: Sequence[int]) -> None:
+    finite = states.isfinite().flatten(1).all(1).tolist()
+    broken = [str(layer) for layer, is_finite in zip(layers, finite, strict=True) if not is_finite]
+    if broken:
+        raise DataError(f"the states hold NaN or infinity in layer {', '.join(broken)}; expected finite values")

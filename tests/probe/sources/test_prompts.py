@@ -10,7 +10,7 @@ from fastcluster_lm.engine import start_run  # noqa: E402
 from fastcluster_lm.engine.export import export_hugging_face  # noqa: E402
 from fastcluster_lm.engine.rooms import Rooms  # noqa: E402
 from fastcluster_lm.errors import ProbeError, UsageError  # noqa: E402
-from fastcluster_lm.probe.prompt_states import Layers, PromptReader  # noqa: E402
+from fastcluster_lm.probe.sources.prompts import Layers, PromptReader  # noqa: E402
 from fastcluster_lm.tasks import taskset_of  # noqa: E402
 from tests.laws.conftest import SMALL  # noqa: E402
 from tests.tiny_language_model import N_BLOCKS, WIDTH, write_model  # noqa: E402

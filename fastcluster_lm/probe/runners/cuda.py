@@ -1,4 +1,4 @@
-"""Probes on a GPU beside training: on a stream of their own, fetched when they have come; it scores nothing itself."""
+"""Run probes on training's GPU, on a stream of their own, fetched once they have come; it scores nothing itself."""
 
 from dataclasses import replace
 
@@ -8,10 +8,10 @@ from torch import Tensor
 
 from fastcluster_lm.probe.pending import PendingProbe
 from fastcluster_lm.probe.run_probe import RunProbe
-from fastcluster_lm.probe.runner import Event, FinishedProbe, SavedState
+from fastcluster_lm.probe.runners.runner import Event, FinishedProbe, SavedState
 
 
-class StreamRunner:
+class CudaRunner:
     """Give a probe to the GPU behind the step it belongs to, and take it back before the next one at the latest.
 
     Scores are those of InlineRunner: nothing here depends on when a probe ends
