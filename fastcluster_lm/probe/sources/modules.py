@@ -19,6 +19,9 @@ Inputs = Tensor | Mapping[str, Any] | Sequence[Any]
 # an index, the key of an input that marks tokens, such marks themselves, or a function of (output, rows)
 Position = int | str | Tensor | Callable[[Tensor, Tensor], Tensor]
 
+# gives the tensor of a shape that states are written into
+Room = Callable[[tuple[int, int, int]], Tensor]
+
 # what wrappers add to a module's name
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 # names that an error lists
@@ -54,9 +57,10 @@ class LayerReader:
             return tensor.device
         return torch.device("cpu")
 
-    def read(self, inputs: Inputs, n: int | None = None) -> Float[Tensor, "layers n d"]:
-        """Run the model over the first n instances, all by default, and give every layer's states.
+    def read(self, inputs: Inputs, n: int | None = None, *, room: Room | None = None) -> Float[Tensor, "layers n d"]:
+        """Run the model over the first n instances, all by default, and give every layer's states, held once.
 
+        room: gives the tensor that they are written into, of a shape; by default a new one where the first layer is
         Shapes: layers of unlike widths are filled up with zeros, which changes no distance
         Errors: ProbeError if a layer gave nothing; ShapeError for outputs without a state at the position
         """
@@ -64,7 +68,7 @@ class LayerReader:
         if gone := [name for name in self.names if name not in modules]:
             raise ProbeError(f"the model has no layer {gone[0]!r} any more; it was replaced after the probe was made")
         n = count_instances(inputs) if n is None else n
-        kept: list[list[Tensor]] = [[] for _ in self.names]
+        states = torch.empty(0)
         latest: dict[int, Tensor] = {}
         rows = torch.arange(0, device="cpu")
 
@@ -80,7 +84,9 @@ class LayerReader:
                 handles.append(modules[name].register_forward_hook(keep(index)))
             device = self.device
             with undisturbed(self.model), self._precision(device):
-                for rows in torch.arange(n, device="cpu").split(self.batch_size):
+                for start, rows in zip(
+                    range(0, n, self.batch_size), torch.arange(n, device="cpu").split(self.batch_size), strict=True
+                ):
                     latest.clear()
                     _call(self.model, _rows_of(inputs, rows, device))
                     if silent := [name for index, name in enumerate(self.names) if index not in latest]:
@@ -88,8 +94,12 @@ class LayerReader:
                             f"layer {silent[0]!r} gave nothing in a forward of the probe's inputs; "
                             "expected it to be called: choose other layers"
                         )
-                    for index, states in latest.items():
-                        kept[index].append(states)
+                    chunks = [latest[index] for index in range(len(self.names))]  # (B, d) of each layer
+                    if not start:
+                        widths = [chunk.shape[1] for chunk in chunks]
+                        shape = (len(chunks), n, max(widths))
+                        states = room(shape) if room else chunks[0].new_empty(shape)
+                    self._put(chunks, widths, states[:, start : start + len(rows)])
         finally:
             for handle in handles:
                 handle.remove()
@@ -97,7 +107,20 @@ class LayerReader:
                 if isinstance(part, _sharding("fsdp", "FSDPModule")):
                     # whole weights that stay would go stale with the next optimiser step
                     part.reshard()
-        return _stacked([torch.cat(chunks) for chunks in kept])
+        return states
+
+    def _put(
+        self, chunks: Sequence[Float[Tensor, "B _"]], widths: Sequence[int], states: Float[Tensor, "layers B d"]
+    ) -> None:
+        """Write one batch's states in their places, zeros beyond a layer's own width."""
+        for name, chunk, width, own in zip(self.names, chunks, widths, states, strict=True):
+            if chunk.shape[1] != width:
+                raise ShapeError(
+                    f"layer {name!r} gives states of width {chunk.shape[1]} after ones of width {width}; expected one "
+                    "width for all instances"
+                )
+            own[:, :width] = chunk
+            own[:, width:] = 0.0
 
     def _precision(self, device: torch.device) -> torch.autocast:
         """Autocast as the caller does, or as asked for, past the cache: weights cast there may be a step old."""
@@ -283,9 +306,3 @@ def _refuse_padding(mask: Int[Tensor, "n T"], at: Int[Tensor, " n"], name: str) 
             f"mask is 0 there; so it is in {len(padded)} of {len(at)} instances); give position='attention_mask' for "
             "the last token that counts, or pad on the other side"
         )
-
-
-def _stacked(layers: Sequence[Float[Tensor, "n _"]]) -> Float[Tensor, "layers n d"]:
-    width = max(states.shape[1] for states in layers)
-    device = layers[0].device
-    return torch.stack([nn.functional.pad(states, (0, width - states.shape[1])).to(device) for states in layers])

@@ -4,6 +4,7 @@ from collections import OrderedDict
 from contextlib import nullcontext
 from typing import NamedTuple
 
+import itertools
 import pytest
 import torch
 from torch import nn
@@ -272,3 +273,34 @@ def test_weights_that_autocast_keeps_from_before_the_step_are_not_read():
         inside = reader.read(X)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(inside, reader.read(X))
+
+
+def test_states_are_held_once():
+    model = torch.nn.Sequential(*[torch.nn.Linear(64, 64) for _ in range(4)])
+    reader = LayerReader(model, "*", batch_size=10)
+    inputs = torch.rand(200, 64)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
+        states = reader.read(inputs)
+    steps = sorted(seen.events(), key=lambda event: event.time_range.start)
+    # net of each operator, and of what was freed between them
+    taken = list(itertools.accumulate(event.self_cpu_memory_usage for event in steps))
+    assert states.nbytes <= max(taken) <= states.nbytes * 1.3
+
+
+def test_states_go_where_the_caller_says():
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 3))
+    place = torch.full((2, 25, 8), torch.nan)
+    reader = LayerReader(model, "*", batch_size=10)
+    inputs = torch.rand(25, 8)
+    states = reader.read(inputs, room=lambda shape: place.view(shape))
+    assert states.data_ptr() == place.data_ptr() and torch.equal(states, reader.read(inputs))
+    assert torch.equal(states[1, :, 3:], torch.zeros(25, 5))
+
+
+def test_a_width_that_changes_is_refused():
+    class Changing(torch.nn.Module):
+        def forward(self, X):
+            return X[:, : len(X) // 2]
+
+    with pytest.raises(ShapeError, match="width 2 after ones of width 5"):
+        LayerReader(torch.nn.Sequential(Changing()), "0", batch_size=10).read(torch.rand(15, 8))
