@@ -1,10 +1,10 @@
 """Reading layers: which, at which position, of which kinds of output, through every wrapper, and never in silence."""
 
+import itertools
 from collections import OrderedDict
 from contextlib import nullcontext
 from typing import NamedTuple
 
-import itertools
 import pytest
 import torch
 from torch import nn
