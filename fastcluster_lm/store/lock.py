@@ -5,8 +5,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import weakref
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from fastcluster_lm.errors import HeldError
@@ -18,37 +18,54 @@ ATTEMPTS = 5
 PAUSE_S = 0.02
 
 
-# open locks: a forked child must not keep what its parent holds
-_held: set[int] = set()
+# descriptors of the locks that are held, each in a list of its own that whoever lets go of it empties
+_held: list[list[int]] = []
 
 
-@contextmanager
-def locked(path: Path, *, what: Path | None = None) -> Iterator[None]:
-    """Hold the lock for the length of the body; the kernel frees it if the process dies.
+def locked(path: Path, *, what: Path | None = None) -> AbstractContextManager[None]:
+    """Hold the lock for the length of a `with` block; the kernel frees it if the process dies.
 
     what: the path that is being written, the lock's folder by default
     Errors: HeldError naming process and host, if another holds it; RunFolderError if the disk refuses
     """
-    with explaining("lock", path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
-    try:
-        with explaining("lock", path):
-            check_regular(os.fstat(descriptor).st_mode, path)
-            if not any(_try_lock(descriptor, attempt) for attempt in range(ATTEMPTS)):
-                raise HeldError(
-                    f"{what or path.parent} is being written by {_holder(descriptor)}; wait for it to end, stop it, "
-                    f"or use another run folder"
-                )
-            _held.add(descriptor)
-            os.ftruncate(descriptor, 0)
-            write_all(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
-        yield
-    finally:
-        if descriptor in _held:
-            _held.discard(descriptor)
-            # whoever was forked meanwhile may share the lock until it has run
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-        os.close(descriptor)
+    return _Lock(path, path.parent if what is None else what)
+
+
+class _Lock:
+    """A lock that goes with its holder, be that forgotten, or alive when the interpreter ends.
+
+    A generator would be closed there in a process whose modules are half gone, or in a fork that holds no lock, and
+    the error of that would stand below the one that ended the program
+    """
+
+    def __init__(self, path: Path, what: Path) -> None:
+        self._path, self._what = path, what
+
+    def __enter__(self) -> None:
+        with explaining("lock", self._path):
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+            try:
+                self._take(descriptor)
+            except BaseException:
+                # this frees the lock, too
+                os.close(descriptor)
+                raise
+        holding = [descriptor]
+        _held.append(holding)
+        self._end = weakref.finalize(self, _let_go, holding)
+
+    def __exit__(self, *error: object) -> None:
+        self._end()
+
+    def _take(self, descriptor: int) -> None:
+        check_regular(os.fstat(descriptor).st_mode, self._path)
+        if not any(_try_lock(descriptor, attempt) for attempt in range(ATTEMPTS)):
+            raise HeldError(
+                f"{self._what} is being written by {_holder(descriptor)}; wait for it to end, stop it, or use another "
+                "run folder"
+            )
+        os.ftruncate(descriptor, 0)
+        write_all(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
 
 
 def is_locked(path: Path) -> bool:
@@ -81,10 +98,21 @@ def _holder(descriptor: int) -> str:
         return "a process that has not given its name"
 
 
-def _let_go() -> None:
-    for descriptor in _held:
+def _let_go(holding: list[int]) -> None:
+    while holding:
+        descriptor = holding.pop()
+        # whoever was forked meanwhile may share the lock until it has run
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
-    _held.clear()
+    _held[:] = [one for one in _held if one]
 
 
-os.register_at_fork(after_in_child=_let_go)
+def _forget_in_fork() -> None:
+    """Close what a forked child must not keep; the lock stays its parent's."""
+    while _held:
+        holding = _held.pop()
+        while holding:
+            os.close(holding.pop())
+
+
+os.register_at_fork(after_in_child=_forget_in_fork)

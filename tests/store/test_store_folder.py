@@ -541,6 +541,31 @@ os.kill(os.getpid(), signal.SIGKILL)
         pass
 
 
+def test_a_fork_that_fails_says_so_alone_and_leaves_the_lock_to_its_parent(run):
+    code = f"""
+import os
+from fastcluster_lm.store import RunFolder
+from fastcluster_lm.errors import HeldError
+held = RunFolder.open({str(run.path)!r}).lock()
+held.__enter__()
+if os.fork() == 0:
+    raise KeyError("in the child")
+os.wait()
+try:
+    RunFolder.open({str(run.path)!r}).lock().__enter__()
+except HeldError:
+    print("still held")
+del held
+with RunFolder.open({str(run.path)!r}).lock():
+    print("forgotten, so free")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == ["still held", "forgotten, so free"]
+    assert done.stderr.count("Traceback") == 1 and done.stderr.endswith("KeyError: 'in the child'\n")
+
+
 def test_torn_tables_warn_once_each(run):
     fill(run, [0, 5, 10])
     for table in ("steps.jsonl", "scores.jsonl"):
