@@ -1,6 +1,8 @@
 """The run folder of a model that was trained elsewhere: begun, written probe after probe, ended; it scores nothing."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,12 +14,16 @@ from torch import nn
 
 from fastcluster_lm.config import ScoresConfig
 from fastcluster_lm.device import describe_environment
+from fastcluster_lm.errors import NewerFormatError, RunFolderError, UsageError
 from fastcluster_lm.probe.scorer import Scorer, narrowest_group
+from fastcluster_lm.scores.contingency import host_array
 from fastcluster_lm.scores.points import Points
 from fastcluster_lm.store import RunFolder
 
 # names of one kind of labels that run.toml holds at most
 MOST_NAMES = 1000
+# what a run may go on with though it was begun otherwise; no score is another's for it, but for a device's last digits
+MAY_DIFFER = ("attached.sharded", "resolved.threads", "resolved.device")
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ class Subject:
                 "model": type(self.model).__name__,
                 "n_parameters": sum(weight.numel() for weight in self.model.parameters()),
                 "instances": {split: len(own) for split, own in self.points.items()},
+                "labels_sha256": _digest(self.points),
                 "names": {kind: list(own) for kind, own in self.names.items() if len(own) <= MOST_NAMES},
                 **self.of,
             },
@@ -68,18 +75,62 @@ class Subject:
         }
 
 
+@dataclass(frozen=True)
+class Before:
+    """What stands in a run folder before the step at which training goes on.
+
+    last:     the step of the last probe; -1 without one
+    state:    what the next probe depends on
+    row:      what was known of the step itself, where it had been probed before
+    notes:    what was moved aside, and what could not be gone on from
+    """
+
+    last: int
+    state: dict[str, np.ndarray]
+    row: Mapping[str, Any]
+    notes: list[str]
+
+
 class Record:
-    """A run folder that this process writes until it is closed, and that is then finished or stopped."""
+    """A run folder that this process writes until it is closed, and that is then finished or stopped.
 
-    def __init__(self, path: str | Path, described: Mapping[str, Any]) -> None:
-        """Begin a new one.
+    Errors: RunExistsError if the path is there but not to be gone on with; UsageError if it is another subject's;
+            HeldError if another process writes it; RunFolderError if it is damaged or the disk refuses
+    """
 
-        Errors: RunExistsError if the path exists; RunFolderError if the disk refuses
-        """
-        self.folder = RunFolder.create(path, described, describe_environment())
+    def __init__(self, path: str | Path, described: Mapping[str, Any], *, resume: bool = False) -> None:
+        # probes of it that have scores, and how long all took
         self.probes, self.seconds = 0, 0.0
+        self.resumes = resume and os.path.lexists(path)
+        if self.resumes:
+            self.folder = RunFolder.open(path)
+            _check_same(self.folder, described)
+        else:
+            self.folder = RunFolder.create(path, described, describe_environment())
         self._open = ExitStack()
         self._open.enter_context(self.folder.lock())
+        if self.resumes:
+            self.folder.clean()
+
+    def go_back(self, step: int, every: int) -> Before:
+        """Move all that is of this step or a later one aside, and give what a loop that goes on there needs.
+
+        So is a probe after the last step of a loop that ended, if it was not due, since one that goes on has none
+        """
+        rows = {row["step"]: row for row in self.folder.steps()}
+        last, state, notes = -1, {}, []
+        for at in sorted((at for at in rows if at < step and at % every == 0), reverse=True):
+            try:
+                groups, known = self.folder.read_checkpoint(at)
+                last, state, self.probes = at, groups["probe"], int(str(known["probes"]))
+                break
+            except NewerFormatError:
+                raise
+            except RunFolderError as error:
+                notes.append(f"the probe of step {at} cannot be gone on from: {error}")
+        moved = self.folder.set_aside_after(last)
+        self.seconds = sum(row["probe_ms"] or 0.0 for at, row in rows.items() if at <= last) / 1e3
+        return Before(last, state, rows.get(step, {}), notes + ([] if moved is None else [str(moved)]))
 
     def write_scores(
         self, step: int, rows: Sequence[Mapping[str, Any]], maps: Mapping[str, np.ndarray], *, warm: bool
@@ -93,6 +144,14 @@ class Record:
         self.folder.append_scores(rows)
         self.probes += 1
 
+    def write_state(self, step: int, state: Mapping[str, torch.Tensor]) -> None:
+        """Write what the next probe depends on, sealed as a checkpoint is; before the step's row, which ends a probe.
+
+        Errors: RunFolderError if the disk refuses
+        """
+        arrays = {name: tensor.cpu().numpy() for name, tensor in state.items()}
+        self.folder.write_checkpoint(step, {"probe": arrays}, {"probes": self.probes})
+
     def write_step(self, step: int, seconds: float, **columns: Any) -> None:
         """Write how long a probe took, and what else is known of its step; training stood still for all of it.
 
@@ -101,11 +160,48 @@ class Record:
         self.seconds += seconds
         self.folder.append_steps([{"step": step, "probe_ms": seconds * 1e3, "probe_wait_ms": seconds * 1e3} | columns])
 
-    def finish(self, last_step: int) -> None:
-        """Mark the run as finished, and close it."""
-        self.folder.mark_finished({"steps": last_step, "probes": self.probes, "probe_seconds": self.seconds})
+    def finish(self, last_step: int) -> list[str]:
+        """Mark the run as finished, and close it; sentences say what of what was set aside cannot be read and stays."""
+        summary = {"steps": last_step, "probes": self.probes, "probe_seconds": self.seconds}
+        said = self.folder.let_go_of_repeated(summary)
+        self.folder.mark_finished(summary)
         self.close()
+        return said
 
     def close(self) -> None:
         """Release the folder; unless it was finished, as that of a run that was stopped."""
         self._open.close()
+
+
+def _digest(points: Mapping[str, Points]) -> str:
+    """Tell apart instances that are labelled otherwise, or others that the map shows."""
+    digest = hashlib.sha256()
+    for split, own in points.items():
+        for name, values in {**own.labels, "on map": own.on_map, "instructions": own.instructions}.items():
+            if values is not None:
+                codes = host_array(values)
+                digest.update(f"{split} {name} {len(codes)} ".encode() + codes.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def _check_same(folder: RunFolder, described: Mapping[str, Any]) -> None:
+    """Refuse a run of another model, of other points, or scored in another way: its curves would not go on.
+
+    Errors: UsageError naming what differs
+    """
+    stored = dict(_flat(folder.config()))
+    for key, value in _flat(described):
+        # what an older version did not write, nobody can compare
+        if key not in MAY_DIFFER and key in stored and stored[key] != value:
+            raise UsageError(
+                f"{folder.path} was begun with {key} = {stored[key]!r}, and is to go on with {value!r}; give the same, "
+                "or another folder"
+            )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
