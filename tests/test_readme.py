@@ -1,6 +1,7 @@
 """The README's own loop and commands run as they stand, and show what it says."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -14,14 +15,20 @@ from fastcluster_lm.config import config_from_dict
 from fastcluster_lm.engine import start_run
 from fastcluster_lm.store import RunFolder
 from tests.laws.conftest import SMALL
+from tests.probe.test_attached_resume import assert_same_run
 from tests.tiny_language_model import N_BLOCKS, write_model
 
 README = Path(__file__).parents[1] / "README.md"
 
 
-def test_the_loop_with_the_probe_attached_runs_as_it_stands(tmp_path, monkeypatch):
+def attached_section():
+    """Give the section about attached loops, and the loop in it."""
     section = README.read_text().partition("## Attach it to your own loop\n")[2].partition("\n## ")[0]
-    code = re.search(r"```python\n(.*?)```", section, re.DOTALL).group(1)
+    return section, re.search(r"```python\n(.*?)```", section, re.DOTALL).group(1)
+
+
+def test_the_loop_with_the_probe_attached_runs_as_it_stands(tmp_path, monkeypatch):
+    section, code = attached_section()
     # the import and the three lines that a reader adds, and no more
     added = [line for line in code.splitlines() if "probe" in line.lower()]
     assert len(added) == 4 and [re.search(r"# (\d)", line).group(1) for line in added[1:]] == ["1", "2", "3"]
@@ -45,6 +52,17 @@ def test_the_loop_with_the_probe_attached_runs_as_it_stands(tmp_path, monkeypatc
     page = (tmp_path / "report.html").read_text()
     assert "input_output" in page and page.count("<script") > 0
     assert len(list((tmp_path / "figures").glob("*.png"))) > 0
+    # killed at its 61st step and run again, it gives the same curves
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    (cut / "killed.py").write_text(
+        code.replace("    loss = ", "    import os; step == 60 and os._exit(9)\n    loss = ")
+    )
+    (cut / "loop.py").write_text(code)
+    codes = [subprocess.run([sys.executable, name], cwd=cut, env={**os.environ, "PYTHONWARNINGS": "ignore"}).returncode
+             for name in ("killed.py", "loop.py")]  # fmt: skip
+    assert codes == [9, 0]
+    assert_same_run(tmp_path / "attached", cut / "attached")
 
 
 def test_models_that_exist_are_scored_by_the_commands_as_they_stand(tmp_path, monkeypatch):

@@ -1,9 +1,12 @@
 """Score the layers of any model inside any training loop; it trains nothing, and training does not notice it."""
 
 import math
+import operator
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -32,8 +35,22 @@ Row = dict[str, Any]
 TRIAL = 2
 
 
+# whether the trainer that has a probe built goes on from a checkpoint of its own
+_GOES_ON: ContextVar[bool] = ContextVar("goes_on", default=False)
+
+
 class ProbeSkippedWarning(UserWarning):
     """A probe gave no scores, or none of some layers; training goes on."""
+
+
+@contextmanager
+def going_on(yes: bool) -> Iterator[None]:
+    """Let probes that are built within go on with their runs, where a trainer says that it goes on itself."""
+    token = _GOES_ON.set(yes)
+    try:
+        yield
+    finally:
+        _GOES_ON.reset(token)
 
 
 class ClusterProbe:
@@ -50,6 +67,8 @@ class ClusterProbe:
     position: whose token's state is scored: an index, the name of an input whose last marked token it is
               ("attention_mask"), a tensor of indices (n,) or marks (n, T), or a function of (output, rows) -> (B, D)
     out:      the run folder; dated under runs/ by default
+    resume:   go on with the run in `out`, if it is there, at the step that is given first; what it holds of that and of
+              later steps is moved aside within the folder, and the next map starts from the last one before
     scores:   how states are scored; map_points: instances a split on the map
     batch_size: instances of one forward
     autocast: dtype of the probe's forward; None: as the caller autocasts
@@ -77,7 +96,10 @@ class ClusterProbe:
         batch_size: int = 256,
         autocast: torch.dtype | None = None,
         seed: int = 0,
+        resume: bool = False,
     ) -> None:
+        if resume and out is None:
+            raise UsageError("resume: expected out= the run folder to go on with, got none")
         for name, value in (("every", every), ("batch_size", batch_size), ("map_points", map_points)):
             if value < 1:
                 raise UsageError(f"{name}: expected 1 or more, got {value}")
@@ -105,7 +127,10 @@ class ClusterProbe:
             self._group = narrowest_group(list(self._points.values())[-1])
         self.is_writer = not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank())
         self._rows: list[Row] = []
-        self._probes, self._last, self._closed = 0, -1, False
+        # the step of the last probe, and the last step that was given
+        self._last, self._given, self._closed = -1, -1, False
+        # what stood beside the first step, if it had been probed before
+        self._known: Mapping[str, Any] = {}
         self._record: Record | None = None
         width = 0
         with generators_kept():
@@ -119,7 +144,8 @@ class ClusterProbe:
             subject = Subject(self._reader.model, last, width, self._points, names, self._config, of)
             when = {"every": every, "map_points": map_points}
             described = subject.described("attached", self._scorer, when, "hidden")
-            self._record = Record(out or default_run_path("attached"), described)
+            goes_on = resume or _GOES_ON.get()
+            self._record = Record(out or default_run_path("attached"), described, resume=goes_on)
 
     @property
     def folder(self) -> RunFolder | None:
@@ -140,19 +166,32 @@ class ClusterProbe:
         """Say whether `step` would probe at this step: `every` divides it, and it was not probed just now."""
         return step % self.every == 0 and step != self._last
 
-    def step(self, step: int, *, loss: float | None = None, val_accuracy: float | None = None) -> list[Row]:
+    def step(self, step: Any, *, loss: float | None = None, val_accuracy: float | None = None) -> list[Row]:
         """Probe the model if it is time: where `every` divides the number of optimiser steps taken.
 
-        Call it between an optimiser step and the next forward. Gives the rows of this probe, none where it was not
-        time or the probe was skipped; loss and val_accuracy are written beside them
+        Call it between an optimiser step and the next forward; a number of any kind will do, a tensor's too. Gives the
+        rows of this probe, none where it was not time or the probe was skipped; loss and val_accuracy are written
+        beside them
+        Errors: UsageError for what is no step, one before the last, or any after the end
         """
+        step = self._counted(step)
         return self._probe(step, loss, val_accuracy) if self.is_due(step) else []
 
-    def close(self, step: int | None = None) -> list[Row]:
-        """End the run; with the last step's number that step is probed too, unless it was, and its rows are given."""
-        rows = [] if step is None or step == self._last else self._probe(step, None, None)
-        if self._record is not None and not self._closed:
-            self._record.finish(max(self._last, 0))
+    def close(self, step: Any = None) -> list[Row]:
+        """End the run; with the last step's number that step is probed too, unless it was, and its rows are given.
+
+        A run that was ended stays so, and one whose loop never said where it goes on is left as it was
+        Errors: UsageError for a later step after the end
+        """
+        if self._closed and (step is None or step == self._given):
+            return []
+        rows = []
+        if step is not None:
+            step = self._counted(step)
+            rows = [] if step == self._last else self._probe(step, None, None)
+        if self._record is not None and (self._given >= 0 or not self._record.resumes):
+            for said in self._record.finish(max(self._last, 0)):
+                warnings.warn(said, stacklevel=2)
         self.abandon()
         return rows
 
@@ -196,6 +235,36 @@ class ClusterProbe:
             warnings.warn(f"scores.{lowered}", stacklevel=3)
         return replace(self._config, perplexity=asked.effective_perplexity(n_shown))
 
+    def _counted(self, step: Any) -> int:
+        """Take a step's number, and begin where the first one says."""
+        try:
+            number = operator.index(step)
+        except TypeError:
+            number = -1
+        if number < 0 or isinstance(step, bool):
+            raise UsageError(f"step: expected the number of optimiser steps taken, 0 or more, got {step!r:.60}")
+        if self._closed:
+            raise UsageError(
+                f"step: got {number}, but this probe's run has ended; give a new ClusterProbe the same out= and "
+                "resume=True to go on with it"
+            )
+        if number < self._given:
+            raise UsageError(
+                f"step: expected {self._given} or more, the last one given, got {number}; a loop that goes back to a "
+                "checkpoint gives a new ClusterProbe the same out= and resume=True"
+            )
+        if self._given < 0 and self._record is not None and self._record.resumes:
+            before = self._record.go_back(number, self.every)
+            self._last, self._known = before.last, before.row
+            with plain_torch():
+                self._scorer.load_state({name: torch.from_numpy(array) for name, array in before.state.items()})
+            for note in before.notes:
+                warnings.warn(f"{self._record.folder.path}: {note}", stacklevel=3)
+        elif number > self._given:
+            self._known = {}
+        self._given = number
+        return number
+
     @property
     def _takes_part(self) -> bool:
         return self.is_writer or self._reader.sharded
@@ -212,9 +281,9 @@ class ClusterProbe:
                     states[name] = self._read(own)
                 if self._record is None:
                     return []
-                found = self._score(states, step)
+                found = self._score(states, step, self._record.probes)
             self._record.write_scores(step, found.rows, found.maps, warm=found.warm)
-            self._rows, self._probes, skipped = found.rows, self._probes + 1, found.skipped
+            self._rows, skipped = found.rows, found.skipped
             if skipped is not None:
                 warnings.warn(f"the probe of step {step} skipped {skipped}", ProbeSkippedWarning, stacklevel=3)
         except (torch.OutOfMemoryError, FclmError) as error:
@@ -223,10 +292,14 @@ class ClusterProbe:
                 raise
             skipped = f"{type(error).__name__}: {error}".partition("\n")[0]
             warnings.warn(f"the probe of step {step} was skipped: {skipped}", ProbeSkippedWarning, stacklevel=3)
-        known = {"skipped": skipped, "loss": _finite(loss), "val_accuracy": _finite(val_accuracy)}
+        seen = {"loss": _finite(loss), "val_accuracy": _finite(val_accuracy)}
+        # a trainer that has just gone on may know less of this step than it did before
+        seen = {name: self._known.get(name) if value is None else value for name, value in seen.items()}
         try:
             if self._record is not None:
-                self._record.write_step(step, time.perf_counter() - started, **known)
+                with plain_torch():
+                    self._record.write_state(step, self._scorer.state())
+                self._record.write_step(step, time.perf_counter() - started, skipped=skipped, **seen)
         except FclmError as error:
             warnings.warn(f"step {step} could not be written: {error}", ProbeSkippedWarning, stacklevel=3)
         return self._rows
@@ -242,10 +315,10 @@ class ClusterProbe:
                     raise
                 self._reader.batch_size //= 2
 
-    def _score(self, states: dict[str, Tensor], step: int) -> ProbeResult:
+    def _score(self, states: dict[str, Tensor], step: int, n_probes: int) -> ProbeResult:
         """Score the states; where memory is short in blocks half as large, and half again."""
         every = self._config.key_frame_every
-        key_frame = self._probes == 0 or (every > 0 and self._probes % every == 0)
+        key_frame = n_probes == 0 or (every > 0 and n_probes % every == 0)
         captured = Captured(step, {name: own.at(states[name]) for name, own in self._points.items()})
         while True:
             try:

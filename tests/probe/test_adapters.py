@@ -12,6 +12,7 @@ from fastcluster_lm import ClusterProbe
 from fastcluster_lm.probe import ProbeSkippedWarning
 from fastcluster_lm.store import RunFolder
 from tests.probe.attached import QUICK, Net, instances, seed_all
+from tests.probe.test_attached_resume import assert_same_run
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 tokens, labels = instances()
@@ -49,7 +50,12 @@ def check_example(path, layers):
     assert {row["step"] for row in folder.scores()} == {0, 20, 40}
 
 
-def train_hugging_face(path, every, bf16=False, steps=6):
+class Killed(BaseException):
+    """The process is gone."""
+
+
+def train_hugging_face(path, every, bf16=False, steps=6, *, save=0, end=None, resume=False):
+    """Train, with checkpoints every `save` steps, up to the forward after step `end`, or on from the last one."""
     from transformers import Trainer, TrainingArguments
 
     from fastcluster_lm import FclmTrainerCallback
@@ -60,15 +66,20 @@ def train_hugging_face(path, every, bf16=False, steps=6):
             self.net = Net()
 
         def forward(self, tokens, labels=None):
+            if self.training and end is not None and trainer.state.global_step == end:
+                raise Killed
             logits = self.net(tokens)
             loss = None if labels is None else torch.nn.functional.cross_entropy(logits, labels)
             return {"loss": loss, "logits": logits}
 
     seed_all()
     model = Wrapped()
+    # a probe within a step, and one before the first that follows a checkpoint, draw other numbers
+    model.net.noise = 0.0 if save else model.net.noise
     arguments = TrainingArguments(
         "trained", max_steps=steps, per_device_train_batch_size=16, logging_steps=1, use_cpu=True, report_to="none",
-        disable_tqdm=True, save_strategy="no", gradient_accumulation_steps=2, bf16=bf16,
+        disable_tqdm=True, save_strategy="steps" if save else "no", save_steps=save or 500,
+        gradient_accumulation_steps=2, bf16=bf16,
     )  # fmt: skip
     rows = [{"tokens": row, "labels": y} for row, y in zip(tokens, labels["output"], strict=True)]
     trainer = Trainer(model, arguments, train_dataset=rows)
@@ -82,7 +93,7 @@ def train_hugging_face(path, every, bf16=False, steps=6):
                 ),
             )
         )
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume)
     return model, [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
 
 
@@ -101,8 +112,28 @@ def test_a_hugging_face_trainer_is_left_alone(tmp_path, bf16):
     assert [row["loss"] for row in steps[1:3]] == [losses[0][1], losses[2][1]]
 
 
-def train_lightning(path, every, precision="32-true", poison=None, steps=6):
+@pytest.mark.parametrize("end", [3, 4, 5])
+@pytest.mark.filterwarnings("ignore:.* set aside in")
+def test_a_hugging_face_trainer_that_goes_on_takes_the_probe_along(tmp_path, end, monkeypatch):
+    pytest.importorskip("accelerate")
+    # each job has its checkpoints where it runs
+    for place in ("whole", "cut"):
+        (tmp_path / place).mkdir()
+    monkeypatch.chdir(tmp_path / "whole")
+    whole, losses = train_hugging_face(tmp_path / "whole" / "run", 1, save=2)
+    monkeypatch.chdir(tmp_path / "cut")
+    with pytest.raises(Killed):
+        train_hugging_face(tmp_path / "cut" / "run", 1, save=2, end=end)
+    assert RunFolder.open(tmp_path / "cut" / "run").steps()[-1]["step"] == end
+    resumed, later = train_hugging_face(tmp_path / "cut" / "run", 1, save=2, resume=True)
+    assert weights(resumed) == weights(whole) and later == losses
+    assert_same_run(tmp_path / "whole" / "run", tmp_path / "cut" / "run")
+
+
+def train_lightning(path, every, precision="32-true", poison=None, steps=6, *, save=0, end=None, resume=None):
+    """Train, with checkpoints every `save` steps, up to the forward after step `end`, or on from a checkpoint."""
     import lightning
+    from lightning.pytorch.callbacks import ModelCheckpoint
     from torch.utils.data import DataLoader, TensorDataset
 
     from fastcluster_lm import FclmLightningCallback
@@ -117,6 +148,11 @@ def train_lightning(path, every, precision="32-true", poison=None, steps=6):
             return self.net(tokens)
 
         def training_step(self, batch):
+            if end is not None and self.global_step == end:
+                raise Killed
+            if save:
+                # Lightning keeps no generator in a checkpoint
+                torch.manual_seed(self.global_step)
             loss = torch.nn.functional.cross_entropy(self(batch[0]).float(), batch[1])
             self.losses.append(loss.item())
             return loss
@@ -126,19 +162,22 @@ def train_lightning(path, every, precision="32-true", poison=None, steps=6):
 
     seed_all()
     model = Wrapped()
+    model.net.noise = 0.0 if save else model.net.noise
+    saves = [ModelCheckpoint(path.parent / "saved", every_n_train_steps=save, save_top_k=-1)] if save else []
     callback = FclmLightningCallback(
         lambda model: ClusterProbe(
             model, tokens, labels, layers="net.blocks.*", every=every, out=path, scores=QUICK, position=poison or -1
         )
     )
     trainer = lightning.Trainer(
-        max_steps=steps, accelerator="cpu", precision=precision, callbacks=[callback] if every else [],
-        logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+        max_steps=steps, accelerator="cpu", precision=precision, callbacks=[*saves, callback] if every else saves,
+        logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=bool(save),
         accumulate_grad_batches=2,
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
-        trainer.fit(model, DataLoader(TensorDataset(tokens, labels["output"]), batch_size=16, shuffle=True))
+        data = DataLoader(TensorDataset(tokens, labels["output"]), batch_size=16, shuffle=not save)
+        trainer.fit(model, data, ckpt_path=resume)
     return model, model.losses
 
 
@@ -150,6 +189,20 @@ def test_a_lightning_trainer_is_left_alone(tmp_path, precision):
     assert probed_losses == losses and len(losses) == 9
     assert weights(probed) == weights(honest)
     assert [row["step"] for row in RunFolder.open(tmp_path / "run").steps()] == [0, 2, 4, 6]
+
+
+@pytest.mark.parametrize("end", [2, 3, 5])
+@pytest.mark.filterwarnings("ignore:.* set aside in")
+def test_a_lightning_trainer_that_goes_on_takes_the_probe_along(tmp_path, end):
+    pytest.importorskip("lightning")
+    whole, losses = train_lightning(tmp_path / "whole" / "run", 1, save=2)
+    with pytest.raises(Killed):
+        train_lightning(tmp_path / "cut" / "run", 1, save=2, end=end)
+    assert RunFolder.open(tmp_path / "cut" / "run").steps()[-1]["step"] == end
+    (last,) = (tmp_path / "cut" / "saved").glob(f"*step={end // 2 * 2}.ckpt")
+    resumed, later = train_lightning(tmp_path / "cut" / "run", 1, save=2, resume=last)
+    assert weights(resumed) == weights(whole) and later == losses[-len(later) :]
+    assert_same_run(tmp_path / "whole" / "run", tmp_path / "cut" / "run")
 
 
 def test_a_probe_that_fails_ends_no_training(tmp_path):

@@ -6,13 +6,14 @@ from typing import Any
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from fastcluster_lm.probe.cluster_probe import ClusterProbe
+from fastcluster_lm.probe.cluster_probe import ClusterProbe, going_on
 
 
 class FclmTrainerCallback(TrainerCallback):
     """Probe the model before the first step, every few steps, and after the last.
 
-    make builds the probe once the model lies where it is trained; its scores go to `report_to` and `log_history`.
+    make builds the probe once the model lies where it is trained; its scores go to `report_to` and `log_history`. Where
+    the Trainer goes on from a checkpoint, so does the probe with its run.
     Errors: those of ClusterProbe's construction, before the first step; none later
     """
 
@@ -24,7 +25,10 @@ class FclmTrainerCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Build the probe, and score the model as it is."""
-        self.probe = self._make(kwargs["model"])
+        if self.probe is not None:
+            self.probe.abandon()
+        with going_on(state.global_step > 0):
+            self.probe = self._make(kwargs["model"])
         self._step(args, state, control)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -39,10 +43,11 @@ class FclmTrainerCallback(TrainerCallback):
             self._log(self.probe.close(state.global_step), args, state, control)
 
     def _step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> None:
-        if self.probe is None or not self.probe.is_due(state.global_step):
+        if self.probe is None:
             return
-        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-        self._log(self.probe.step(state.global_step, loss=losses[-1] if losses else None), args, state, control)
+        # the newest before this step, whose own is logged after it: one that goes on knows that, too
+        older = (one for one in reversed(state.log_history) if "loss" in one and one["step"] < state.global_step)
+        self._log(self.probe.step(state.global_step, loss=next(older, {}).get("loss")), args, state, control)
 
     def _log(
         self, rows: list[dict[str, Any]], args: TrainingArguments, state: TrainerState, control: TrainerControl

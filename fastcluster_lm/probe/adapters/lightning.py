@@ -6,13 +6,14 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from fastcluster_lm.probe.cluster_probe import ClusterProbe
+from fastcluster_lm.probe.cluster_probe import ClusterProbe, going_on
 
 
 class FclmLightningCallback(Callback):
     """Probe the model before the first step, every few optimiser steps, and after the last.
 
-    make builds the probe once the model lies where it is trained; layers are named from the LightningModule on.
+    make builds the probe once the model lies where it is trained; layers are named from the LightningModule on. Where
+    the Trainer goes on from a checkpoint, so does the probe with its run.
     Errors: those of ClusterProbe's construction, before the first step; none later
     """
 
@@ -23,7 +24,9 @@ class FclmLightningCallback(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Build the probe, and score the model as it is."""
         model = trainer.strategy.model
-        with trainer.precision_plugin.forward_context():
+        if self.probe is not None:
+            self.probe.abandon()
+        with trainer.precision_plugin.forward_context(), going_on(trainer.global_step > 0):
             self.probe = self._make(pl_module if model is None else model)
         self._step(trainer, None)
 
@@ -46,12 +49,14 @@ class FclmLightningCallback(Callback):
             self.probe.abandon()
 
     def _step(self, trainer: Trainer, outputs: Any) -> None:
-        if self.probe is None or not self.probe.is_due(trainer.global_step):
+        if self.probe is None:
             return
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        # a wait on a GPU, so only for a probe
+        known = loss.item() if isinstance(loss, Tensor) and self.probe.is_due(trainer.global_step) else None
         # the model computes as in training, the scores do not
         with trainer.precision_plugin.forward_context():
-            rows = self.probe.step(trainer.global_step, loss=loss.item() if isinstance(loss, Tensor) else None)
+            rows = self.probe.step(trainer.global_step, loss=known)
         self._log(trainer, rows)
 
     def _log(self, trainer: Trainer, rows: list[dict[str, Any]]) -> None:
