@@ -4,26 +4,9 @@ from pathlib import Path
 
 from fastcluster_lm.errors import UsageError, nearest_name
 from fastcluster_lm.store.files import replace_file
-from fastcluster_lm.studies import (
-    alignment,
-    architectures,
-    complex_alignment,
-    conditions,
-    dynamics,
-    hard_examples,
-    identity_pretraining,
-    multi_token,
-    patching,
-    real_llm,
-    regulariser,
-    size,
-    subclusters,
-    unseen,
-    unseen_tasks,
-    vocabulary,
-)
 from fastcluster_lm.studies.cells import MOST_CELLS, PRESETS, Plan
 from fastcluster_lm.studies.code import code_digest
+from fastcluster_lm.studies.experiments import APART, STUDIES, real_llm
 from fastcluster_lm.studies.page import command_for, findings_page
 from fastcluster_lm.studies.results import check_packages, write_results
 from fastcluster_lm.studies.runs import Say, StudyFolder, describe, judge_all, run_studies
@@ -45,32 +28,6 @@ __all__ = [
     "judge",
     "perform",
 ]
-
-STUDIES: dict[str, Study] = {
-    study.name: study
-    for study in (
-        dynamics.RISE,
-        dynamics.AFTER,
-        unseen.STUDY,
-        subclusters.STUDY,
-        hard_examples.STUDY,
-        conditions.STUDY,
-        size.WIDTH,
-        size.DEPTH,
-        regulariser.STUDY,
-        patching.STUDY,
-        identity_pretraining.STUDY,
-        alignment.STUDY,
-        unseen_tasks.STUDY,
-        vocabulary.STUDY,
-        multi_token.STUDY,
-        architectures.STUDY,
-        complex_alignment.STUDY,
-    )
-}
-
-# needs weights that not everyone has: no part of `all`, and its p is corrected for no other study
-APART: dict[str, Study] = {real_llm.STUDY.name: real_llm.STUDY}
 
 
 def chosen_studies(name: str, model: Path | None = None) -> list[Study]:

@@ -44,10 +44,14 @@ class Cell:
     @property
     def name(self) -> str:
         """Name its folder by what it does: equal runs of two studies are one cell."""
-        work = f"{self.arm.work.__module__}.{self.arm.work.__qualname__}"
-        what = [work, config_to_dict(self.config), sorted(self.arm.options)]
+        what = [work_name(self.arm.work), config_to_dict(self.config), sorted(self.arm.options)]
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
         return f"{self.arm.work.__name__}-{self.config.name}-{self.config.seed}-{digest}"
+
+
+def work_name(work: Callable[..., None]) -> str:
+    """Name a cell's work as every version did: a finished cell is found again wherever its study's module lies."""
+    return f"{work.__module__.replace('.studies.experiments.', '.studies.')}.{work.__qualname__}"
 
 
 def preset_config(preset: str, seed: int, settings: Iterable[str] = ()) -> RunConfig:

@@ -78,30 +78,6 @@ def rooms_without_probe(config: RunConfig, taskset: TaskSet) -> Rooms:
     return Rooms(replace(config, probe=replace(config.probe, every=0)), taskset)
 
 
-def with_identities(taskset: TaskSet) -> TaskSet:
-    """Add a token for the identity of each task to the outputs; tables stay."""
-    return replace(taskset, outputs=(*taskset.outputs, *(f"id{index}" for index in range(taskset.n_tasks))))
-
-
-def asking_identities(instances: Instances, identity: Tensor, outputs: Tensor, n_answers: int) -> Instances:
-    """Ask for an identity in the place of the answer.
-
-    Shapes: identity (n,) numbers of tasks, outputs: token ids of all outputs, of which the first n_answers are answers
-    """
-    return replace(instances, targets=outputs[n_answers + identity])
-
-
-def of_tasks(instances: Instances, chosen: range) -> Instances:
-    """Keep the instances of some tasks."""
-    kept = (instances.task >= chosen.start) & (instances.task < chosen.stop)
-    return instances.select(kept.nonzero()[:, 0])
-
-
 def first_reaching(accuracy: dict[int, float], level: float) -> int | None:
     """Give the first step with at least this accuracy; None if none has it."""
     return next((step for step in sorted(accuracy) if accuracy[step] >= level), None)
-
-
-def output_ids(rooms: Rooms) -> Tensor:
-    """Give the token ids of a task set's outputs."""
-    return torch.tensor(rooms.vocabulary.encode(rooms.taskset.outputs), device=rooms.device.torch_device)

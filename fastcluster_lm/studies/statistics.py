@@ -1,7 +1,7 @@
 """The statistics of studies, with the seed as the unit: intervals, corrections, correlations; it reads no run."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,8 @@ from fastcluster_lm.errors import DataError
 LEVEL = 0.95
 # refits behind the interval of a change point; its ends then move by about a hundredth of the level
 N_REFITS = 200
+# steps on either side that a training loss is averaged over
+REACH = 12
 
 _Floats = NDArray[np.float64]
 
@@ -151,3 +153,13 @@ def _best_split(series: _Floats) -> int:
     # the part of the total sum of squares that the split explains
     explained = (sums / places - (series.sum() - sums) / (n - places)) ** 2 * places * (n - places)
     return int(np.argmax(explained)) + 1
+
+
+def smoothed(loss: Mapping[int, float]) -> dict[int, float]:
+    """Average the loss of each step with those of the REACH steps on either side, so that no curve lags behind."""
+    steps = sorted(loss)
+    found = {}
+    for place, step in enumerate(steps):
+        window = steps[max(0, place - REACH) : place + REACH + 1]
+        found[step] = sum(loss[one] for one in window) / len(window)
+    return found

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fastcluster_lm.data import split_instructions
-from fastcluster_lm.studies import dynamics, hard_examples, subclusters, unseen
+from fastcluster_lm.studies.experiments import dynamics, hard_examples, subclusters, unseen
 from fastcluster_lm.studies.reading import trained_rooms, untrained_rooms
 from fastcluster_lm.studies.states import states_of
 from tests.studies.planted import LAYERS, STEPS, judged, noise, plus, score_rows

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from fastcluster_lm.config import apply_settings
-from fastcluster_lm.studies import patching, regulariser
+from fastcluster_lm.studies.experiments import patching, regulariser
+from fastcluster_lm.studies.experiments.regulariser import at_equal_loss, task_contrast, train_regularised
 from fastcluster_lm.studies.reading import trained_rooms
-from fastcluster_lm.studies.regulariser import at_equal_loss, shuffled_tasks, task_contrast, train_regularised
+from fastcluster_lm.studies.relabelled import shuffled_tasks
 from fastcluster_lm.studies.states import group_means
 from tests.studies.planted import judged
 

@@ -13,10 +13,11 @@ import pytest
 from fastcluster_lm.errors import HeldError, RunFolderError
 from fastcluster_lm.store.lock import is_locked, locked
 from fastcluster_lm.studies import StudyFolder
-from fastcluster_lm.studies.cells import cells_of
+from fastcluster_lm.studies.cells import cells_of, work_name
 from fastcluster_lm.studies.code import code_digest
+from fastcluster_lm.studies.experiments.real_llm import ask_model
 from fastcluster_lm.studies.runs import run_studies
-from fastcluster_lm.studies.study import Arm, Lines, Measured, Study
+from fastcluster_lm.studies.study import Arm, Lines, Measured, Study, train_run
 
 FORK = multiprocessing.get_context("fork")
 
@@ -47,6 +48,12 @@ def study_of(log: Path, names: tuple[str, ...] = ("effect", "null"), seconds: fl
         measure=lambda cells: Measured(*(float((cells[name] / "number").read_text()) for name in names), []),
         figure=Lines("x", "y", "arm"),
     )
+
+
+def test_finished_cells_are_found_again_whichever_folder_their_study_lies_in():
+    # the names of works are part of the names of cells that others have on their disks
+    assert work_name(ask_model) == "fastcluster_lm.studies.real_llm.ask_model"
+    assert work_name(train_run) == "fastcluster_lm.studies.study.train_run"
 
 
 def work_on(root: Path, study: Study, seeds: int, together: Any = None) -> None:

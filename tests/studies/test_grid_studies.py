@@ -9,10 +9,11 @@ import torch
 
 from fastcluster_lm.config import apply_settings
 from fastcluster_lm.data import build_instances
-from fastcluster_lm.studies import conditions, size
-from fastcluster_lm.studies import vocabulary as vocabularies
 from fastcluster_lm.studies.cells import cells_of, preset_config
+from fastcluster_lm.studies.experiments import conditions, size
+from fastcluster_lm.studies.experiments import vocabulary as vocabularies
 from fastcluster_lm.studies.reading import above_layer_zero
+from fastcluster_lm.studies.statistics import smoothed
 from fastcluster_lm.studies.study import BASE
 from fastcluster_lm.tasks import taskset_of
 from tests.studies.planted import LAYERS, STEPS, judged, noise
@@ -138,7 +139,7 @@ def test_equal_loss_onset_unrest_and_exponent_are_as_planted():
 
 
 def test_the_training_loss_is_averaged_on_both_sides():
-    found = size.smoothed({step: float(step) for step in range(1, 101)})
+    found = smoothed({step: float(step) for step in range(1, 101)})
     assert found[50] == 50.0 and found[1] == pytest.approx(7.0)
 
 

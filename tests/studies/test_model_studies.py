@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastcluster_lm.config import ModelConfig, apply_settings
-from fastcluster_lm.studies import architectures, multi_token
+from fastcluster_lm.studies.experiments import architectures, multi_token
 from fastcluster_lm.studies.reading import trained_rooms
 from tests.studies.planted import LAYERS, judged
 

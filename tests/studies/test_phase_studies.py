@@ -7,18 +7,21 @@ import torch
 
 from fastcluster_lm.config import apply_settings
 from fastcluster_lm.data import BatchSampler
-from fastcluster_lm.studies import alignment, complex_alignment, identity_pretraining, unseen_tasks
-from fastcluster_lm.studies.identity_pretraining import asking, pretrain_and_finetune, read_curve
-from fastcluster_lm.studies.phases import (
-    descend,
-    first_reaching,
-    fit,
-    of_tasks,
-    output_ids,
-    rooms_without_probe,
-    with_identities,
-)
+from fastcluster_lm.studies.corrections import pulling
+from fastcluster_lm.studies.experiments import alignment, complex_alignment, identity_pretraining, unseen_tasks
+from fastcluster_lm.studies.experiments.identity_pretraining import pretrain_and_finetune, read_curve
+from fastcluster_lm.studies.phases import descend, first_reaching, fit, rooms_without_probe
 from fastcluster_lm.studies.reading import trained_rooms
+from fastcluster_lm.studies.relabelled import (
+    asking,
+    of_tasks,
+    only,
+    output_ids,
+    relabel,
+    where_answers_differ,
+    with_identities,
+    without,
+)
 from fastcluster_lm.studies.states import states_of
 from fastcluster_lm.tasks import taskset_of
 from tests.studies.planted import judged
@@ -131,9 +134,9 @@ def test_every_method_of_alignment_moves_the_source_and_leaves_the_model_at_hand
 def test_pulling_brings_source_states_to_the_goals_centroids(cell):
     rooms = trained_rooms(cell)
     model, train = rooms.trainer.model, rooms.trainer.train
-    source = alignment.only(train, 0)
+    source = only(train, 0)
     goal = torch.ones_like(source.task)
-    loss = alignment.pulling(rooms, model, source, goal, BatchSampler(len(source), 16, 0))
+    loss = pulling(rooms, model, source, goal, BatchSampler(len(source), 16, 0))
     sizes = {"n_layers": 3, "d_model": 16}
 
     def middle(instances):
@@ -149,14 +152,14 @@ def test_pulling_brings_source_states_to_the_goals_centroids(cell):
 
 def test_relabelled_instances_have_the_goals_answers(cell):
     rooms = trained_rooms(cell)
-    source = alignment.only(rooms.trainer.val, 0)
-    relabelled = alignment.relabel(rooms, source, torch.ones_like(source.task))
+    source = only(rooms.trainer.val, 0)
+    relabelled = relabel(rooms, source, torch.ones_like(source.task))
     table = rooms.taskset.tasks[1].table
     answers = rooms.vocabulary.decode(relabelled.targets.tolist())
     assert answers == [rooms.taskset.outputs[table[given]] for given in source.input.tolist()]
     differ = {given for given in range(rooms.taskset.n_inputs) if table[given] != rooms.taskset.tasks[0].table[given]}
-    assert set(alignment.where_answers_differ(rooms, relabelled).input.tolist()) == differ
-    assert 0 not in alignment.without(rooms.trainer.val, 0).task
+    assert set(where_answers_differ(rooms, relabelled).input.tolist()) == differ
+    assert 0 not in without(rooms.trainer.val, 0).task
 
 
 def test_complex_alignment_measures_corrections_in_one_context(miniature, tmp_path, monkeypatch):

@@ -15,8 +15,9 @@ from fastcluster_lm.engine.hugging_face import load_model
 from fastcluster_lm.engine.language_model import LanguageModel
 from fastcluster_lm.errors import DataError, UsageError
 from fastcluster_lm.store.files import encode_json
-from fastcluster_lm.studies import APART, answers, chosen_studies, perform, questions, real_llm
+from fastcluster_lm.studies import APART, answers, chosen_studies, perform, questions
 from fastcluster_lm.studies.answers import ask
+from fastcluster_lm.studies.experiments import real_llm
 from fastcluster_lm.studies.facts import RELATIONS, WORDINGS, load_facts
 from fastcluster_lm.studies.questions import CUE, N_COUNTRIES, N_WORDINGS, make_prompts
 from fastcluster_lm.tasks import Prompt

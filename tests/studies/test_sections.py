@@ -3,7 +3,8 @@
 import pytest
 
 from fastcluster_lm.errors import UsageError
-from fastcluster_lm.studies import perform, real_llm
+from fastcluster_lm.studies import perform
+from fastcluster_lm.studies.experiments import real_llm
 from fastcluster_lm.studies.sections import sections_of, with_section
 from fastcluster_lm.studies.study import Lines, Measured, Study
 from tests.studies.test_study import study_of

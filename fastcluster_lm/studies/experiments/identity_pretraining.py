@@ -3,21 +3,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor
-
 from fastcluster_lm.config import RunConfig
-from fastcluster_lm.data import Instances
 from fastcluster_lm.store.files import encode_json, fitting, read_json, write_new_file
-from fastcluster_lm.studies.phases import (
-    asking_identities,
-    first_reaching,
-    fit,
-    output_ids,
-    rooms_without_probe,
-    with_identities,
-)
+from fastcluster_lm.studies.phases import first_reaching, fit, rooms_without_probe
 from fastcluster_lm.studies.reading import difference
-from fastcluster_lm.studies.regulariser import shuffled_tasks
+from fastcluster_lm.studies.relabelled import asking, output_ids, with_identities
 from fastcluster_lm.studies.stored import Curves
 from fastcluster_lm.studies.study import Arm, Lines, Measured, Options, Row, Study
 from fastcluster_lm.tasks import taskset_of
@@ -43,12 +33,6 @@ def pretrain_and_finetune(config: RunConfig, folder: Path, options: Options) -> 
     second = fit(rooms.trainer.model, train, val, config, steps=config.training.steps - half)
     curves = {"pretraining": _plain(first.accuracy), "finetuning": _plain(second.accuracy)}
     write_new_file(folder / "curves.json", encode_json(curves, "curves"))
-
-
-def asking(kind: str, instances: Instances, outputs: Tensor, n_answers: int, seed: int) -> Instances:
-    """Ask for the identity of an instance's task, or of the task that its distribution is reassigned to."""
-    identity = instances.task if kind == "identity" else shuffled_tasks(instances, seed)
-    return asking_identities(instances, identity, outputs, n_answers)
 
 
 def _plain(accuracy: Mapping[int, float]) -> dict[str, float]:

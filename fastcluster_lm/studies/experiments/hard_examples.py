@@ -12,6 +12,7 @@ from fastcluster_lm.data import Instances, build_instances, split_instructions
 from fastcluster_lm.engine import Rooms
 from fastcluster_lm.scores.engines.params import NeighborsParams
 from fastcluster_lm.studies.reading import mean, trained_rooms
+from fastcluster_lm.studies.relabelled import output_ids
 from fastcluster_lm.studies.states import group_means, states_of
 from fastcluster_lm.studies.study import BASE, Arm, Lines, Measured, Row, Study
 from fastcluster_lm.tasks import TaskSet
@@ -69,7 +70,7 @@ def graded_rows(
         rooms.taskset.n_inputs
     )
     tables = torch.tensor([task.table for task in rooms.taskset.tasks], device=device)
-    as_other = replace(hard, targets=_output_ids(rooms)[tables[other, hard.input]])
+    as_other = replace(hard, targets=output_ids(rooms)[tables[other, hard.input]])
     accuracy, accuracy_other = trainer.evaluator.accuracy(hard), trainer.evaluator.accuracy(as_other)
     sizes = {"n_layers": config.n_layers, "d_model": config.d_model}
     states, bank = states_of(trainer.evaluator, hard, **sizes), states_of(trainer.evaluator, trainer.train, **sizes)
@@ -113,10 +114,6 @@ def breaking_grade(rows: Sequence[Row]) -> float | None:
         if own is not None and other is not None and other > own:
             return float(grade)
     return None
-
-
-def _output_ids(rooms: Rooms) -> Tensor:
-    return torch.tensor(rooms.vocabulary.encode(rooms.taskset.outputs), device=rooms.device.torch_device)
 
 
 def _share(found: Tensor, wanted: Tensor) -> float:

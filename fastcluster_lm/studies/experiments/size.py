@@ -7,13 +7,11 @@ from pathlib import Path
 
 from fastcluster_lm.studies.cells import preset_config
 from fastcluster_lm.studies.reading import mean, open_run, over_layers, task_rows
-from fastcluster_lm.studies.statistics import change_point, power_law, slope
+from fastcluster_lm.studies.statistics import change_point, power_law, slope, smoothed
 from fastcluster_lm.studies.study import BASE, Arm, Lines, Measured, Study
 
 WIDTHS = {"nano": (16, 32, 64, 128), "paper": (32, 64, 128, 256, 512, 768, 1024, 2048)}
 DEPTHS = {"nano": (2, 4, 6, 8), "paper": (2, 4, 6, 8, 12, 16, 24)}
-# steps on either side that the training loss is averaged over
-REACH = 12
 
 
 @dataclass(frozen=True)
@@ -106,16 +104,6 @@ def exponent(curves: Mapping[int, Curve]) -> float | None:
     known = {size: value for size, value in values.items() if value is not None}
     fitted = power_law(list(known), list(known.values())) if len(known) > 2 else None
     return fitted[1] if fitted else None
-
-
-def smoothed(loss: Mapping[int, float]) -> dict[int, float]:
-    """Average the loss of each step with those of the REACH steps on either side, so that no curve lags behind."""
-    steps = sorted(loss)
-    found = {}
-    for place, step in enumerate(steps):
-        window = steps[max(0, place - REACH) : place + REACH + 1]
-        found[step] = sum(loss[one] for one in window) / len(window)
-    return found
 
 
 WIDTH = Study(

@@ -5,19 +5,18 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from fastcluster_lm.config import RunConfig
-from fastcluster_lm.data import Instances
 from fastcluster_lm.engine import Rooms, start_run
 from fastcluster_lm.model import GPT2
 from fastcluster_lm.store.files import encode_json, read_json, write_new_file
 from fastcluster_lm.studies.reading import accuracies, difference, open_run, over_layers, task_rows
-from fastcluster_lm.studies.size import smoothed
+from fastcluster_lm.studies.relabelled import shuffled_tasks
 from fastcluster_lm.studies.states import kept_states
+from fastcluster_lm.studies.statistics import smoothed
 from fastcluster_lm.studies.stored import Added
 from fastcluster_lm.studies.study import BASE, Arm, Lines, Measured, Options, Row, Study
 
@@ -66,15 +65,6 @@ def task_contrast(X: Float[Tensor, "B D"], task: Int[Tensor, " B"], given: Int[T
     if not bool(same.any()) or not bool(other.any()):
         return X.sum() * 0
     return cosine[same].mean() - cosine[other].mean()
-
-
-def shuffled_tasks(instances: Instances, seed: int) -> Int[Tensor, " n"]:
-    """Reassign whole distributions to tasks at random, as the block null does."""
-    n = int(instances.distribution.max()) + 1
-    task_of = torch.zeros(n, dtype=torch.int64, device=instances.task.device)
-    task_of[instances.distribution] = instances.task
-    order = torch.from_numpy(np.random.default_rng(seed).permutation(n)).to(task_of.device)
-    return task_of[order][instances.distribution]
 
 
 def _arms(preset: str) -> Mapping[str, Arm]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from fastcluster_lm.config import RunConfig
 from fastcluster_lm.data import Instances
 from fastcluster_lm.store.files import encode_json, fitting, read_json, write_new_file
-from fastcluster_lm.studies.identity_pretraining import asking
-from fastcluster_lm.studies.phases import fit, of_tasks, output_ids, rooms_without_probe, with_identities
+from fastcluster_lm.studies.cells import preset_config
+from fastcluster_lm.studies.phases import fit, rooms_without_probe
 from fastcluster_lm.studies.reading import mean
+from fastcluster_lm.studies.relabelled import asking, of_tasks, output_ids, with_identities
 from fastcluster_lm.studies.stored import Few
 from fastcluster_lm.studies.study import Arm, Lines, Measured, Options, Row, Study
 from fastcluster_lm.tasks import taskset_of
@@ -50,8 +51,6 @@ def first_instructions(instances: Instances, per_distribution: int, few: int) ->
 
 
 def _arms(preset: str) -> Mapping[str, Arm]:
-    from fastcluster_lm.studies.cells import preset_config
-
     tasks = preset_config(preset, 0).tasks
     settings = (f"tasks.n_tasks={2 * tasks.n_tasks}", f"tasks.alphabet_size={2 * tasks.alphabet_size}")
     return {kind: Arm(settings, pretrain_and_show_few, (("kind", kind),), cost=1.0) for kind in KINDS}

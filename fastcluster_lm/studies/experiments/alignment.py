@@ -2,27 +2,25 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Int
 from torch import Tensor
 
-from fastcluster_lm.data import BatchSampler, Instances
+from fastcluster_lm.data import BatchSampler
 from fastcluster_lm.engine import Rooms
 from fastcluster_lm.model import GPT2, Evaluator
-from fastcluster_lm.studies.phases import descend, output_ids
+from fastcluster_lm.studies.corrections import BATCH, CHUNK, STEPS, answer, pulling
+from fastcluster_lm.studies.phases import descend
 from fastcluster_lm.studies.reading import mean, trained_rooms
-from fastcluster_lm.studies.states import group_means, kept_states, states_of
+from fastcluster_lm.studies.relabelled import only, relabel, where_answers_differ, without
 from fastcluster_lm.studies.study import BASE, Arm, Lines, Measured, Row, Study
 
 SOURCE, TARGET = 0, 1
 METHODS = ("clusters", "fine-tuning", "replay", "L2 to the start")
 # both are tried for every method, and the better counts; on seed 100 all methods reach a success of 0.99 with them
 LEARNING_RATES = (3e-4, 1e-3)
-STEPS, LOOK_EVERY, BATCH, CHUNK = 100, 5, 64, 512
+LOOK_EVERY = 5
 # of success at which what is kept is compared
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9)
 # weight of the squared distance to the start; one value, not searched
@@ -78,57 +76,6 @@ def aligned_rows(rooms: Rooms, method: str, rate: float) -> list[Row]:
     }
     descend(model, losses[method], rooms.config, steps=STEPS, learning_rate=rate, look=look, every=LOOK_EVERY)
     return rows
-
-
-def relabel(rooms: Rooms, instances: Instances, goal: Int[Tensor, " n"]) -> Instances:
-    """Give each instance the answer of another task, named by its number."""
-    tables = torch.tensor([task.table for task in rooms.taskset.tasks], device=goal.device)
-    output = tables[goal, instances.input]
-    return replace(instances, targets=output_ids(rooms)[output], output=output)
-
-
-def only(instances: Instances, task: int) -> Instances:
-    """Keep the instances of a task."""
-    return instances.select((instances.task == task).nonzero()[:, 0])
-
-
-def without(instances: Instances, task: int) -> Instances:
-    """Leave out the instances of a task."""
-    return instances.select((instances.task != task).nonzero()[:, 0])
-
-
-def where_answers_differ(rooms: Rooms, relabelled: Instances) -> Instances:
-    """Keep the relabelled instances whose answer is another than their own task's."""
-    tables = torch.tensor([task.table for task in rooms.taskset.tasks], device=relabelled.task.device)
-    return relabelled.select((tables[relabelled.task, relabelled.input] != relabelled.output).nonzero()[:, 0])
-
-
-def pulling(
-    rooms: Rooms, model: GPT2, source: Instances, goal: Int[Tensor, " n"], sampler: BatchSampler
-) -> Callable[[], Tensor]:
-    """Make a loss: the squared distance of source states to the goal's centroid of their input, in the middle layer.
-
-    Centroids are the model's as it is now, before anything is changed; the loss is in units of the states' variance
-    """
-    train, config = rooms.trainer.train, rooms.config.model
-    layer, n_inputs = config.n_layers // 2, rooms.taskset.n_inputs
-    evaluator = Evaluator(model, model, CHUNK, fixed_shape=False)
-    states = states_of(evaluator, train, n_layers=config.n_layers, d_model=config.d_model)[layer]
-    centers = group_means(states, train.task * n_inputs + train.input, rooms.taskset.n_tasks * n_inputs)
-    unit = (states - states.mean(0)).square().mean()
-
-    def loss() -> Tensor:
-        batch = sampler.draw()
-        with kept_states(model, layer) as kept:
-            model(*source.inputs(batch))
-        return (kept[0] - centers[goal[batch] * n_inputs + source.input[batch]]).square().mean() / unit
-
-    return loss
-
-
-def answer(model: GPT2, instances: Instances, batch: Tensor) -> Tensor:
-    """Give the cross-entropy of a batch's answers."""
-    return F.cross_entropy(model(*instances.inputs(batch)).logits, instances.targets[batch])
 
 
 def kept_at_success(rows: Sequence[Row], method: str) -> float | None:

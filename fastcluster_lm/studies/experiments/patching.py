@@ -11,7 +11,7 @@ from torch import Tensor
 from fastcluster_lm.engine import Rooms
 from fastcluster_lm.model import GPT2
 from fastcluster_lm.studies.reading import trained_rooms
-from fastcluster_lm.studies.regulariser import shuffled_tasks
+from fastcluster_lm.studies.relabelled import output_ids, shuffled_tasks
 from fastcluster_lm.studies.states import changed_states, group_means, states_of
 from fastcluster_lm.studies.study import BASE, Arm, Lines, Measured, Row, Study
 
@@ -45,7 +45,7 @@ def patched_rows(rooms: Rooms) -> list[Row]:
     states = states_of(trainer.evaluator, train, n_layers=config.n_layers, d_model=config.d_model)
     toward = (val.task + 1) % taskset.n_tasks
     tables = torch.tensor([task.table for task in taskset.tasks], device=val.task.device)
-    outputs = torch.tensor(rooms.vocabulary.encode(taskset.outputs), device=val.task.device)
+    outputs = output_ids(rooms)
     wanted, own = tables[toward, val.input], tables[val.task, val.input]
     shuffled = shuffled_tasks(train, rooms.config.seed)
     rows = []

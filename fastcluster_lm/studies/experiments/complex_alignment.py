@@ -13,10 +13,11 @@ from fastcluster_lm.config import RunConfig
 from fastcluster_lm.data import BatchSampler, Instances
 from fastcluster_lm.engine import Rooms, start_run
 from fastcluster_lm.model import GPT2, Evaluator
-from fastcluster_lm.studies.alignment import BATCH, CHUNK, STEPS, answer, only, pulling, relabel, where_answers_differ
 from fastcluster_lm.studies.cells import preset_config
+from fastcluster_lm.studies.corrections import BATCH, CHUNK, STEPS, answer, pulling
 from fastcluster_lm.studies.phases import descend
 from fastcluster_lm.studies.reading import mean, open_run, trained_rooms
+from fastcluster_lm.studies.relabelled import only, relabel, where_answers_differ
 from fastcluster_lm.studies.study import Arm, Lines, Measured, Options, Row, Study
 from fastcluster_lm.tasks import TaskSet, taskset_of
 
