@@ -319,11 +319,12 @@ class ClusterProbe:
         """Score the states; where memory is short in blocks half as large, and half again."""
         every = self._config.key_frame_every
         key_frame = n_probes == 0 or (every > 0 and n_probes % every == 0)
-        captured = Captured(step, {name: own.at(states[name]) for name, own in self._points.items()})
+        points = {name: own.at(states[name]) for name, own in self._points.items()}
+        captured = Captured(step, points, key_frame=key_frame)
         while True:
             try:
                 with plain_torch():
-                    return self._scorer.score(captured, key_frame=key_frame)
+                    return self._scorer.score(captured)
             except torch.OutOfMemoryError:
                 if not self._scorer.halve_memory():
                     raise

@@ -29,7 +29,7 @@ def score_layerwise(source: FileSource, scorer: Scorer, step: int, spaces: Colle
         # the layers before are others: nothing goes on from their map
         scorer.begin_anew()
         points = source.capture(first, first + len(layers), scorer.device)
-        found = scorer.score(Captured(step, points), key_frame=True, spaces=spaces)
+        found = scorer.score(Captured(step, points), spaces)
         rows += [{**row, "layer": layers[row["layer"]]} for row in found.rows]
         maps.append(found.maps)
     return ProbeResult(_ordered(rows), _joined(maps), False, 0.0)

@@ -14,7 +14,7 @@ from torch import Tensor
 from fastcluster_lm.kernels.deferred import Checks
 from fastcluster_lm.kernels.transfer import Fetch
 from fastcluster_lm.probe.whole_layers import describe_broken
-from fastcluster_lm.scores.points import Points
+from fastcluster_lm.scores.points import Points, nowhere
 from fastcluster_lm.scores.rows import PendingSpace
 
 # the columns of group "all" that a map's neighbours and its descent give, by space
@@ -43,14 +43,20 @@ class Captured:
     """The points of one probe, by split, where the weights at its step put them; the first split is the bank.
 
     points: of all splits, or of the training points on the map for a step probe, none where that comes too early
+    full, key_frame: what is scored: all there is, on a map that is drawn anew
     source, age_steps: of the training points
     """
 
     step: int
     points: dict[str, Points]
     full: bool = True
+    key_frame: bool = True
     source: str = "fresh"
     age_steps: float = 0.0
+
+    def without_states(self) -> "Captured":
+        """Give what its rows say of it."""
+        return replace(self, points={})
 
     def copied(self) -> "Captured":
         """Copy the states, whose buffers training and the next probe write into."""
@@ -112,6 +118,7 @@ class Found(NamedTuple):
 class PendingProbe:
     """A probe whose device work is launched but not yet fetched.
 
+    captured: without its states, which whoever shares a device between streams must keep until all has come
     spaces: of hidden states and of the map, in the order of the rows; shown: the points that the map places
     """
 
@@ -125,7 +132,8 @@ class PendingProbe:
         warm: bool,
         checks: Checks,
     ) -> None:
-        self.captured, self.spaces, self.shown, self.warm = captured, spaces, shown, warm
+        self.captured, self.spaces, self.warm = captured, spaces, warm
+        self.shown = [own.at(nowhere(len(own))) for own in shown]
         self._found, self._checks = found, checks
         self._fetch = Fetch([*checks.values(), *found.tensors()])
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastcluster_lm.config import ScoresConfig
 from fastcluster_lm.probe.cadence import Cadence
-from fastcluster_lm.probe.pending import Captured, PendingProbe, ProbeResult
+from fastcluster_lm.probe.pending import Captured, ProbeResult
 from fastcluster_lm.probe.points import check_reachable
 from fastcluster_lm.probe.scorer import Scorer
 from fastcluster_lm.probe.sources.evaluator import EvaluatorSource
@@ -70,7 +70,7 @@ class RunProbe:
     def score(self, step: int) -> ProbeResult:
         """Score every layer, in the hidden space and on its map; a step probe scores less, and has no row too early."""
         started = time.perf_counter()
-        result = self.finish(self.launch(self.capture(step)))
+        result = self.scorer.score(self.capture(step))
         return replace(result, seconds=time.perf_counter() - started)
 
     def capture(self, step: int) -> Captured:
@@ -79,25 +79,17 @@ class RunProbe:
         Shapes: X (layers, n, d) of each split. The ring serves training points once it is full; until then full probes
                 run the chosen ones, and step probes wait
         """
-        full, ring = self.cadence.is_full(step), self.ring
+        full, key_frame, ring = self.cadence.is_full(step), self.cadence.is_key_frame(step), self.ring
         if ring is not None and ring.full:
             train, source, age = ring.capture(shown=not full), "batch", ring.mean_age(step)
         elif ring is not None and not full:
-            return Captured(step, {}, full, "batch")
+            return Captured(step, {}, full, key_frame, "batch")
         else:
             train, source, age = self.sources["train"].capture(shown=not full), "fresh", 0.0
         points = {"train": train}
         if full:
             points["val"] = self.sources["val"].capture(shown=False)
-        return Captured(step, points, full, source, age)
-
-    def launch(self, captured: Captured) -> PendingProbe:
-        """Give the device all that the probe needs of it; the probe before must be finished."""
-        return self.scorer.launch(captured, key_frame=self.cadence.is_key_frame(captured.step))
-
-    def finish(self, pending: PendingProbe) -> ProbeResult:
-        """Make rows and map of what the device found, waiting for it if need be."""
-        return self.scorer.finish(pending)
+        return Captured(step, points, full, key_frame, source, age)
 
     def state(self) -> dict[str, Tensor]:
         """Give all that the next probe depends on: what its scorer keeps, and the ring."""

@@ -4,7 +4,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from fastcluster_lm.config import ScoresConfig
@@ -18,7 +17,7 @@ from fastcluster_lm.scores.engines import choose_engine
 from fastcluster_lm.scores.engines.params import Engine
 from fastcluster_lm.scores.geometry import class_distance_normalized_variance
 from fastcluster_lm.scores.parts import PLANS, Divisions, Scoring, divide
-from fastcluster_lm.scores.points import Points, nowhere
+from fastcluster_lm.scores.points import Codes, Points, nowhere
 from fastcluster_lm.scores.rows import ClusterSet, PendingSpace
 from fastcluster_lm.scores.spaces import Space, start_space
 
@@ -47,11 +46,11 @@ class Scorer:
         # whether a layer has none of its own, since it never could be scored; they are then NaN
         self._gaps = False
 
-    def score(self, captured: Captured, *, key_frame: bool, spaces: Collection[str] = SPACES) -> ProbeResult:
-        """Score one probe's points, waiting for it. key_frame: draw the map anew; spaces: those that have rows."""
-        return self.finish(self.launch(captured, key_frame=key_frame, spaces=spaces))
+    def score(self, captured: Captured, spaces: Collection[str] = SPACES) -> ProbeResult:
+        """Score one probe's points, waiting for it; spaces: those that have rows."""
+        return self.finish(self.launch(captured, spaces))
 
-    def launch(self, captured: Captured, *, key_frame: bool, spaces: Collection[str] = SPACES) -> PendingProbe:
+    def launch(self, captured: Captured, spaces: Collection[str] = SPACES) -> PendingProbe:
         """Give the device all that a probe needs of it; on a GPU nothing here waits for it.
 
         The columns of one space do not depend on the other's, and no map is drawn that is not asked for. A layer whose
@@ -61,7 +60,7 @@ class Scorer:
             self._follow(points.X.device)
         with deferred(self.device) as checks:
             if captured.full:
-                return self._launch_full(captured, spaces, checks, key_frame=key_frame)
+                return self._launch_full(captured, spaces, checks)
             return self._launch_step(captured, checks)
 
     def finish(self, pending: PendingProbe) -> ProbeResult:
@@ -112,9 +111,7 @@ class Scorer:
             self.engine = choose_engine(self.config.engine, device, self.memory_mib)
             self.begin_anew()
 
-    def _launch_full(
-        self, captured: Captured, wanted: Collection[str], checks: Checks, *, key_frame: bool
-    ) -> PendingProbe:
+    def _launch_full(self, captured: Captured, wanted: Collection[str], checks: Checks) -> PendingProbe:
         """Score the hidden states, draw the map, score that, and measure what both say of geometry."""
         # 1. layers that are not finite get the points of one that is: (layers, n, d) by split
         points, whole, finite = whole_layers(captured.points)
@@ -125,16 +122,22 @@ class Scorer:
         X = torch.cat([own.X for own in shown], 1)
         place, warm = None, False
         if "map" in wanted:
-            place, columns, warm = self._map.draw(X, numbers_of(shown), key_frame=key_frame, whole=whole)
+            place, columns, warm = self._map.draw(X, numbers_of(shown), key_frame=captured.key_frame, whole=whole)
             parts = place.split([len(own) for own in shown], dim=1)
             placed["map"] = {own.name: own.at(part) for own, part in zip(shown, parts, strict=True)}
             spaces.append(self._start("map", placed["map"], whole))
         else:
             columns = self._map.measure(X)
-        # 3. how far the classes of each kind of labels lie apart, in the spaces that have rows
-        spread = class_spreads({space: own for space, own in placed.items() if space in wanted})
+        # 3. how far the classes of each kind of labels lie apart in the spaces that have rows: (layers,) each
+        spread = {
+            (own.name, kind, space): class_distance_normalized_variance(own.X, torch.as_tensor(codes))
+            for space, splits in placed.items()
+            if space in wanted
+            for own in splits.values()
+            for kind, codes in own.labels.items()
+        }
         found = Found([space.tensors() for space in spaces], columns, spread, finite, place)
-        return PendingProbe(captured, spaces, found, shown, warm=warm, checks=checks)
+        return PendingProbe(captured.without_states(), spaces, found, shown, warm=warm, checks=checks)
 
     def _launch_step(self, captured: Captured, checks: Checks) -> PendingProbe:
         """Score task labels on the map's training points: warm centroids, few steps of the map, no nulls."""
@@ -151,7 +154,7 @@ class Scorer:
                 in_spaces["map"] = alone.at(moved.points)
                 columns["kl"], placed = moved.kl, moved.placed
             for name, own in in_spaces.items():
-                init = self._going_on(_task_clusters(name, own), whole)
+                init = self._going_on(_task_clusters(name, own.name, own.labels), whole)
                 near = moved.near if moved is not None and name == "hidden" else None
                 space = Space(name, {own.name: own}, own, STEP_PLAN, init, near)
                 pending = start_space(
@@ -160,14 +163,14 @@ class Scorer:
                 self._centroids.update(self._kept(pending.centroids, whole))
                 spaces.append(pending)
         found = Found([space.tensors() for space in spaces], columns, {}, finite, placed=placed)
-        return PendingProbe(captured, spaces, found, [], warm=True, checks=checks)
+        return PendingProbe(captured.without_states(), spaces, found, [], warm=True, checks=checks)
 
     def _start(self, name: str, points: Mapping[str, Points], whole: Whole | None) -> PendingSpace:
         """Start the rows of a full probe in one space, and keep the bank's task clusters for step probes."""
         bank = next(iter(points.values()))
         space = Space(name, points, bank, plan_of(name, bank.labels))
         pending = start_space(space, engine=self.engine, scoring=self._scoring, divisions=self._divisions)
-        wanted = _task_clusters(name, bank)
+        wanted = _task_clusters(name, bank.name, bank.labels)
         new = self._kept({wanted: pending.centroids[wanted]}, whole)
         self._centroids = {of: value for of, value in self._centroids.items() if of.space != name} | new
         return pending
@@ -215,21 +218,6 @@ def narrowest_group(points: Points) -> str:
     return [group for group in groups if any(divide(alone, alone, [(group, "task")], Scoring(n_nulls=0)))][-1]
 
 
-def class_spreads(
-    spaces: Mapping[str, Mapping[str, Points]],
-) -> dict[tuple[str, str, str], Float[Tensor, " layers"]]:
-    """Give the CDNV of every split, kind of labels and space.
-
-    Shapes: points by space and split -> (layers,) float64 by (split, labels, space), on the device of the points
-    """
-    return {
-        (name, kind, space): class_distance_normalized_variance(own.X, torch.as_tensor(codes))
-        for space, points in spaces.items()
-        for name, own in points.items()
-        for kind, codes in own.labels.items()
-    }
-
-
-def _task_clusters(space: str, points: Points) -> ClusterSet:
+def _task_clusters(space: str, split: str, labels: Mapping[str, Codes]) -> ClusterSet:
     """Name the task clusters of all points at hand, which may lack a task."""
-    return ClusterSet(space, points.name, "all", factorize(points.labels["task"])[1])
+    return ClusterSet(space, split, "all", factorize(labels["task"])[1])

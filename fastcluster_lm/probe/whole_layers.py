@@ -53,13 +53,21 @@ def whole_layers(
     Gives the points as they can be scored, None where all is finite as it came, and what was finite by split. A layer
     that stands in adds nothing to how the others are scored: it is one of them. On a GPU nothing here waits
     """
-    if all(_is_finite(own) for own in points.values()):
+    # 1. a look at all values at once; on a GPU that would be a wait, so that each layer is looked at instead
+    sums = (own.X if own.sq_norms is None else own.sq_norms for own in points.values())
+    if all(not deferring(values) and math.isfinite(float(values.sum())) for values in sums):
         return dict(points), None, {}
-    by_split = {name: _finite_layers(own) for name, own in points.items()}
+    # 2. layer by layer, by split and in all: (layers,)
+    by_split = {}
+    for name, own in points.items():
+        # on a GPU norms spare the pass over the states; a square beyond float32 then counts as not finite
+        values = own.sq_norms if deferring(own.X) and own.sq_norms is not None else own.X
+        by_split[name] = values.isfinite().flatten(1).all(1)
     whole = Whole.of(torch.stack(list(by_split.values())).all(0))
     if not deferring(whole.ok) and bool(whole.ok.all()):
         # large values whose sum alone overflows
         return dict(points), None, {}
+    # 3. a layer that is whole in the place of each that is not: (layers, n, d), and their norms (layers, n)
     put = {
         name: own.at(whole.stand_in(own.X), None if own.sq_norms is None else whole.stand_in(own.sq_norms))
         for name, own in points.items()
@@ -76,16 +84,3 @@ def describe_broken(finite: Mapping[str, Sequence[bool]]) -> str | None:
         if broken:
             told.append(f"layer {layer}: states of {' and '.join(broken)} are not finite")
     return "; ".join(told) or None
-
-
-def _is_finite(points: Points) -> bool:
-    """Look at all values at once; on a GPU that would be a wait, so that each layer is looked at instead."""
-    values = points.X if points.sq_norms is None else points.sq_norms
-    return not deferring(values) and math.isfinite(float(values.sum()))
-
-
-def _finite_layers(points: Points) -> Bool[Tensor, " layers"]:
-    # on a GPU norms spare the pass over the states; a square beyond float32 then counts as not finite
-    spared = deferring(points.X) and points.sq_norms is not None
-    values = points.sq_norms if spared and points.sq_norms is not None else points.X
-    return values.isfinite().flatten(1).all(1)

@@ -141,7 +141,7 @@ def _cluster(
     centroids: dict[ClusterSet, list[tuple[list[int], Tensor]]] = defaultdict(list)
     for _, rounds in buckets(alike, lambda one: tuple(place for place, _ in one[1])):
         keys = rounds[0][1]
-        X = _of_sets(space.queries, [(jobs[key].split, jobs[key].points) for key in keys])  # (L, J, n, d)
+        X = _gather(space.queries, [(jobs[key].split, jobs[key].points) for key in keys])  # (L, J, n, d)
         n_layers, n_jobs, n, width = X.shape
         # 3. how each round is clustered: its k, its own seed, and the centroids to go on from
         params = []
@@ -216,11 +216,13 @@ def _vote(parts: Sequence[tuple[int, Part]], split: Points, space: Space, k: int
         # 4. one search for each choice of sets, under all identities that it is asked for
         for chosen, same in buckets(asked, lambda item: item[0]):
             some = [keys[j] for j in chosen]
-            X = _gather(split.X, [places[key].points for key in some]).flatten(0, 1)  # (L * J, nq, d)
+            asking = [(split.name, places[key].points) for key in some]
+            X = _gather(space.queries, asking).flatten(0, 1)  # (L * J, nq, d)
             same_points = split.X is bank.X and all(
                 np.array_equal(places[key].points, places[key].bank_points) for key in some
             )
-            Y = X if same_points else _gather(bank.X, [places[key].bank_points for key in some]).flatten(0, 1)
+            banked = [(bank.name, places[key].bank_points) for key in some]
+            Y = X if same_points else _gather({bank.name: bank}, banked).flatten(0, 1)
             found = engine.neighbors_under_each(X, Y, [params for _, _, params in same])  # (L * J, nq, k) each
             for (_, column, _), neighbors in zip(same, found, strict=True):
                 indices = neighbors.indices.reshape(split.X.shape[0], len(some), -1, k)  # (L, J, nq, k)
@@ -265,20 +267,20 @@ def _count_votes(column: str, indices: Tensor, members: Sequence[Sequence[tuple[
         yield from (Votes(f"null_{column}", of_null, ids[n]) for n, of_null in zip(drawn, of_nulls, strict=True))
 
 
-def _of_sets(queries: Mapping[str, Points], sets: Sequence[tuple[str, NDArray[np.int64]]]) -> Tensor:
-    """Pick equal-sized sets of points of several splits: (L, J, n_set, d)."""
-    parts = [
-        _gather(queries[split].X, [points for _, points in same]) for split, same in groupby(sets, lambda one: one[0])
-    ]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+def _gather(splits: Mapping[str, Points], sets: Sequence[tuple[str, NDArray[np.int64]]]) -> Tensor:
+    """Pick equal-sized sets of points of some splits, without a copy where it is all of one.
 
-
-def _gather(X: Tensor, points: Sequence[NDArray[np.int64]]) -> Tensor:
-    """Pick equal-sized sets of points: (L, n, d) -> (L, J, n_set, d), without a copy where it is all of them."""
-    if len(points) == 1 and len(points[0]) == X.shape[1]:
-        return X[:, None]
-    chosen = X.index_select(1, to_device(np.concatenate(points), X.device))
-    return chosen.view(X.shape[0], len(points), -1, X.shape[2])
+    Shapes: X (L, n, d) by split, J sets (n_set,) -> (L, J, n_set, d)
+    """
+    picked = []
+    for name, same in groupby(sets, lambda one: one[0]):
+        X, points = splits[name].X, [own for _, own in same]
+        if len(points) == 1 and len(points[0]) == X.shape[1]:
+            picked.append(X[:, None])
+        else:
+            chosen = X.index_select(1, to_device(np.concatenate(points), X.device))
+            picked.append(chosen.view(X.shape[0], len(points), -1, X.shape[2]))
+    return picked[0] if len(picked) == 1 else torch.cat(picked, 1)
 
 
 def _stacked(arrays: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:

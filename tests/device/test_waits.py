@@ -143,7 +143,7 @@ def test_a_planted_wait_is_caught(monkeypatch, in_torch, fault):
         monkeypatch.setattr(f"fastcluster_lm.{place}", planted)
         mode.strict = True
         with pytest.raises(HostWaitError):
-            run.probe.launch(captured)
+            run.probe.scorer.launch(captured)
 
 
 def test_a_layer_with_nan_is_named_when_the_scores_are_read_and_the_others_are_scored(in_torch):
@@ -152,9 +152,9 @@ def test_a_layer_with_nan_is_named_when_the_scores_are_read_and_the_others_are_s
         run.trainer.model.blocks[0].mlp_c_proj.bias.held[1] = torch.nan
         captured = run.probe.capture(0)
         mode.strict = True
-        pending = run.probe.launch(captured)
+        pending = run.probe.scorer.launch(captured)
         mode.strict = False
-        found = run.probe.finish(pending)
+        found = run.probe.scorer.finish(pending)
     named = "states of train and val are not finite"
     assert found.skipped == f"layer 1: {named}; layer 2: {named}"
     assert all((row["ari"] is None) == (row["layer"] > 0) for row in found.rows if row["group"] == "all")

@@ -162,8 +162,8 @@ def test_a_launched_probe_makes_nothing_wait(device):
         captured = run.probe.capture(step).copied()
         _settle(device)
         with _refusing_waits(device):
-            pending = run.probe.launch(captured)
-        result = run.probe.finish(pending)
+            pending = run.probe.scorer.launch(captured)
+        result = run.probe.scorer.finish(pending)
         assert result.rows and all(row["ari"] is not None for row in result.rows)
 
 

@@ -60,7 +60,7 @@ def stream(states, points, folder: Path, *, chunk: int = 70, config: ScoresConfi
 def whole(states, points):
     """Score all layers at once, as a probe within training does."""
     captured = Captured(7, {name: own.at(states[name]) for name, own in points.items()})
-    found = a_scorer().score(captured, key_frame=True)
+    found = a_scorer().score(captured)
     return found.rows, found.maps, found.warm
 
 

@@ -58,7 +58,7 @@ def a_scorer() -> Scorer:
 
 
 def captured(step: int, points: dict[str, Points], states: dict[str, Tensor]) -> Captured:
-    return Captured(step, {name: own.at(states[name]) for name, own in points.items()})
+    return Captured(step, {name: own.at(states[name]) for name, own in points.items()}, key_frame=step == 0)
 
 
 def of_layers(rows: list[dict], layers: list[int]) -> list[dict]:
@@ -86,9 +86,9 @@ def test_other_layers_are_scored_as_if_there_were_no_such_layer(value, split):
         given = {name: own.clone() for name, own in states.items()}
         if step in (2, 3):
             given[split][1, 7, 2] = value
-        found = ours.score(captured(step, points, given), key_frame=step == 0)
+        found = ours.score(captured(step, points, given))
         others = {name: own[[0, 2]] for name, own in states.items()}
-        expected = alone.score(captured(step, points, others), key_frame=step == 0)
+        expected = alone.score(captured(step, points, others))
         for at, layer in enumerate((0, 2)):
             wanted = [{**row, "layer": layer} for row in of_layers(expected.rows, [at])]
             assert of_layers(found.rows, [layer]) == wanted
@@ -191,7 +191,7 @@ def test_values_whose_sum_alone_overflows_are_scored():
     states, labels = points_of(2)
     states = {name: own * 1e37 for name, own in states.items()}
     points, _ = labelled_points(labels, map_points=60, n_neighbors=3, seed=0)
-    found = a_scorer().score(captured(0, points, states), key_frame=True)
+    found = a_scorer().score(captured(0, points, states))
     assert found.skipped is None and all(row["ari"] is not None for row in found.rows)
 
 

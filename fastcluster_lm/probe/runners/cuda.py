@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fastcluster_lm.probe.pending import PendingProbe
+from fastcluster_lm.probe.pending import Captured, PendingProbe
 from fastcluster_lm.probe.run_probe import RunProbe
 from fastcluster_lm.probe.runners.runner import Event, FinishedProbe, SavedState
 
@@ -20,7 +20,8 @@ class CudaRunner:
     def __init__(self, probe: RunProbe, device: torch.device) -> None:
         self._probe = probe
         self._stream = torch.cuda.Stream(device)
-        self._pending: tuple[PendingProbe, torch.cuda.Event, torch.cuda.Event] | None = None
+        # the last probe, with the states that it reads on its own stream, and when it began and ended
+        self._pending: tuple[Captured, PendingProbe, torch.cuda.Event, torch.cuda.Event] | None = None
         self._done: list[Event] = []
 
     def observe(self, batch: Int[Tensor, " B"], states: Float[Tensor, "B layers d"], step: int) -> None:
@@ -38,9 +39,9 @@ class CudaRunner:
             points.X.record_stream(self._stream)
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            pending = self._probe.launch(captured)
+            pending = self._probe.scorer.launch(captured)
             ended.record()
-        self._pending = pending, began, ended
+        self._pending = captured, pending, began, ended
 
     def save(self) -> None:
         """Copy the state that the next probe would begin from, once the probe at hand has come."""
@@ -49,7 +50,7 @@ class CudaRunner:
 
     def collect(self, *, wait: bool) -> list[Event]:
         """Give what is done and was not given yet; with `wait` the probe that is on its way too."""
-        if self._pending is not None and (wait or self._pending[0].ready()):
+        if self._pending is not None and (wait or self._pending[1].ready()):
             self._finish()
         done, self._done = self._done, []
         return done
@@ -68,8 +69,8 @@ class CudaRunner:
     def _finish(self) -> None:
         if self._pending is None:
             return
-        (pending, began, ended), self._pending = self._pending, None
-        result = self._probe.finish(pending)
+        (_captured, pending, began, ended), self._pending = self._pending, None
+        result = self._probe.scorer.finish(pending)
         ended.synchronize()
         seconds = began.elapsed_time(ended) / 1e3
         self._done.append(FinishedProbe(pending.captured.step, replace(result, seconds=seconds)))
