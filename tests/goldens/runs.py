@@ -47,11 +47,11 @@ def runs() -> dict[str, Run]:
         "nano-instruction": instruction,
         "probed-run": probed_run,
         "probed-model": probed_model,
-        "attached": attached,
-        "attached-task": attached_task,
-        "attached-large": attached_large,
-        "attached-libraries": attached_libraries,
-        "ranks": on_two_ranks,
+        "attached-val": attached_with_val,
+        "attached-labels": attached_with_few_labels,
+        "attached-wide": attached_wide,
+        "attached-reference": attached_by_reference,
+        "two-ranks": on_two_ranks,
     }
 
 
@@ -104,10 +104,10 @@ def _probe(*arguments: object) -> list[Row]:
 
 
 def instances(words: range, n_words: int = 24) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Give tokens (n, 3), a word, an input and padding, their marks, and labels: three tasks over six inputs."""
+    """Give tokens (n, 3), a word, an input and padding, their marks, and labels: three tasks, thrice expressed."""
     word, x = (part.flatten() for part in torch.meshgrid(torch.tensor(words), torch.arange(6), indexing="ij"))
     task, padding = word % 3, torch.full_like(word, n_words + 6)
-    labels = {"task": task, "distribution": word // 2, "input": x, "output": (x * (task + 1) + task) % 4}
+    labels = {"task": task, "distribution": word % 9, "input": x, "output": (x * (task + 1) + task) % 4}
     marks = torch.tensor([1, 1, 0]).expand(len(word), 3)
     return torch.stack([word, x + n_words, padding], 1), marks, labels
 
@@ -133,22 +133,22 @@ class Net(nn.Module):
         return self.head(h[:, 1])
 
 
-def attached(folder: Path) -> dict[str, Contents]:
+def attached_with_val(folder: Path) -> dict[str, Contents]:
     """Attach to a loop with validation instances and all labels, at the last marked token; a layer breaks once."""
     (tokens, marks, labels), (val_tokens, val_marks, val_labels) = instances(range(18)), instances(range(18, 24))
     _loop(
         folder / "run",
         Net,
         {"tokens": tokens, "attention_mask": marks},
-        labels,
-        val=({"tokens": val_tokens, "attention_mask": val_marks}, val_labels),
+        labels | {"instruction": tokens[:, 0]},
+        val=({"tokens": val_tokens, "attention_mask": val_marks}, val_labels | {"instruction": val_tokens[:, 0]}),
         position="attention_mask",
         layers=["embed", "blocks.*", "beside"],
     )
     return {"": contents_of(folder / "run")}
 
 
-def attached_task(folder: Path) -> dict[str, Contents]:
+def attached_with_few_labels(folder: Path) -> dict[str, Contents]:
     """Attach to a loop with the tasks alone, and with distributions too, at a token by its index."""
     tokens, _, labels = instances(range(18))
     for name, known in (("task", ("task",)), ("distribution", ("task", "distribution"))):
@@ -156,7 +156,7 @@ def attached_task(folder: Path) -> dict[str, Contents]:
     return {name: contents_of(folder / name) for name in ("task", "distribution")}
 
 
-def attached_libraries(folder: Path) -> dict[str, Contents]:
+def attached_by_reference(folder: Path) -> dict[str, Contents]:
     """Attach to a loop and score by scikit-learn, openTSNE and faiss."""
     tokens, _, labels = instances(range(18))
     scores = replace(ATTACHED, engine="reference")
@@ -164,7 +164,7 @@ def attached_libraries(folder: Path) -> dict[str, Contents]:
     return {"": contents_of(folder / "run")}
 
 
-def attached_large(folder: Path) -> dict[str, Contents]:
+def attached_wide(folder: Path) -> dict[str, Contents]:
     """Attach to a loop with so many instances of so wide states that neighbours are searched in codes."""
     tokens, _, labels = instances(range(200), n_words=200)
     _loop(
