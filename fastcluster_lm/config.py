@@ -20,6 +20,8 @@ TRAINING_CHANGES = ("training.learning_rate", "training.grad_clip")
 RECORD_CHANGES = ("training.checkpoint_every", "training.keep_checkpoints", "store.max_mib", "store.keep_maps")
 # the largest that every generator here takes
 MAX_SEED = 2**32 - 1
+# whose states can be probed
+POSITIONS = ("input", "instruction")
 
 
 def setting(
@@ -132,7 +134,10 @@ class ProbeConfig:
     n_points: int = setting(960, "instances a split whose states are scored", low=2)
     map_points: int = setting(480, "instances a split on the t-SNE map, a balanced part of n_points", low=2)
     position: str = setting(
-        "input", "token whose states are probed: the input, or the instruction's last", choices=("input", "instruction")
+        "input", "token whose states are probed: the input, or the instruction's last", choices=POSITIONS
+    )
+    positions: tuple[str, ...] = setting(
+        (), "several tokens in place of one, scored in one probe; tables and figures show the first", choices=POSITIONS
     )
     seed: int = setting(1, "seed of the probe's own generators", low=0, high=MAX_SEED)
     worker: str = setting(
@@ -146,6 +151,11 @@ class ProbeConfig:
         "ended; a busy one may take 100 times its longest probe, and at least as long",
         low=1.0,
     )
+
+    @property
+    def all_positions(self) -> tuple[str, ...]:
+        """Name every token that is probed, in order."""
+        return self.positions or (self.position,)
 
 
 @dataclass(frozen=True)
@@ -363,7 +373,7 @@ def apply_settings(config: RunConfig, assignments: Sequence[str]) -> RunConfig:
 def differing_keys(one: RunConfig, other: RunConfig) -> list[str]:
     """Name the keys whose values differ, as dotted names."""
     left, right = _flat(config_to_dict(one)), _flat(config_to_dict(other))
-    return sorted(key for key in left if left[key] != right[key])
+    return sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
 
 
 def value_of(config: RunConfig, key: str) -> Any:
@@ -377,7 +387,7 @@ def describe_settings() -> list[tuple[str, str, Any, str]]:
     for outer in fields(RunConfig):
         if is_dataclass(outer.default):
             rows += [
-                (f"{outer.name}.{inner.name}", _type_name(inner), inner.default, inner.metadata["doc"])
+                (f"{outer.name}.{inner.name}", _type_name(inner), _written(inner.default), inner.metadata["doc"])
                 for inner in fields(outer.default)
             ]
         else:
@@ -398,14 +408,25 @@ def _overlay(base: Any, values: Mapping[str, Any], prefix: str, origin: str) -> 
             changes[key] = _overlay(getattr(base, key), value, f"{name}.", origin)
         else:
             changes[key] = _checked(known[key], value, name, origin)
+    if isinstance(base, ProbeConfig):
+        changes = _one_or_several(changes)
     try:
         return replace(base, **changes)
     except ConfigError as error:
         raise ConfigError(f"{origin}: {error}") from None
 
 
+def _one_or_several(changes: dict[str, Any]) -> dict[str, Any]:
+    """Let `position` name the first token, and `positions` be empty where that is the only one, whoever was given."""
+    if tokens := changes.get("positions"):
+        return changes | {"position": tokens[0], "positions": tokens if len(tokens) > 1 else ()}
+    return changes | {"positions": ()} if "position" in changes else changes
+
+
 def _checked(entry: Field, value: Any, name: str, origin: str) -> Any:
     wanted: Any = entry.type
+    if isinstance(entry.default, tuple):
+        return _checked_words(entry, value, name, origin)
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     # type() and not isinstance(): True is no whole number
@@ -425,16 +446,36 @@ def _checked(entry: Field, value: Any, name: str, origin: str) -> Any:
     return value
 
 
+def _checked_words(entry: Field, value: Any, name: str, origin: str) -> tuple[str, ...]:
+    choices = entry.metadata["choices"]
+    if not isinstance(value, list | tuple) or not all(isinstance(word, str) for word in value):
+        raise ConfigError(f'{origin}: {name}: expected {_type_name(entry)}, got {value!r}; write ["{choices[0]}"]')
+    for word in value:
+        if word not in choices or value.count(word) > 1:
+            raise ConfigError(
+                f"{origin}: {name}: expected each of {', '.join(choices)} once at most, got {word!r}"
+                f"{nearest_name(word, choices)}"
+            )
+    return tuple(value)
+
+
 def _type_name(entry: Field) -> str:
+    if isinstance(entry.default, tuple):
+        return "a list of strings"
     return {int: "a whole number", float: "a number", str: "a string"}[entry.type]  # type: ignore[index]
 
 
 def _plain(config: Any) -> dict[str, Any]:
+    plain = {entry.name: getattr(config, entry.name) for entry in fields(config) if entry.default is not MISSING}
+    # an empty list is as good as none
     return {
-        entry.name: _plain(value) if is_dataclass(value := getattr(config, entry.name)) else value
-        for entry in fields(config)
-        if entry.default is not MISSING
+        name: _plain(value) if is_dataclass(value) else _written(value) for name, value in plain.items() if value != ()
     }
+
+
+def _written(value: Any) -> Any:
+    """Give a value as TOML has it."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -105,6 +105,27 @@ def test_a_preset_with_a_typo_gets_the_nearest_name():
         load_preset("tinny")
 
 
+def test_one_probed_token_or_several_are_named_by_whichever_key_came_last():
+    several = apply_settings(RunConfig(), ['probe.positions=["instruction", "input"]'])
+    assert several.probe.all_positions == ("instruction", "input")
+    # of one token the file is as it always was, whichever key was written
+    one = apply_settings(RunConfig(), ["probe.position=instruction"])
+    assert apply_settings(RunConfig(), ['probe.positions=["instruction"]']) == one
+    assert apply_settings(several, ["probe.position=instruction"]) == one and one.probe.all_positions == (
+        "instruction",
+    )
+    assert "positions" not in config_to_dict(one)["probe"] and differing_keys(one, several) == ["probe.positions"]
+    assert apply_settings(several, ["probe.every=10"]).probe.all_positions == ("instruction", "input")
+    assert config_from_dict(config_to_dict(several)) == several
+    assert config_to_dict(several)["probe"]["positions"] == ["instruction", "input"]
+
+
+@pytest.mark.parametrize("given", ['"input"', '["inputs"]', '["input", "input"]', "[1]", "input", "{ a = 1 }"])
+def test_probed_tokens_that_are_none_are_refused(given):
+    with pytest.raises(ConfigError, match=r"probe.positions: expected (a list|each of input, instruction|one key)"):
+        apply_settings(RunConfig(), [f"probe.positions={given}"])
+
+
 def test_a_missing_or_broken_file_is_one_clear_error(tmp_path):
     with pytest.raises(ConfigError, match="expected a TOML file, found none"):
         load_config(tmp_path / "none.toml")
@@ -119,7 +140,7 @@ def test_every_setting_is_described():
     defaults = config_to_dict(RunConfig())
     for key, _, default, _ in rows:
         room, _, name = key.rpartition(".")
-        assert default == (defaults[room] if room else defaults)[name], key
+        assert default == (defaults[room] if room else defaults).get(name, []), key
     assert all(meaning and len(meaning) > 5 for _, _, _, meaning in rows)
 
 

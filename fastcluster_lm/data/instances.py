@@ -20,28 +20,27 @@ class Instances:
 
     tokens: Int[Tensor, "n T"]  # instruction, then the input token; padded at the end
     output_position: Int[Tensor, " n"]  # where the input token stands, so where the output is predicted
-    probe_position: Int[Tensor, " n"]
     targets: Int[Tensor, " n"]  # the output token's id
     task: Int[Tensor, " n"]
     distribution: Int[Tensor, " n"]
     input: Int[Tensor, " n"]
     output: Int[Tensor, " n"]
     instruction: Int[Tensor, " n"]  # identity of the instruction string within the split
-    probes_input: bool = True  # the probed position is the input token's
+    probe_positions: Int[Tensor, "n P"] | None = None  # where states are probed; None: at the input token alone
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
 
     def inputs(self, index: Int[Tensor, " batch"]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Give what the model's forward takes for the chosen instances."""
-        probe = None if self.probes_input else self.probe_position[index]
+        probe = None if self.probe_positions is None else self.probe_positions[index]
         return self.tokens[index], self.output_position[index], probe
 
     def select(self, index: Int[Tensor, " chosen"]) -> "Instances":
         """Keep the chosen instances, in that order."""
         columns = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         chosen = {name: value[index] for name, value in columns.items() if isinstance(value, Tensor)}
-        return replace(self, **chosen)  # type: ignore[arg-type]
+        return replace(self, **chosen)
 
     def next_tokens(self, index: Int[Tensor, " batch"]) -> Int[Tensor, "batch T"]:
         """Give the token that follows each position, -100 where none is to be predicted."""
@@ -58,9 +57,9 @@ def build_instances(
     vocabulary: Vocabulary,
     device: torch.device,
     *,
-    position: str = "input",
+    positions: Sequence[str] = ("input",),
 ) -> Instances:
-    """Join every instruction with every input.
+    """Join every instruction with every input; positions name the tokens that are probed.
 
     Shapes: instructions by distribution -> n = instructions * inputs instances, input fastest
     """
@@ -77,7 +76,6 @@ def build_instances(
             for given, (token, output) in enumerate(zip(input_ids, table, strict=True)):
                 rows.append(letters + [token] + [pad] * (width - len(letters) - 1))
                 columns["output_position"].append(len(letters))
-                columns["probe_position"].append(len(letters) - (position == "instruction"))
                 columns["targets"].append(output_ids[output])
                 columns["task"].append(task)
                 columns["distribution"].append(distribution)
@@ -86,7 +84,12 @@ def build_instances(
                 columns["instruction"].append(number)
             number += 1
     columns.pop("tokens")
-    columns.pop("probes_input")
+    columns.pop("probe_positions")
     tensors = {name: torch.tensor(values, dtype=torch.int64).to(device) for name, values in columns.items()}
     tokens = torch.tensor(rows, dtype=torch.int64).reshape(-1, width)
-    return Instances(tokens=tokens.to(device), probes_input=position == "input", **tensors)
+    probe_positions = None
+    if tuple(positions) != ("input",):
+        # the instruction ends where the input token begins
+        ends = [tensors["output_position"] - int(position == "instruction") for position in positions]
+        probe_positions = torch.stack(ends, 1)
+    return Instances(tokens=tokens.to(device), probe_positions=probe_positions, **tensors)

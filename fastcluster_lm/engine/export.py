@@ -22,7 +22,7 @@ from fastcluster_lm.tasks import taskset_from_dict
 
 # columns that hold no fractions; all others do
 _WHOLE = {"step", "layer", "n_points", "n_clusters"}
-_TEXT = {"split", "space", "group", "labels", "tier", "source", "engine", "null_kind", "skipped"}
+_TEXT = {"split", "space", "group", "labels", "tier", "source", "engine", "null_kind", "position", "skipped"}
 
 
 def export_hugging_face(run: str | Path, out: str | Path, *, step: int | None = None) -> Path:

@@ -12,6 +12,7 @@ import torch
 from fastcluster_lm.config import ModelConfig
 from fastcluster_lm.engine.rooms import Rooms
 from fastcluster_lm.model.gpt2 import weight_shapes
+from fastcluster_lm.probe.positions import FURTHER, state_prefix
 from fastcluster_lm.store.schemas import Finite, Positive, Whole, check
 
 Arrays = Mapping[str, np.ndarray]
@@ -111,6 +112,25 @@ def _check_sampler(found: Arrays, n_instances: int) -> None:
 
 def _check_probe(run: Rooms, found: Arrays) -> None:
     """Hold the probe's tensors against each other and against the model."""
+    positions, shared = run.config.probe.all_positions, ("ring/", FURTHER)
+    first = {name: own for name, own in found.items() if not name.startswith(shared)}
+    _check_scorer(run, first)
+    known = [*first]
+    for prefix in (state_prefix(positions, position) for position in positions[1:]):
+        own = {name.removeprefix(prefix): array for name, array in found.items() if name.startswith(prefix)}
+        if own.keys() != first.keys():
+            raise ValueError(
+                f"expected {prefix}NAME beside each of {', '.join(first)}, found {', '.join(own) or 'none'}"
+            )
+        _check_scorer(run, own)
+        known += [f"{prefix}{name}" for name in own]
+    if more := [name for name in found if name not in known and name.startswith(FURTHER)]:
+        raise ValueError(f"expected the positions {', '.join(positions)}, found {more[0]!r} too")
+    _check_ring(run, found)
+
+
+def _check_scorer(run: Rooms, found: Arrays) -> None:
+    """Hold against each other and against the model what one position's scores go on from."""
     n_layers, width = run.config.model.n_layers + 1, run.config.model.d_model
     if "map" in found:
         for name in ("ids", "neighbors", "neighbor_ids", "preserved", "restart"):
@@ -131,6 +151,9 @@ def _check_probe(run: Rooms, found: Arrays) -> None:
             space, classes = name.split("/")[1], name.rpartition("/")[2]
             k = int(classes) if classes.isdecimal() and len(classes) < 10 else 0
             _check_array(name, array, "f", (1, n_layers, k, 2 if space == "map" else width))
+
+
+def _check_ring(run: Rooms, found: Arrays) -> None:
     assert run.probe is not None
     if ring := {name: _like(value) for name, value in run.probe.state().items() if name.startswith("ring/")}:
         own = {name: array for name, array in found.items() if name.startswith("ring/")}

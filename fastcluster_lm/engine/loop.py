@@ -162,7 +162,7 @@ class Loop:
                     self._states.append(event.tensors)
                     continue
                 if event.result.maps:
-                    self._budget.write_map(event.step, event.result.maps, {"warm": str(event.result.warm).lower()})
+                    self._budget.write_map(event.step, event.result.maps, event.result.map_notes())
                 self._rows.add_probe(event.step, event.result.rows, event.result.seconds * 1e3, event.result.skipped)
                 scores += event.result.rows
             # an error comes after all that came before it

@@ -195,9 +195,9 @@ def _instances(rooms: Rooms, config: RunConfig, taskset: TaskSet | None) -> dict
     split = split_instructions(
         taskset, n_train=config.data.n_train_instructions, n_val=config.data.n_val_instructions, seed=config.seed
     )
-    on, position = rooms.device.torch_device, config.probe.position
+    on, positions = rooms.device.torch_device, config.probe.all_positions
     return {
-        name: build_instances(taskset, texts, rooms.vocabulary, on, position=position)
+        name: build_instances(taskset, texts, rooms.vocabulary, on, positions=positions)
         for name, texts in (("train", split.train), ("val", split.val))
     }
 

@@ -25,6 +25,7 @@ from fastcluster_lm.probe import (
     choose_sources,
     started,
 )
+from fastcluster_lm.probe.positions import Scorers
 from fastcluster_lm.scores.engines import choose_engine, decide_engine
 from fastcluster_lm.store.disk_plan import plan_disk
 from fastcluster_lm.tasks import TaskSet
@@ -49,9 +50,9 @@ class Rooms:
             taskset, n_train=config.data.n_train_instructions, n_val=config.data.n_val_instructions, seed=config.seed
         )
         self.vocabulary = Vocabulary.of(taskset)
-        position = config.probe.position
-        train = build_instances(taskset, split.train, self.vocabulary, on, position=position)
-        val = build_instances(taskset, split.val, self.vocabulary, on, position=position)
+        positions = config.probe.all_positions
+        train = build_instances(taskset, split.train, self.vocabulary, on, positions=positions)
+        val = build_instances(taskset, split.val, self.vocabulary, on, positions=positions)
         weights = generator(config.seed, torch.device("cpu"))
         model = build_model(config.model, len(self.vocabulary), train.tokens.shape[1], weights).to(on)
         self.trainer = Trainer(model, train, val, config.training, self.device, config.seed)
@@ -67,14 +68,17 @@ class Rooms:
         decided, self.engine_reason = decide_engine(config.scores.engine, on)
         self.engine = choose_engine(decided, on, config.scores.memory_mib)
         if config.probe.every > 0:
-            shape, n_inputs = (config.model.n_layers + 1, config.model.d_model), taskset.n_inputs
+            # all layers of one position after those of another: (P * layers, d)
+            shape = len(positions) * (config.model.n_layers + 1), config.model.d_model
+            n_inputs = taskset.n_inputs
             splits = {"train": train, "val": val}
             sources = choose_sources(splits, self.trainer.evaluator, config.probe, n_inputs=n_inputs, shape=shape)
             ring = None
             if config.probe.source == "batch":
                 chosen = sources["train"].points
                 ring = RingSource(train, n_inputs, shape, len(chosen), len(chosen.shown()))
-            self.probe = RunProbe(sources, ring, config.scores, self.engine, self.cadence, config.probe.seed)
+            scorer = Scorers(positions, config.scores, self.engine, on, config.probe.seed)
+            self.probe = RunProbe(sources, ring, scorer, self.cadence)
 
     def resolved(self) -> dict[str, Any]:
         """Say what was decided, and why, once the rooms are built."""

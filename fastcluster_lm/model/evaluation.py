@@ -34,10 +34,10 @@ class Evaluator:
     def states_into(
         self, instances: Instances, buffer: Float[Tensor, "layers n D"]
     ) -> Float[Tensor, "layers n"] | None:
-        """Write every layer's state at the probed position into a buffer that exists already.
+        """Write every layer's state at the probed positions into a buffer that exists already.
 
-        Shapes: buffer (n_layers + 1, len(instances), D), written in place -> the states' squared norms, where the
-                forward gave them on the way
+        Shapes: buffer (P * (n_layers + 1), len(instances), D), written in place -> the states' squared norms, where
+                the forward gave them on the way
         """
         start = 0
         norms = []
@@ -52,9 +52,9 @@ class Evaluator:
 
     @torch.no_grad()
     def states_in_chunks(self, instances: Instances) -> Iterator[Float[Tensor, "layers chunk D"]]:
-        """Give every layer's state at the probed position, `batch_size` instances at a time, in their order.
+        """Give every layer's state at the probed positions, `batch_size` instances at a time, in their order.
 
-        Shapes: (n_layers + 1, chunk, D), good until the next is asked for
+        Shapes: (P * (n_layers + 1), chunk, D), good until the next is asked for
         """
         for chunk, output in self._chunks(instances):
             yield output.states[: len(chunk)].transpose(0, 1)

@@ -1,6 +1,7 @@
-"""A GPT-2-style decoder that hands out the hidden states of one position a sequence; it computes no loss."""
+"""A GPT-2-style decoder that hands out the hidden states of chosen tokens of a sequence; it computes no loss."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -17,7 +18,8 @@ class ModelOutput(NamedTuple):
     """What one forward pass gives."""
 
     logits: Float[Tensor, "..."]  # (B, V) at the output position, or (B, T, V) if all tokens were asked for
-    states: Float[Tensor, "B layers D"]  # detached, at the probed position; 0 is the embedding
+    # detached; 0 is the embedding; of several probed positions all layers of the first, then all of the next
+    states: Float[Tensor, "B layers D"]
     sq_norms: Float[Tensor, "B layers"] | None = None  # of the states, where a kernel gave them on the way
 
 
@@ -38,7 +40,7 @@ class TrainableModel(nn.Module):
 class GPT2(TrainableModel):
     """GPT-2's architecture: pre-norm blocks, tanh-GELU, learned positions, tied output head.
 
-    Shapes: tokens (B, T) -> logits (B, V) or (B, T, V), states (B, n_layers + 1, D)
+    Shapes: tokens (B, T) -> logits (B, V) or (B, T, V), states (B, P * (n_layers + 1), D)
     Source: Radford et al. 2019; weights correspond one to one to transformers' GPT2LMHeadModel
     """
 
@@ -59,46 +61,52 @@ class GPT2(TrainableModel):
         self,
         tokens: Int[Tensor, "B T"],
         output_position: Int[Tensor, " B"],
-        probe_position: Int[Tensor, " B"] | None = None,
+        probe_positions: Int[Tensor, "B P"] | None = None,
         all_tokens: bool = False,
     ) -> ModelOutput:
-        """Predict the token after each output position, and hand out every layer's state at the probed position.
+        """Predict the token after each output position, and hand out every layer's state at the probed positions.
 
-        Shapes: tokens (B, T), output_position (B,), probe_position (B,), by default the output position
+        Shapes: tokens (B, T), output_position (B,), probe_positions (B, P), by default the output position alone
         Units:  states are detached, so no gradient ever flows through them
         """
-        output = self.hidden(tokens, output_position, probe_position, all_tokens)
+        output = self.hidden(tokens, output_position, probe_positions, all_tokens)
         return ModelOutput(F.linear(output.hidden, self.wte.weight), output.states, output.sq_norms)
 
     def hidden(
         self,
         tokens: Int[Tensor, "B T"],
         output_position: Int[Tensor, " B"],
-        probe_position: Int[Tensor, " B"] | None = None,
+        probe_positions: Int[Tensor, "B P"] | None = None,
         all_tokens: bool = False,
     ) -> HiddenOutput:
         """Give what the output head takes, for a loss that wants no logits; `wte.weight` is the head.
 
         Shapes: as forward, with hidden (B, D) or (B, T, D) in place of logits
         """
-        positions = output_position[:, None]  # (B, P)
-        if probe_position is not None:
-            positions = torch.stack((output_position, probe_position), 1)
+        needed = output_position[:, None]  # (B, 1), or (B, 1 + P) where others than the output's are probed
+        if probe_positions is not None:
+            needed = torch.cat((needed, probe_positions), 1)
+        probed = (needed if probe_positions is None else probe_positions).unbind(1)  # P of (B,)
         x = self.drop(self.wte(tokens) + self.wpe.weight[: tokens.shape[1]])
-        capture = StateCapture(x, positions[:, -1], len(self.blocks) + 1)
-        capture.add(x)
+        captures = [StateCapture(x, position, len(self.blocks) + 1) for position in probed]
+        for capture in captures:
+            capture.add(x)
         for block in self.blocks[:-1]:
             x = block(x)
-            capture.add(x)
+            for capture in captures:
+                capture.add(x)
         if all_tokens:
             x = self.blocks[-1](x)
-            capture.add(x)
+            for capture in captures:
+                capture.add(x)
         else:
             # nothing after the last block looks at other positions, so it is computed for these alone
-            x = cast(Block, self.blocks[-1]).at(x, positions)  # (B, P, D)
-            capture.add_rows(x[:, -1:])
+            x = cast(Block, self.blocks[-1]).at(x, needed)  # (B, 1 or 1 + P, D)
+            first = x.shape[1] - len(captures)
+            for at, capture in enumerate(captures, start=first):
+                capture.add_rows(x[:, at : at + 1])
             x = x[:, 0]
-        return HiddenOutput(self.ln_f(x), capture.states(), capture.sq_norms())
+        return HiddenOutput(self.ln_f(x), *_side_by_side(captures))
 
     def fuse_blocks(self, fused: bool) -> None:
         """Let each block run as one op forward and one backward, or operation by operation; it rounds otherwise."""
@@ -225,6 +233,15 @@ def hugging_face_state(model: GPT2) -> dict[str, Tensor]:
         state[key] = weight.T.contiguous() if is_linear and kind == "weight" else weight
     state["lm_head.weight"] = model.wte.weight.detach()
     return state
+
+
+def _side_by_side(captures: Sequence[StateCapture]) -> tuple[Tensor, Tensor | None]:
+    """Join what was captured at P positions: states (B, P * layers, D) and their squared norms (B, P * layers)."""
+    states, sq_norms = [one.states() for one in captures], [one.sq_norms() for one in captures]
+    if len(captures) == 1:
+        return states[0], sq_norms[0]
+    known = [one for one in sq_norms if one is not None]
+    return torch.cat(states, 1), torch.cat(known, 1) if known else None
 
 
 def _gather(x: Float[Tensor, "B T D"], positions: Int[Tensor, "B P"]) -> Float[Tensor, "B P D"]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -35,6 +35,7 @@ KNOWN = {
     "n_points",
     "n_clusters",
     "engine",
+    "position",
 }
 
 
@@ -45,6 +46,7 @@ class Captured:
     points: of all splits, or of the training points on the map for a step probe, none where that comes too early
     full, key_frame: what is scored: all there is, on a map that is drawn anew
     source, age_steps: of the training points
+    position: the token whose states these are; None where several tokens' stand side by side
     """
 
     step: int
@@ -53,6 +55,7 @@ class Captured:
     key_frame: bool = True
     source: str = "fresh"
     age_steps: float = 0.0
+    position: str | None = None
 
     def without_states(self) -> "Captured":
         """Give what its rows say of it."""
@@ -68,9 +71,10 @@ class ProbeResult:
     """What one probe gave.
 
     Shapes: maps: points (layers, n_train + n_val, 2) float32, and (n_train + n_val,) int64 labels and the instances'
-            numbers beside them; empty for a step probe
+            numbers beside them; points/NAME of each further position; empty for a step probe
     Units:  seconds of wall clock for the whole probe, the states' forward passes included
     skipped: the layers that were not scored, and why; None where all were
+    warm: whether the map went on from the last one; also_warm: those of further positions, by name
     """
 
     rows: list[dict[str, Any]]
@@ -78,6 +82,12 @@ class ProbeResult:
     warm: bool
     seconds: float
     skipped: str | None = None
+    also_warm: dict[str, bool] = field(default_factory=dict)
+
+    def map_notes(self) -> dict[str, str]:
+        """Say what stands beside the maps in their file."""
+        others = {f"warm/{name}": warm for name, warm in self.also_warm.items()}
+        return {name: str(warm).lower() for name, warm in {"warm": self.warm, **others}.items()}
 
 
 class Found(NamedTuple):
@@ -191,6 +201,7 @@ class FetchedProbe:
             row["warm"] = self.warm and (row["space"] == "map" or not captured.full)
             row.update(step=captured.step, tier="full" if captured.full else "step", source=source)
             row["age_steps"] = captured.age_steps if source == "batch" else 0
+            row["position"] = captured.position
         return [self._blanked(row) if self._stood_in(row) else row for row in rows]
 
     def maps(self) -> dict[str, np.ndarray]:

@@ -8,39 +8,34 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fastcluster_lm.config import ScoresConfig
 from fastcluster_lm.probe.cadence import Cadence
 from fastcluster_lm.probe.pending import Captured, ProbeResult
 from fastcluster_lm.probe.points import check_reachable
-from fastcluster_lm.probe.scorer import Scorer
+from fastcluster_lm.probe.positions import Scorers
 from fastcluster_lm.probe.sources.evaluator import EvaluatorSource
 from fastcluster_lm.probe.sources.ring import RingSource
-from fastcluster_lm.scores.engines.params import Engine
 
 
 class RunProbe:
     """Score a model's states; the model, the batches and every generator are left alone.
 
-    sources: the chosen instances of `train` and `val`; ring: of training batches' states, None where none are scored
+    sources: the chosen instances of `train` and `val`; ring: of training batches' states, None where none are scored;
+    scorer: of all positions that these give states of
     """
 
     def __init__(
         self,
         sources: Mapping[str, EvaluatorSource],
         ring: RingSource | None,
-        config: ScoresConfig,
-        engine: Engine,
+        scorer: Scorers,
         cadence: Cadence,
-        seed: int,
     ) -> None:
-        self.sources, self.ring, self.cadence = sources, ring, cadence
-        train = sources["train"]
-        check_reachable(train.points, config.n_neighbors)
-        self.scorer = Scorer(config, engine, train.instances.tokens.device, seed)
+        self.sources, self.ring, self.scorer, self.cadence = sources, ring, scorer, cadence
+        check_reachable(sources["train"].points, scorer.first.config.n_neighbors)
 
     def again(self, *, cadence: Cadence, seed: int) -> "RunProbe":
         """Give a probe of the same model and instances that has seen nothing yet, with its own cadence and seed."""
-        return RunProbe(self.sources, None, self.scorer.config, self.scorer.engine, cadence, seed)
+        return RunProbe(self.sources, None, self.scorer.again(seed), cadence)
 
     @property
     def observes(self) -> bool:
@@ -62,7 +57,7 @@ class RunProbe:
     def observe(self, batch: Int[Tensor, " B"], states: Float[Tensor, "B layers d"], step: int) -> None:
         """Take the states that a training step's forward gave, of the weights before its update.
 
-        Shapes: batch (B,) numbers of training instances, states (B, layers, d)
+        Shapes: batch (B,) numbers of training instances, states (B, P * layers, d)
         """
         if self.ring is not None:
             self.ring.push(batch, states, step - 1)
@@ -76,8 +71,8 @@ class RunProbe:
     def capture(self, step: int) -> Captured:
         """Give the points of a probe, where the weights as they are now put them.
 
-        Shapes: X (layers, n, d) of each split. The ring serves training points once it is full; until then full probes
-                run the chosen ones, and step probes wait
+        Shapes: X (P * layers, n, d) of each split. The ring serves training points once it is full; until
+                then full probes run the chosen ones, and step probes wait
         """
         full, key_frame, ring = self.cadence.is_full(step), self.cadence.is_key_frame(step), self.ring
         if ring is not None and ring.full:

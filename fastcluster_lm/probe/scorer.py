@@ -33,13 +33,20 @@ class Scorer:
     its points, `config`, `seed` and `state()`
     """
 
-    def __init__(self, config: ScoresConfig, engine: Engine, device: torch.device, seed: int) -> None:
+    def __init__(
+        self,
+        config: ScoresConfig,
+        engine: Engine,
+        device: torch.device,
+        seed: int,
+        divisions: Divisions | None = None,
+    ) -> None:
         self.config, self.engine = config, engine
         self.device, self.seed, self.memory_mib = device, seed, config.memory_mib
         self._scoring = Scoring(n_neighbors=config.n_neighbors, n_init=config.n_init, n_nulls=config.n_nulls, seed=seed)
         # of a step probe, the first and those that go on from its centroids
         self._step_scoring = [replace(self._scoring, n_init=n_init, n_nulls=0) for n_init in (1, 0)]
-        self._divisions = Divisions()
+        self.divisions = divisions or Divisions()
         self._map = WarmMap(config, engine, seed)
         # task clusters of the bank that the next step probe's KMeans goes on from: (1, layers, k, d)
         self._centroids: dict[ClusterSet, Tensor] = {}
@@ -158,7 +165,7 @@ class Scorer:
                 near = moved.near if moved is not None and name == "hidden" else None
                 space = Space(name, {own.name: own}, own, STEP_PLAN, init, near)
                 pending = start_space(
-                    space, engine=self.engine, scoring=self._step_scoring[bool(init)], divisions=self._divisions
+                    space, engine=self.engine, scoring=self._step_scoring[bool(init)], divisions=self.divisions
                 )
                 self._centroids.update(self._kept(pending.centroids, whole))
                 spaces.append(pending)
@@ -169,7 +176,7 @@ class Scorer:
         """Start the rows of a full probe in one space, and keep the bank's task clusters for step probes."""
         bank = next(iter(points.values()))
         space = Space(name, points, bank, plan_of(name, bank.labels))
-        pending = start_space(space, engine=self.engine, scoring=self._scoring, divisions=self._divisions)
+        pending = start_space(space, engine=self.engine, scoring=self._scoring, divisions=self.divisions)
         wanted = _task_clusters(name, bank.name, bank.labels)
         new = self._kept({wanted: pending.centroids[wanted]}, whole)
         self._centroids = {of: value for of, value in self._centroids.items() if of.space != name} | new

@@ -44,6 +44,16 @@ class Points:
         """Give the same points at other places."""
         return replace(self, X=X, sq_norms=sq_norms)
 
+    def apart(self, n_positions: int) -> list["Points"]:
+        """Part points of several tokens, whose layers stand side by side: one after the other those of each.
+
+        Shapes: X (P * layers, n, d) -> P times (layers, n, d), views
+        """
+        if n_positions == 1:
+            return [self]
+        norms = [None] * n_positions if self.sq_norms is None else self.sq_norms.chunk(n_positions)
+        return [self.at(*both) for both in zip(self.X.chunk(n_positions), norms, strict=True)]
+
     def select(self, index: Int[Tensor, " m"]) -> "Points":
         """Keep the chosen points, numbered on the host, in that order; all of them may be on a map."""
         at = index.numpy()

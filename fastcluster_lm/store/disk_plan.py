@@ -15,9 +15,9 @@ from fastcluster_lm.tasks import TaskSet
 MIB = 2**20
 # rows of one layer in a full probe: two splits, nine places of the hidden space, five of the map
 FULL_ROWS, STEP_TIER_BELOW = 28, 10
-# bytes of a row, as measured on nano and tiny, probed every 50 steps and every one; of a step's row: bare, what a run
-# that is probed adds to it, and what the time of its own probe adds
-FULL_ROW, STEP_PROBE_ROW = 697, 640
+# bytes of a row without its position's name, as measured on nano and tiny, probed every 50 steps and every one; of a
+# step's row: bare, what a run that is probed adds to it, and what the time of its own probe adds
+FULL_ROW, STEP_PROBE_ROW = 711, 654
 STEP_ROW, BESIDE_PROBES, PROBED = 232, 16, 9
 # rows may take this much more than was reckoned
 ROWS_MARGIN = 1.05
@@ -67,6 +67,11 @@ def plan_disk(config: RunConfig, taskset: TaskSet, weights: Shapes | None = None
         n_checkpoints = min(n_checkpoints, config.training.keep_checkpoints)
     full, n_step_rows = _probes(config, taskset)
     n_full = len(full)
+    positions = config.probe.all_positions
+    # a name in each row of its position
+    full_row, step_probe_row = (
+        sum(size + len(position) for position in positions) for size in (FULL_ROW, STEP_PROBE_ROW)
+    )
     n_layers = config.model.n_layers + 1
     n_steps = config.training.steps + 1
     every = config.probe.every
@@ -78,7 +83,7 @@ def plan_disk(config: RunConfig, taskset: TaskSet, weights: Shapes | None = None
         n_checkpoints=n_checkpoints,
         map=safetensors_size(_map(config, taskset)) if n_full else 0,
         n_maps=n_maps,
-        rows=step_rows + n_layers * (n_full * FULL_ROWS * FULL_ROW + n_step_rows * STEP_PROBE_ROW),
+        rows=step_rows + n_layers * (n_full * FULL_ROWS * full_row + n_step_rows * step_probe_row),
         beside=len(toml.encode()) + BESIDE,
     )
 
@@ -185,7 +190,7 @@ def _probe_state(config: RunConfig, taskset: TaskSet, n_train: int) -> list[tupl
         config.model.d_model,
     )
     n_tasks = len(taskset.tasks)
-    state = [
+    scorer = [
         ("ids", "I64", (n,)),
         ("neighbor_ids", "I64", (n,)),
         ("preserved", "F64", (layers,)),
@@ -195,12 +200,15 @@ def _probe_state(config: RunConfig, taskset: TaskSet, n_train: int) -> list[tupl
         ("neighbors", "I32", (layers, n, config.scores.n_neighbors)),
         ("restart", "U8", (1,)),
     ]
+    positions = config.probe.all_positions
+    prefixes = ["", *(f"positions/{position}/" for position in positions[1:])]
+    state = [(f"{prefix}{name}", kind, shape) for prefix in prefixes for name, kind, shape in scorer]
     if config.probe.source == "batch":
         slots = min(_points(config, taskset, config.probe.n_points), n_train)
         state += [
             ("ring/instances", "I64", (slots,)),
             ("ring/seen_at", "I64", (slots,)),
-            ("ring/states", "F32", (layers, slots, d)),
+            ("ring/states", "F32", (len(positions) * layers, slots, d)),
         ]
     return state
 
@@ -209,7 +217,8 @@ def _map(config: RunConfig, taskset: TaskSet) -> list[tuple[str, str, tuple[int,
     layers, n = config.model.n_layers + 1, 2 * _points(config, taskset, config.probe.map_points)
     # about as wide as the text in the header
     text = [("__metadata__", "U8", (0,))]
-    return [*text, *((kind, "I64", (n,)) for kind in LABELS), ("points", "F32", (layers, n, 2))]
+    places = ["points", *(f"points/{position}" for position in config.probe.all_positions[1:])]
+    return [*text, *((kind, "I64", (n,)) for kind in LABELS), *((name, "F32", (layers, n, 2)) for name in places)]
 
 
 def _counted(n: int, name: str, size: int) -> str:

@@ -10,13 +10,13 @@ from fastcluster_lm.errors import DataError, nearest_name
 Value = str | int | float | bool | None
 Row = dict[str, Value]
 
-# one row of scores.jsonl is one (step, layer, split, space, group, labels)
+# one row of scores.jsonl is one (step, position, layer, split, space, group, labels)
 SCORE_COLUMNS: tuple[str, ...] = (
     "step", "layer", "split", "space", "group", "labels", "tier", "source", "age_steps", "n_points", "n_clusters",
     "ari", "ami", "f1", "f1_pairwise", "f1_bcubed", "knn_share", "knn_accuracy", "knn_share_across",
     "null_ari", "null_ami", "null_f1", "null_knn_share", "null_knn_share_across", "ceiling_output",
     "cdnv", "intrinsic_dimension", "neighbor_overlap", "engine", "warm", "kl", "trustworthiness",
-    "null_kind", "base_rate",
+    "null_kind", "base_rate", "position",
 )  # fmt: skip
 STEP_COLUMNS: tuple[str, ...] = (
     "step", "loss", "lr", "grad_norm", "val_accuracy", "step_ms", "probe_ms", "probe_wait_ms",
@@ -32,7 +32,8 @@ def score_row(values: Mapping[str, object]) -> Row:
 
     Units:  null_kind says what the nulls reassigned to tasks: whole "distributions", or, where those are not known,
             single points: a "permutation"; base_rate is the share of points that have the commonest label, which a
-            vote that always names it reaches in knn_accuracy; numpy scalars become plain numbers
+            vote that always names it reaches in knn_accuracy; position is the token whose states these are; numpy
+            scalars become plain numbers
     Errors: DataError if a column is unknown, a value is not a plain one, or a number is not finite
     """
     return _row(values, SCORE_COLUMNS, "score")

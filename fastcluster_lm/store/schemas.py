@@ -150,6 +150,7 @@ class ScoreRow(TypedDict, total=False):
     trustworthiness: Finite | None
     null_kind: Literal["distributions", "permutation"] | None
     base_rate: Finite | None
+    position: Word | None
 
 
 class Summary(TypedDict, total=False):

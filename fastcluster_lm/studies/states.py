@@ -25,11 +25,12 @@ Change = Callable[[Float[Tensor, "B D"]], Float[Tensor, "B D"]]
 def states_of(
     evaluator: Evaluator, instances: Instances, *, n_layers: int, d_model: int
 ) -> Float[Tensor, "layers n D"]:
-    """Run instances and give every layer's states at the probed position.
+    """Run instances and give every layer's states at the probed positions.
 
-    Shapes: n instances -> (n_layers + 1, n, d_model)
+    Shapes: n instances -> (P * (n_layers + 1), n, d_model), P = 1 where nothing but the input token is probed
     """
-    states = torch.empty(n_layers + 1, len(instances), d_model, device=instances.tokens.device)
+    positions = 1 if instances.probe_positions is None else instances.probe_positions.shape[1]
+    states = torch.empty(positions * (n_layers + 1), len(instances), d_model, device=instances.tokens.device)
     evaluator.states_into(instances, states)
     return states
 

@@ -36,7 +36,7 @@ class StepResult:
     step_ms: float
     tokens_per_s: float
     batch: Int[Tensor, " B"]  # numbers of the training instances
-    states: Float[Tensor, "B layers D"]  # theirs, detached, before the update
+    states: Float[Tensor, "B layers D"]  # theirs at the probed positions, detached, before the update
 
 
 class Trainer:

@@ -65,9 +65,19 @@ def test_lengths_are_padded_at_the_end_and_balanced():
 
 def test_the_instruction_end_can_be_probed(taskset, vocabulary):
     split = split_instructions(taskset, n_train=5, n_val=3, seed=0)
-    at_end = build_instances(taskset, split.train, vocabulary, CPU, position="instruction")
-    assert (at_end.probe_position == at_end.output_position - 1).all()
+    at_end = build_instances(taskset, split.train, vocabulary, CPU, positions=("instruction",))
+    assert (at_end.probe_positions[:, 0] == at_end.output_position - 1).all()
     assert at_end.inputs(torch.arange(2))[2] is not None
+
+
+def test_several_tokens_can_be_probed_in_their_order(taskset, vocabulary):
+    split = split_instructions(taskset, n_train=5, n_val=3, seed=0)
+    both = build_instances(taskset, split.train, vocabulary, CPU, positions=("instruction", "input"))
+    end = both.output_position
+    assert torch.equal(both.probe_positions, torch.stack((end - 1, end), 1))
+    assert torch.equal(both.select(torch.tensor([3])).probe_positions, both.probe_positions[3:4])
+    # the input's alone is where the output is predicted anyway
+    assert build_instances(taskset, split.train, vocabulary, CPU).probe_positions is None
 
 
 def test_next_tokens_follow_the_instruction_and_end_with_the_output(splits):

@@ -37,6 +37,7 @@ SHORT = [
     ("nano", 50, 100, []),
     ("nano", 1, 52, []),
     ("nano", 1, 120, ["probe.source=batch"]),
+    ("nano", 5, 60, ['probe.positions=["instruction", "input"]', "probe.full_every=25", "probe.source=batch"]),
     ("nano", 0, 60, ["training.checkpoint_every=25"]),
     ("tiny", 50, 50, []),
 ]

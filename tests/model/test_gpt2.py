@@ -58,12 +58,28 @@ def test_logits_and_states_equal_those_of_transformers(d_mlp):
 
 def test_the_last_block_at_some_positions_equals_the_whole_block(model):
     tokens = some_tokens(model)
-    output, probe = torch.full((7,), 4), torch.full((7,), 2)
+    output, probe = torch.full((7,), 4), torch.full((7, 1), 2)
     whole = model(tokens, output, probe, all_tokens=True)
     part = model(tokens, output, probe)
     torch.testing.assert_close(part.logits, whole.logits[:, 4], atol=1e-6, rtol=0)
     torch.testing.assert_close(part.states, whole.states, atol=1e-6, rtol=0)
     assert not torch.allclose(part.states, model(tokens, output).states)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("all_tokens", [False, True])
+def test_several_positions_of_one_forward_have_the_states_of_one_forward_each(model, all_tokens, fused):
+    model.fuse_blocks(fused)
+    tokens, output, probes = some_tokens(model), torch.full((7,), 4), torch.tensor([[2, 4]] * 7)
+    with torch.no_grad():
+        both = model(tokens, output, probes, all_tokens=all_tokens)
+        alone = [model(tokens, output, probes[:, [at]], all_tokens=all_tokens) for at in (0, 1)]
+    # all layers of the first position, then those of the second
+    apart = torch.cat([one.states for one in alone], 1)
+    torch.testing.assert_close(both.states, apart, atol=0 if fused else 1e-6, rtol=0)
+    torch.testing.assert_close(both.logits, alone[0].logits, atol=0 if fused else 1e-6, rtol=0)
+    assert both.states.shape == (7, 2 * (model.config.n_layers + 1), model.config.d_model)
+    assert torch.equal(both.states[:, 0], model.wte(tokens[:, 2]) + model.wpe.weight[2])
 
 
 def test_padding_after_the_input_changes_nothing(model):
@@ -115,4 +131,5 @@ def test_the_graph_has_no_break(model, training):
     model.train(training)
     compiled = torch.compile(model, fullgraph=True, dynamic=False, backend="eager")
     tokens, position = some_tokens(model), torch.full((7,), 4)
-    torch.testing.assert_close(compiled(tokens, position).states, model(tokens, position).states)
+    for probes in (None, torch.tensor([[2, 4]] * 7)):
+        torch.testing.assert_close(compiled(tokens, position, probes).states, model(tokens, position, probes).states)

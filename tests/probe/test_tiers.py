@@ -227,7 +227,7 @@ def test_step_probes_cluster_from_the_last_centroids_alone(monkeypatch):
             probe.score(first)
         asked = []
         monkeypatch.setattr(
-            probe.scorer.engine, "kmeans_each", partial(_noting, asked, probe.scorer.engine.kmeans_each)
+            probe.scorer.first.engine, "kmeans_each", partial(_noting, asked, probe.scorer.first.engine.kmeans_each)
         )
         probe.score(1)
         assert {(one.n_init, one.init is None) for _, params in asked for one in params} == expected

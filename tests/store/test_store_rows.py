@@ -10,8 +10,8 @@ from fastcluster_lm.store import SCORE_COLUMNS, STEP_COLUMNS, score_row, step_ro
 def test_columns_are_those_of_the_design():
     assert SCORE_COLUMNS[:6] == ("step", "layer", "split", "space", "group", "labels")
     assert SCORE_COLUMNS[SCORE_COLUMNS.index("null_knn_share") + 1] == "null_knn_share_across"
-    assert len(SCORE_COLUMNS) == len(set(SCORE_COLUMNS)) == 34
-    assert SCORE_COLUMNS[-2:] == ("null_kind", "base_rate")
+    assert len(SCORE_COLUMNS) == len(set(SCORE_COLUMNS)) == 35
+    assert SCORE_COLUMNS[-3:] == ("null_kind", "base_rate", "position")
     assert STEP_COLUMNS == (
         "step", "loss", "lr", "grad_norm", "val_accuracy", "step_ms", "probe_ms", "probe_wait_ms",
         "tokens_per_s", "skipped",

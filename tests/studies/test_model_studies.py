@@ -29,10 +29,11 @@ def test_two_tokens_write_every_input_and_output(taskset):
     assert int(max(found.tokens.max(), found.targets.max())) < multi_token.n_tokens(taskset)
 
 
-def test_the_probed_place_is_the_token_asked_for(taskset):
+def test_the_probed_places_are_the_tokens_asked_for(taskset):
     found = multi_token.pairs(taskset, (("aaaa",),) + (("acdc",),) + (("eeee",),) * 4, torch.device("cpu"))
-    at = multi_token._seen_at(found, 5)
-    assert len(at) == len(found) // 2 and at.inputs(torch.arange(2))[2].tolist() == [5, 5]
+    at = multi_token._seen_everywhere(found)
+    assert list(multi_token.PLACES) == ["instruction", "first input", "second input", "first output"]
+    assert len(at) == len(found) // 2 and at.inputs(torch.arange(2))[2].tolist() == [[3, 4, 5, 6]] * 2
 
 
 def test_multi_token_measures_a_miniature_and_finds_what_carries(miniature, tmp_path):

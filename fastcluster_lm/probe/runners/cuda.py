@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fastcluster_lm.probe.pending import Captured, PendingProbe
+from fastcluster_lm.probe.pending import Captured
+from fastcluster_lm.probe.positions import PendingPositions
 from fastcluster_lm.probe.run_probe import RunProbe
 from fastcluster_lm.probe.runners.runner import Event, FinishedProbe, SavedState
 
@@ -21,7 +22,7 @@ class CudaRunner:
         self._probe = probe
         self._stream = torch.cuda.Stream(device)
         # the last probe, with the states that it reads on its own stream, and when it began and ended
-        self._pending: tuple[Captured, PendingProbe, torch.cuda.Event, torch.cuda.Event] | None = None
+        self._pending: tuple[Captured, PendingPositions, torch.cuda.Event, torch.cuda.Event] | None = None
         self._done: list[Event] = []
 
     def observe(self, batch: Int[Tensor, " B"], states: Float[Tensor, "B layers d"], step: int) -> None:
@@ -69,8 +70,8 @@ class CudaRunner:
     def _finish(self) -> None:
         if self._pending is None:
             return
-        (_captured, pending, began, ended), self._pending = self._pending, None
+        (captured, pending, began, ended), self._pending = self._pending, None
         result = self._probe.scorer.finish(pending)
         ended.synchronize()
         seconds = began.elapsed_time(ended) / 1e3
-        self._done.append(FinishedProbe(pending.captured.step, replace(result, seconds=seconds)))
+        self._done.append(FinishedProbe(captured.step, replace(result, seconds=seconds)))

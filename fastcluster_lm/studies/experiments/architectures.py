@@ -23,7 +23,8 @@ LEARNT = 0.9
 class Wrapped(TrainableModel):
     """Another architecture with GPT-2's arguments and output; a head of its own over the last states.
 
-    Shapes: tokens (B, T) -> logits (B, V), states (B, n_layers + 1, D) at the probed position
+    Shapes: tokens (B, T) -> logits (B, V), states (B, n_layers + 1, D) at the probed position; of several
+            those of the first, then those of the next
     """
 
     def __init__(self, kind: str, config: ModelConfig, vocab_size: int, n_positions: int) -> None:
@@ -37,13 +38,14 @@ class Wrapped(TrainableModel):
         self,
         tokens: Int[Tensor, "B T"],
         output_position: Int[Tensor, " B"],
-        probe_position: Int[Tensor, " B"] | None = None,
+        probe_positions: Int[Tensor, "B P"] | None = None,
         all_tokens: bool = False,
     ) -> ModelOutput:
         """Predict the output; encoders read all tokens at once, T5's decoder answers from its start token."""
-        probed = output_position if probe_position is None else probe_position
+        probed = output_position[:, None] if probe_positions is None else probe_positions
         hidden, answer = self._run(tokens)
-        states = torch.stack([layer[torch.arange(len(layer)), probed] for layer in hidden], 1).detach()
+        every = torch.arange(len(tokens))
+        states = torch.stack([layer[every, at] for at in probed.unbind(1) for layer in hidden], 1).detach()
         last = answer if answer is not None else hidden[-1][torch.arange(len(tokens)), output_position]
         return ModelOutput(self.head(self.norm(last)), states)
 

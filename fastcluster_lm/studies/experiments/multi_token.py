@@ -36,14 +36,15 @@ def train_on_pairs(config: RunConfig, folder: Path, options: Options) -> None:
     model = GPT2(config.model, n_tokens(taskset), n_positions, generator(config.seed, torch.device("cpu"))).to(device)
     phase = fit(model, train, val, config, steps=config.training.steps)
     rows = []
-    for place, back in PLACES.items():
-        # the second output's instances hold all tokens that come before it
-        sets = {name: _seen_at(own, n_positions - 1 - back) for name, own in (("train", train), ("val", val))}
-        sizes = {"n_layers": config.model.n_layers, "d_model": config.model.d_model}
-        states = {name: states_of(phase.trainer.evaluator, own, **sizes) for name, own in sets.items()}
-        engine = choose_engine(config.scores.engine, device, config.scores.memory_mib)
+    sets = {name: _seen_everywhere(own) for name, own in (("train", train), ("val", val))}
+    sizes = {"n_layers": config.model.n_layers, "d_model": config.model.d_model}
+    # one forward gives the states of all places: (places * layers, n, d)
+    states = {name: states_of(phase.trainer.evaluator, own, **sizes) for name, own in sets.items()}
+    engine = choose_engine(config.scores.engine, device, config.scores.memory_mib)
+    for at, place in enumerate(PLACES):
+        here = {name: own.chunk(len(PLACES))[at] for name, own in states.items()}
         scored = score_states(
-            states, sets, engine, n_inputs=taskset.n_inputs, scoring=Scoring(n_init=config.scores.n_init)
+            here, sets, engine, n_inputs=taskset.n_inputs, scoring=Scoring(n_init=config.scores.n_init)
         )
         rows += [
             {
@@ -90,7 +91,6 @@ def pairs(taskset: TaskSet, instructions: tuple[tuple[str, ...], ...], device: t
     return Instances(
         tokens=torch.tensor(rows, device=device),
         output_position=tensors["output_position"],
-        probe_position=tensors["output_position"],
         targets=tensors["targets"],
         task=tensors["task"],
         distribution=tensors["distribution"],
@@ -110,11 +110,12 @@ def n_tokens(taskset: TaskSet) -> int:
     return 1 + len(taskset.alphabet) + side(taskset.n_inputs) + side(taskset.n_outputs)
 
 
-def _seen_at(instances: Instances, position: int) -> Instances:
-    """Keep the instances of the second output token, and probe one position of them."""
+def _seen_everywhere(instances: Instances) -> Instances:
+    """Keep the instances of the second output token, which hold all that comes before it, and probe all PLACES."""
     last = instances.tokens.shape[1] - 1
     own = instances.select((instances.output_position == last).nonzero()[:, 0])
-    return replace(own, probe_position=torch.full_like(own.output_position, position), probes_input=False)
+    at = torch.tensor([last - back for back in PLACES.values()], device=own.tokens.device)
+    return replace(own, probe_positions=at.expand(len(own), -1))
 
 
 def _arms(preset: str) -> Mapping[str, Arm]:

@@ -111,7 +111,6 @@ def join(
     return Instances(
         tokens=tokens.to(device),
         output_position=end.to(device),
-        probe_position=end.to(device),
         targets=output_ids[output].to(device),
         task=task.to(device),
         distribution=distribution.to(device),
