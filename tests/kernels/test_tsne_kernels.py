@@ -13,7 +13,7 @@ from fastcluster_lm.kernels import native
 from fastcluster_lm.kernels.edges import PAIRED_POINTS, Edges, Pairs
 from fastcluster_lm.kernels.tsne_affinities import pair_affinities, tsne_affinities
 from fastcluster_lm.kernels.tsne_affinities.reference import symmetrise, weights_of
-from fastcluster_lm.kernels.tsne_forces import StepRule, op, start_descent
+from fastcluster_lm.kernels.tsne_forces import StepRule, op, start_descent, tiled
 from fastcluster_lm.kernels.tsne_forces.reference import dense_affinities, gradient, kl_divergence
 from fastcluster_lm.kernels.tsne_forces.tiled import TiledDescent
 from fastcluster_lm.scores.kmeans import kmeans
@@ -98,6 +98,31 @@ def test_forces_and_kl_are_the_references(n):
         )
         norm = exact.square().sum(1).mean(1).sqrt() * n
         torch.testing.assert_close(descent.gradient_norm(), norm, rtol=1e-3, atol=1e3 * rounding)
+
+
+@needs_compiler
+@pytest.mark.parametrize("spread", [300.0, 1e6, 1e12, "one"])
+def test_points_that_lie_far_off_are_moved_as_the_reference_says(spread, monkeypatch):
+    n = 33
+    found = near(n, 20)
+    edges = tsne_affinities(found.distances, found.indices, 6.0)
+    points = torch.randn(2, 2, n, generator=torch.Generator().manual_seed(1)) * (1.0 if spread == "one" else spread)
+    if spread == "one":
+        points[:, 0, 5] = 1e12
+    points -= points.mean(-1, keepdim=True)
+    exact = gradient(points, dense_affinities(edges, 2, n))
+    # three tiles of columns, so that the points that are left out of their own sums lie apart
+    monkeypatch.setattr(tiled, "CPU_PAIRS", 11 * n)
+    for descent in descents(points, edges):
+        torch.testing.assert_close(
+            descent.kl_divergence(), kl_divergence(points, dense_affinities(edges, 2, n)), rtol=1e-5, atol=1e-6
+        )
+        descent.advance(1, StepRule(1.0, 0.0, 1.0, 1e30), torch.ones(2, dtype=torch.bool))
+        torch.testing.assert_close(
+            descent.gradient_norm(), exact.square().sum(1).mean(1).sqrt() * n, rtol=1e-3, atol=1e-7 * n
+        )
+        descent.advance(20, StepRule(4.0, 0.8, 200.0, 5.0), torch.ones(2, dtype=torch.bool))
+        assert bool(descent.points().isfinite().all() & descent.kl_divergence().isfinite().all())
 
 
 @needs_compiler

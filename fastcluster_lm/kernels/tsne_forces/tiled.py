@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # pairs of one block of forces: two float32 blocks stay in a CPU's cache; a GPU wants few large ones
 CPU_PAIRS, GPU_PAIRS = 2**20, 2**26
+# beyond this squared distance from the middle float32 products no longer tell 1 + |yi - yj|^2 to a thousandth
+FAR_SQUARED = 1e4
 
 
 class TiledDescent:
@@ -68,11 +70,9 @@ class TiledDescent:
     def kl_divergence(self) -> Tensor:
         """Sum in float64: pair by pair over the edges, tile by tile for the normaliser."""
         rows = max(1, GPU_PAIRS // (4 * self.n))
-        sums = [
-            torch.stack([_exact_sq_dist(part, y).add_(1).reciprocal_().sum() for part in y.split(rows, dim=1)]).sum()
-            for y in self._points
-        ]
-        return cross_entropy(self._points, self.edges) + (torch.stack(sums) - self.n).log()
+        starts = range(0, self.n, rows)
+        sums = [torch.stack([_kernel_sum(y, start, rows) for start in starts]).sum() for y in self._points]
+        return cross_entropy(self._points, self.edges) + torch.stack(sums).log()
 
     def _attraction(self) -> Float[Tensor, "layers 2 n"]:
         flat = self._points.mT.reshape(-1, 2)
@@ -84,6 +84,8 @@ class TiledDescent:
     def _repulsion(self) -> tuple[Float[Tensor, "layers 2 n"], Float[Tensor, " layers"]]:
         points, n = self._points, self.n
         norms = points.square().sum(1)
+        if points.device.type == "cpu" and not bool((norms <= FAR_SQUARED).all()):
+            return self._far_repulsion()
         self.right[:, 0] = norms
         self.right[:, 2:] = points
         torch.add(norms, 1, out=self.left[:, 1])
@@ -95,6 +97,20 @@ class TiledDescent:
             self.sums[layers, columns.start // (self.tiles[0][1].stop)] = kernel.sum((1, 2))
             self.repelled[layers, :, columns] = torch.bmm(self.right[layers, 1:], kernel.square_())
         return (points * self.repelled[:, :1]).sub_(self.repelled[:, 1:]), self.sums.sum(1) - n
+
+    def _far_repulsion(self) -> tuple[Float[Tensor, "layers 2 n"], Float[Tensor, " layers"]]:
+        """Give the same from the differences of points, which are right however far off the points lie."""
+        repulsion = torch.zeros_like(self._points)
+        for layers, columns in self.tiles:
+            y = self._points[layers]
+            apart = y[..., None] - y[:, :, None, columns]  # (layers, 2, n, columns)
+            kernel = apart.square().sum(1).add_(1).reciprocal_()
+            # not as n taken off a sum, in which the kernels of far points would be lost
+            kernel.diagonal(-columns.start, 1, 2).zero_()
+            self.sums[layers, columns.start // (self.tiles[0][1].stop)] = kernel.sum((1, 2))
+            repulsion[layers] += (apart * kernel.square_()[:, None]).sum(-1)
+        # where the kernels of all pairs are 0, so is what they repel
+        return repulsion, self.sums.sum(1).clamp_(min=torch.finfo(torch.float32).tiny)
 
 
 def cross_entropy(points: Float[Tensor, "layers 2 n"], edges: Edges) -> Float[Tensor, " layers"]:
@@ -119,5 +135,9 @@ def _tiles(n_layers: int, n: int, pairs: int) -> list[tuple[slice, slice]]:
     ]
 
 
-def _exact_sq_dist(left: Float[Tensor, "2 n"], right: Float[Tensor, "2 m"]) -> Float[Tensor, "n m"]:
-    return (left.double()[:, :, None] - right.double()[:, None, :]).square_().sum(0)
+def _kernel_sum(y: Float[Tensor, "2 n"], start: int, rows: int) -> Float[Tensor, ""]:
+    """Sum 1 / (1 + |yi - yj|^2) in float64 over some points i and all others j."""
+    left, right = y[:, start : start + rows].double(), y.double()
+    kernel = (left[:, :, None] - right[:, None, :]).square_().sum(0).add_(1).reciprocal_()
+    kernel.diagonal(start).zero_()
+    return kernel.sum()
