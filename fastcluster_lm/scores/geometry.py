@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fastcluster_lm.errors import ShapeError
-from fastcluster_lm.kernels.class_spread import class_pairs_native, class_spread
+from fastcluster_lm.kernels.class_spread import class_pairs
 from fastcluster_lm.kernels.nearest_neighbors import count_below, count_nearer
 from fastcluster_lm.kernels.transfer import to_device
 from fastcluster_lm.scores.precision import full_precision
@@ -32,16 +32,7 @@ def class_distance_normalized_variance(
         return X.new_full((len(X),), torch.nan, dtype=torch.float64)
     # what rounding alone makes of equal means counts as 0
     rounding = (8 * torch.finfo(X.dtype).eps) ** 2
-    X, codes = X.detach(), to_device(codes, X.device)
-    native = class_pairs_native(X, codes, n_classes, rounding)
-    if native is not None:
-        return native
-    means, variances = class_spread(X, codes, n_classes)
-    apart = torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist").square()
-    size = (X - X.mean(1, keepdim=True)).square().sum(-1).mean(-1).double()  # (layers,)
-    apart = torch.where(apart > rounding * size[:, None, None], apart, 0.0)
-    a, b = torch.triu_indices(n_classes, n_classes, offset=1, device=X.device)
-    return ((variances[:, a] + variances[:, b]) / (2 * apart[:, a, b])).mean(-1)
+    return class_pairs(X.detach(), to_device(codes, X.device), n_classes, rounding)
 
 
 def intrinsic_dimension(distances: Float[Tensor, "layers n k"]) -> Float[Tensor, " layers"]:

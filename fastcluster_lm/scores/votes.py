@@ -1,11 +1,10 @@
 """Score labels by a vote of the nearest neighbours; it finds no neighbours itself."""
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fastcluster_lm.errors import ShapeError
-from fastcluster_lm.kernels.neighbor_votes import most_shared, neighbor_votes_native
+from fastcluster_lm.kernels.neighbor_votes import most_shared, neighbor_votes
 
 
 def knn_share(
@@ -19,12 +18,7 @@ def knn_share(
     Errors: ShapeError if the labels do not fit the indices
     """
     indices, own, bank, squeeze = _by_group(indices, query_labels, bank_labels)
-    share = neighbor_votes_native(indices, own, bank, winners=False)
-    if share is None:
-        found = _neighbor_labels(indices, bank)
-        hits = (found == own[:, None, ..., None]).sum((-1, -2))
-        share = hits.to(torch.float64) / (found.shape[-1] * found.shape[-2])
-    return _as_asked(share, squeeze)
+    return _as_asked(neighbor_votes(indices, own, bank, winners=False), squeeze)
 
 
 def knn_accuracy(
@@ -37,16 +31,7 @@ def knn_accuracy(
     Source: a tie goes to the label whose nearest member is nearest
     """
     indices, own, bank, squeeze = _by_group(indices, query_labels, bank_labels)
-    accuracy = neighbor_votes_native(indices, own, bank, winners=True)
-    if accuracy is None:
-        found = _neighbor_labels(indices, bank)
-        k = found.shape[-1]
-        votes = (found[..., :, None] == found[..., None, :]).sum(-1)
-        # among equal votes the earlier neighbour ranks higher, so the largest rank is unique
-        rank = votes * k - torch.arange(k, device=votes.device)
-        winner = found.gather(-1, rank.argmax(-1, keepdim=True)).squeeze(-1)
-        accuracy = (winner == own[:, None]).to(torch.float64).mean(-1)
-    return _as_asked(accuracy, squeeze)
+    return _as_asked(neighbor_votes(indices, own, bank, winners=True), squeeze)
 
 
 def enough_neighbors(
@@ -75,12 +60,6 @@ def _by_group(
             f"{tuple(bank_labels.shape)}; expected (L, G, q, k), (S, G, q) and (S, G, m)"
         )
     return indices, query_labels, bank_labels, squeeze
-
-
-def _neighbor_labels(indices: Tensor, bank_labels: Tensor) -> Int[Tensor, "S L G q k"]:
-    groups, n_bank = bank_labels.shape[1:]
-    flat = indices + torch.arange(groups, device=indices.device)[:, None, None] * n_bank
-    return bank_labels.reshape(len(bank_labels), groups * n_bank)[:, flat]
 
 
 def _as_asked(scores: Tensor, squeeze: list[int]) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 
 from fastcluster_lm.errors import DataError, ShapeError
 from fastcluster_lm.kernels import native
-from fastcluster_lm.kernels.class_spread import class_pairs_native, class_spread, op
+from fastcluster_lm.kernels.class_spread import class_pairs, class_spread, op
 from fastcluster_lm.scores.geometry import class_distance_normalized_variance
 
 
@@ -56,7 +56,7 @@ def test_compiled_pairs_of_classes_are_those_of_torch(n_classes, monkeypatch):
     X[2, codes == 1] = X[2, codes == 0] * (1 + 1e-7)
     X[3] = X[3, :n_classes][codes]
     monkeypatch.undo()
-    compiled = class_pairs_native(X, codes, n_classes, (8 * torch.finfo(X.dtype).eps) ** 2)
+    compiled = class_pairs(X, codes, n_classes, (8 * torch.finfo(X.dtype).eps) ** 2)
     monkeypatch.setattr(op, "library", lambda source: None)
     expected = class_distance_normalized_variance(X, codes)
     torch.testing.assert_close(compiled, expected, rtol=1e-6, atol=1e-12)
@@ -65,6 +65,6 @@ def test_compiled_pairs_of_classes_are_those_of_torch(n_classes, monkeypatch):
 
 def test_codes_of_pairs_that_do_not_fit_are_refused():
     with pytest.raises(ShapeError, match=r"codes have shape \(3,\); expected \(4,\)"):
-        class_pairs_native(torch.zeros(1, 4, 2), torch.zeros(3).long(), 2, 0.0)
+        class_pairs(torch.zeros(1, 4, 2), torch.zeros(3).long(), 2, 0.0)
     with pytest.raises(DataError, match="codes run from 0 to 2; expected 0 to 1"):
-        class_pairs_native(torch.zeros(1, 4, 2), torch.tensor([0, 1, 2, 0]), 2, 0.0)
+        class_pairs(torch.zeros(1, 4, 2), torch.tensor([0, 1, 2, 0]), 2, 0.0)

@@ -4,10 +4,9 @@ import pytest
 import torch
 
 from fastcluster_lm.errors import DataError, ShapeError
-from fastcluster_lm.kernels import native
 from fastcluster_lm.kernels.nearest_neighbors import count_below
 from fastcluster_lm.kernels.nearest_neighbors import op as ranks
-from fastcluster_lm.kernels.neighbor_votes import first_others, most_shared, neighbor_votes_native
+from fastcluster_lm.kernels.neighbor_votes import first_others, most_shared, neighbor_votes
 from fastcluster_lm.kernels.neighbor_votes import op as votes
 
 
@@ -61,11 +60,9 @@ def test_an_index_outside_the_bank_is_refused():
 
 def test_votes_refuse_an_index_outside_the_bank(way):
     labels = torch.zeros(1, 1, 3, dtype=torch.int64)
-    found = neighbor_votes_native(torch.tensor([[[[0, 1]]]]), labels[..., :1], labels, winners=False)
-    assert (found is None) == (way == "in torch" or not native.status()[0])
-    if found is not None:
-        with pytest.raises(DataError, match="indices run from 0 to 3"):
-            neighbor_votes_native(torch.tensor([[[[0, 3]]]]), labels[..., :1], labels, winners=False)
+    assert neighbor_votes(torch.tensor([[[[0, 1]]]]), labels[..., :1], labels, winners=False).item() == 1
+    with pytest.raises(DataError, match="indices run from 0 to 3"):
+        neighbor_votes(torch.tensor([[[[0, 3]]]]), labels[..., :1], labels, winners=False)
 
 
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 100])
@@ -88,10 +85,7 @@ def test_votes_under_many_labelings_are_those_under_each(n_labelings, winners, w
     indices = torch.randint(30, (3, 3, 11, 4), generator=generator)
     own = torch.randint(-1, 3, (n_labelings, 3, 11), generator=generator)
     bank = torch.randint(-1, 3, (n_labelings, 3, 30), generator=generator)
-    found = neighbor_votes_native(indices, own, bank, winners=winners)
-    if found is None:
-        assert way == "in torch" or not native.status()[0]
-        return
+    found = neighbor_votes(indices, own, bank, winners=winners)
     for s in range(n_labelings):
         for layer in range(3):
             for group in range(3):

@@ -1,5 +1,5 @@
 """The op class_spread: means of classes and the variance around them, over layers."""
 
-from fastcluster_lm.kernels.class_spread.op import class_pairs_native, class_spread
+from fastcluster_lm.kernels.class_spread.op import class_pairs, class_spread
 
-__all__ = ["class_pairs_native", "class_spread"]
+__all__ = ["class_pairs", "class_spread"]

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fastcluster_lm.errors import ShapeError
-from fastcluster_lm.kernels.class_spread.reference import spread_of
+from fastcluster_lm.kernels.class_spread.reference import pairs_of, spread_of
 from fastcluster_lm.kernels.native import address, check_codes, library, thread_count
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
@@ -40,18 +40,18 @@ def class_spread(
     return means, variances
 
 
-def class_pairs_native(
+def class_pairs(
     X: Float[Tensor, "layers n d"], codes: Int[Tensor, " n"], n_classes: int, rounding: float
-) -> Float[Tensor, " layers"] | None:
-    """Average (var_a + var_b) / (2 |mean_a - mean_b|^2) over pairs of classes; None where compiled code cannot.
+) -> Float[Tensor, " layers"]:
+    """Average (var_a + var_b) / (2 |mean_a - mean_b|^2) over pairs of classes.
 
     Shapes: X (layers, n, d), codes (n,) of 0..n_classes-1, each at least once, two classes or more -> (layers,) f64
-    Units:  means whose squared distance is at most rounding times the variance of all points count as one
+    Notes:  means whose squared distance is at most rounding times the variance of all points count as one
     Errors: ShapeError if the codes do not fit; DataError for one out of range
     """
     native = _compiled(X, codes, n_classes)
     if native is None:
-        return None
+        return pairs_of(X, codes, n_classes, rounding)
     X, codes = X.contiguous(), codes.long().contiguous()
     found = torch.empty(len(X), dtype=torch.float64)
     native.class_pairs(

@@ -17,3 +17,18 @@ def spread_of(
     means = member.T @ X.double()
     own = X.double() - means[:, codes]
     return means, own.square().sum(-1) @ member
+
+
+def pairs_of(
+    X: Float[Tensor, "layers n d"], codes: Int[Tensor, " n"], n_classes: int, rounding: float
+) -> Float[Tensor, " layers"]:
+    """Average (var_a + var_b) / (2 |mean_a - mean_b|^2) over pairs of classes, from direct differences of the means.
+
+    Shapes: X (layers, n, d), codes (n,) -> (layers,) f64
+    """
+    means, variances = spread_of(X, codes, n_classes)
+    apart = torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist").square()
+    size = (X - X.mean(1, keepdim=True)).square().sum(-1).mean(-1).double()  # (layers,)
+    apart = torch.where(apart > rounding * size[:, None, None], apart, 0.0)
+    a, b = torch.triu_indices(n_classes, n_classes, offset=1, device=X.device)
+    return ((variances[:, a] + variances[:, b]) / (2 * apart[:, a, b])).mean(-1)

@@ -1,4 +1,4 @@
-"""Dispatch of neighbor_votes: compiled C++ on a CPU; None elsewhere, where the caller has torch code."""
+"""Dispatch of neighbor_votes: compiled C++ on a CPU, plain torch elsewhere."""
 
 import ctypes
 from pathlib import Path
@@ -9,29 +9,33 @@ from torch import Tensor
 
 from fastcluster_lm.errors import ShapeError
 from fastcluster_lm.kernels.native import address, check_codes, library, thread_count
+from fastcluster_lm.kernels.neighbor_votes import reference
 from fastcluster_lm.kernels.transfer import to_device
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
 
 
-def neighbor_votes_native(
+def neighbor_votes(
     indices: Int[Tensor, "layers groups q k"],
     query_labels: Int[Tensor, "sets groups q"],
     bank_labels: Int[Tensor, "sets groups m"],
     *,
     winners: bool,
-) -> Float[Tensor, "sets layers groups"] | None:
-    """Give the share of neighbours with the query's label, or of queries whose label wins; None where not compiled.
+) -> Float[Tensor, "sets layers groups"]:
+    """Give the share of neighbours with the query's label, or of queries whose label wins their vote.
 
     Shapes: indices (layers, groups, q, k) into a group's bank, nearest first; labels (sets, groups, q) and
             (sets, groups, m) -> (sets, layers, groups) f64
+    Notes:  a tie goes to the label whose nearest member is nearest; without queries or neighbours a score is NaN
     Errors: DataError for an index outside the bank
     """
-    tensors = (indices, query_labels, bank_labels)
+    tensors, n_bank = (indices, query_labels, bank_labels), bank_labels.shape[-1]
     native = library(SOURCE) if all(tensor.device.type == "cpu" for tensor in tensors) else None
     if native is None or indices.numel() == 0:
-        return None
-    n_bank = bank_labels.shape[-1]
+        # a GPU has launches to spare for votes, not for a look at indices that its own search gave
+        if indices.is_cpu:
+            check_codes(indices, n_bank, "indices")
+        return reference.neighbor_votes(indices, query_labels, bank_labels, winners=winners)
     indices, query_labels, bank_labels = (tensor.long().contiguous() for tensor in tensors)
     sizes = [ctypes.c_int64(size) for size in (*indices.shape, len(query_labels), n_bank)]
     scores = torch.empty(len(query_labels), *indices.shape[:2], dtype=torch.float64)
