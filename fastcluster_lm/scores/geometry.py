@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fastcluster_lm.errors import ShapeError
 from fastcluster_lm.kernels.class_spread import class_pairs
-from fastcluster_lm.kernels.nearest_neighbors import count_below, count_nearer
+from fastcluster_lm.kernels.nearest_neighbors import count_nearer
 from fastcluster_lm.kernels.transfer import to_device
 from fastcluster_lm.scores.precision import full_precision
 
@@ -79,24 +79,7 @@ def trustworthiness(X: Float[Tensor, "layers n d"], map_indices: Int[Tensor, "la
     if 2 * n <= 3 * k + 1:
         return X.new_full((n_layers,), torch.nan, dtype=torch.float64)
     X = (X - X.mean(1, keepdim=True)).float()
-    nearer = count_nearer(X, map_indices, 4 * BLOCK)
-    if nearer is None:
-        nearer = _count_by_matmul(X, map_indices)
+    with full_precision():
+        nearer = count_nearer(X, map_indices, 4 * BLOCK)
     excess = (nearer + 1 - k).clamp_(min=0).sum((1, 2)).double()
     return 1 - excess * 2 / (n * k * (2 * n - 3 * k - 1))
-
-
-def _count_by_matmul(X: Float[Tensor, "layers n d"], others: Int[Tensor, "layers n k"]) -> Int[Tensor, "layers n k"]:
-    """Count the points nearer to each point than some others, a block of rows at a time."""
-    n_layers, n, _ = X.shape
-    sq = X.square().sum(-1)
-    counts = torch.empty_like(others)
-    rows = max(1, BLOCK // (n_layers * n))
-    for start in range(0, n, rows):
-        tile = slice(start, min(start + rows, n))
-        with full_precision():
-            block = torch.baddbmm(sq[:, None, :], X[:, tile], X.mT, alpha=-2)  # (layers, rows, n), less |x|^2
-        own = torch.arange(tile.start, tile.stop, device=X.device)
-        block[:, own - tile.start, own] = torch.inf
-        counts[:, tile] = count_below(block, block.gather(2, others[:, tile]))
-    return counts

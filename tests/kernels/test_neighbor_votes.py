@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from fastcluster_lm.errors import DataError, ShapeError
-from fastcluster_lm.kernels.nearest_neighbors import count_below
-from fastcluster_lm.kernels.nearest_neighbors import op as ranks
+from fastcluster_lm.kernels.nearest_neighbors import count_below, ranks
 from fastcluster_lm.kernels.neighbor_votes import first_others, most_shared, neighbor_votes
 from fastcluster_lm.kernels.neighbor_votes import op as votes
 

@@ -77,10 +77,11 @@ def test_overlap_counts_shared_neighbours():
 def test_trustworthiness_is_scikit_learns(k, by_matmul, monkeypatch):
     from sklearn.manifold import trustworthiness as theirs
 
+    from fastcluster_lm.kernels.nearest_neighbors import ranks
     from fastcluster_lm.scores import geometry
 
     if by_matmul:
-        monkeypatch.setattr(geometry, "count_nearer", lambda X, indices, memory_budget: None)
+        monkeypatch.setattr(ranks, "library", lambda source: None)
     X = points(3, 80, 6) + 50
     flat = torch.stack([X[0, :, :2], points(80, 2, seed=1), X[2, :, :2] + points(80, 2, seed=2) * 0.3])
     indices = nearest_neighbors(flat, flat, k, exclude_self=True).indices

@@ -3,12 +3,11 @@
 from fastcluster_lm.kernels.nearest_neighbors.fused import MOST_NEIGHBORS, nearest_neighbors_fused
 from fastcluster_lm.kernels.nearest_neighbors.op import (
     DIRECT_WIDTH,
-    count_below,
-    count_nearer,
     nearest_neighbors_native,
     nearest_neighbors_under_each,
     room_for,
 )
+from fastcluster_lm.kernels.nearest_neighbors.ranks import count_below, count_nearer
 
 __all__ = [
     "DIRECT_WIDTH",

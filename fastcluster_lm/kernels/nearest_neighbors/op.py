@@ -1,4 +1,4 @@
-"""Dispatch of nearest_neighbors and ranks: C++ for float32 on a CPU; elsewhere torch code, the caller's or this one."""
+"""Dispatch of nearest_neighbors: C++ for float32 on a CPU; elsewhere torch code, the caller's."""
 
 import ctypes
 import math
@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fastcluster_lm.errors import ShapeError
-from fastcluster_lm.kernels.native import address, check_codes, library, thread_count
+from fastcluster_lm.kernels.native import address, library, thread_count
 from fastcluster_lm.kernels.nearest_neighbors.wide import Layer, search_layer
 from fastcluster_lm.kernels.pages import room
 
@@ -121,12 +120,12 @@ def _search_directly(
     native.neighbors_direct(
         *(address(part, torch.float32) for part in (queries, bank, columns)), *places,
         *(ctypes.c_int64(size) for size in (len(ids), rows, n_layers, n_queries, n_bank, padded, width)),
-        ctypes.c_int64(distances.shape[-1]), ctypes.c_int64(_most_paired(memory_budget)),
+        ctypes.c_int64(distances.shape[-1]), ctypes.c_int64(most_paired(memory_budget)),
         address(distances, torch.float32), address(indices, torch.int64), ctypes.c_int32(thread_count()),
     )  # fmt: skip
 
 
-def _most_paired(memory_budget: int) -> int:
+def most_paired(memory_budget: int) -> int:
     """Give how many points may be compared in pairs, so that the matrices of all threads stay within the budget."""
     return min(MOST_PAIRED, math.isqrt(memory_budget // (4 * thread_count())))
 
@@ -159,53 +158,3 @@ def room_for(n_layers: int, n_queries: int, k: int) -> tuple[Tensor, Tensor]:
 def _filled(*shape: int) -> tuple[Tensor, Tensor]:
     # where no distance is a number below infinity, the search writes nothing
     return room(*shape, dtype=torch.float32).fill_(torch.inf), room(*shape, dtype=torch.int64).zero_()
-
-
-def count_nearer(
-    X: Float[Tensor, "layers n d"], indices: Int[Tensor, "layers n k"], memory_budget: int
-) -> Int[Tensor, "layers n k"] | None:
-    """Count the points that are nearer to each point than those that its indices name; it is not counted itself.
-
-    Shapes: X (layers, n, d) f32, indices (layers, n, k), never the point's own -> counts i64 (layers, n, k); None where
-            compiled code cannot, and for wide points, for which a matmul is quicker
-    Units:  memory_budget in bytes, for the distances of all pairs
-    Errors: ShapeError if the indices do not fit; DataError for one that names no point
-    """
-    if indices.shape[:-1] != X.shape[:-1]:
-        raise ShapeError(f"indices have shape {tuple(indices.shape)}, points {tuple(X.shape)}; layers and n must match")
-    narrow = X.device.type == "cpu" and X.dtype == torch.float32 and X.shape[-1] <= DIRECT_WIDTH
-    native = library(SOURCE) if narrow else None
-    if native is None:
-        return None
-    n_layers, n, width = X.shape
-    check_codes(indices, n, "indices")
-    X, indices = X.contiguous(), indices.long().contiguous()
-    padded = -(-n // VECTOR) * VECTOR
-    columns = torch.empty(n_layers, width, padded, dtype=torch.float32)
-    counts = torch.empty(indices.shape, dtype=torch.int64)
-    most_paired = _most_paired(memory_budget)
-    sizes = [ctypes.c_int64(size) for size in (n_layers, n, padded, width, indices.shape[-1], most_paired)]
-    points = (address(X, torch.float32), address(columns, torch.float32), address(indices, torch.int64))
-    native.count_nearer(*points, *sizes, address(counts, torch.int64), ctypes.c_int32(thread_count()))
-    return counts
-
-
-def count_below(values: Float[Tensor, "*rows n"], thresholds: Float[Tensor, "*rows k"]) -> Int[Tensor, "*rows k"]:
-    """Count the values of each row that are below each of its thresholds: ranks, where the values are distances.
-
-    Shapes: values f32 (..., n), thresholds f32 (..., k) -> counts i64 (..., k)
-    Errors: ShapeError if the rows differ
-    """
-    if values.shape[:-1] != thresholds.shape[:-1]:
-        raise ShapeError(f"values have shape {tuple(values.shape)}, thresholds {tuple(thresholds.shape)}; rows differ")
-    native = library(SOURCE) if values.device.type == "cpu" and values.dtype == torch.float32 else None
-    if native is None:
-        places = [(values < threshold[..., None]).sum(-1) for threshold in thresholds.unbind(-1)]
-        return torch.stack(places, -1)
-    values, thresholds = values.contiguous(), thresholds.float().contiguous()
-    counts = torch.empty(thresholds.shape, dtype=torch.int64)
-    n, k = values.shape[-1], thresholds.shape[-1]
-    sizes = [ctypes.c_int64(size) for size in (counts.numel() // max(k, 1), n, k)]
-    out = (address(counts, torch.int64), ctypes.c_int32(thread_count()))
-    native.count_below(address(values, torch.float32), address(thresholds, torch.float32), *sizes, *out)
-    return counts
