@@ -8,15 +8,14 @@ from hypothesis import strategies as st
 
 from fastcluster_lm.errors import DataError, ShapeError
 from fastcluster_lm.kernels import native
-from fastcluster_lm.kernels.label_agreement import COLUMNS, score_labelings_native
-from fastcluster_lm.scores import agreement
-from fastcluster_lm.scores.agreement import AGREEMENTS, score_labelings
+from fastcluster_lm.kernels.label_agreement import label_agreement, op, reference
+from fastcluster_lm.kernels.label_agreement.reference import AGREEMENTS
 
 pytestmark = pytest.mark.skipif(not native.status()[0], reason=native.status()[1])
 
 
 def expected(tables: np.ndarray) -> np.ndarray:
-    return np.stack([AGREEMENTS[name](tables) for name in COLUMNS], -1)
+    return np.stack([AGREEMENTS[name](tables) for name in AGREEMENTS], -1)
 
 
 def compiled(tables: np.ndarray) -> np.ndarray:
@@ -24,12 +23,8 @@ def compiled(tables: np.ndarray) -> np.ndarray:
     count, *shape = tables.shape
     cells = [np.repeat(np.arange(table.size), table.ravel()) for table in tables]
     true, pred = np.stack([np.unravel_index(own, shape) for own in cells], 1)
-    found = score_labelings_native(torch.from_numpy(true[:, None]), torch.from_numpy(pred[:, None]), *shape)
-    return found.view(count, len(COLUMNS)).numpy()
-
-
-def test_columns_are_the_agreements():
-    assert tuple(AGREEMENTS) == COLUMNS
+    found = label_agreement(torch.from_numpy(true[:, None]), torch.from_numpy(pred[:, None]), *shape)
+    return found.view(count, len(AGREEMENTS)).numpy()
 
 
 @settings(max_examples=150, deadline=None)
@@ -53,24 +48,26 @@ def test_labelings_score_as_their_tables(shape, noise):
     n_true, n_pred = shape
     true = rng.integers(0, n_true, (2, 3, 500))
     pred = np.where(rng.random((2, 4, 500)) < noise, rng.integers(0, n_pred, (2, 4, 500)), true[:, :1] % n_pred)
-    found = score_labelings_native(torch.from_numpy(true), torch.from_numpy(pred), n_true, n_pred).numpy()
+    found = label_agreement(torch.from_numpy(true), torch.from_numpy(pred), n_true, n_pred).numpy()
     for j, s, layer in np.ndindex(2, 3, 4):
         table = np.zeros((1, n_true, n_pred), dtype=np.int64)
         np.add.at(table[0], (true[j, s], pred[j, layer]), 1)
         np.testing.assert_allclose(found[j, s, layer], expected(table)[0], atol=1e-10, rtol=0)
 
 
-def test_both_ways_of_score_labelings_agree(monkeypatch):
+def test_both_ways_agree(monkeypatch):
     rng = np.random.default_rng(1)
-    true, pred = rng.integers(0, 5, (3, 40, 60)), torch.from_numpy(rng.integers(0, 7, (3, 2, 60)))
-    fast = score_labelings(true, pred, n_true=5, n_pred=7)
-    monkeypatch.setattr(agreement, "score_labelings_native", lambda *arguments: None)
+    true, pred = (torch.from_numpy(rng.integers(0, k, (3, n, 60))) for k, n in ((5, 40), (7, 2)))
+    fast = label_agreement(true, pred, 5, 7)
+    monkeypatch.setattr(op, "library", lambda source: None)
     # so that the tables are counted in several parts
-    monkeypatch.setattr(agreement, "_TABLES", 3 * 2 * 5 * 7 * 6)
-    plain = score_labelings(true, pred, n_true=5, n_pred=7)
-    for name in AGREEMENTS:
-        assert plain[name].shape == fast[name].shape == (3, 40, 2)
-        np.testing.assert_allclose(fast[name], plain[name], atol=1e-10, rtol=0)
+    monkeypatch.setattr(reference, "_TABLES", 3 * 2 * 5 * 7 * 6)
+    plain = label_agreement(true, pred, 5, 7)
+    assert plain.shape == fast.shape == (3, 40, 2, len(AGREEMENTS))
+    np.testing.assert_allclose(fast, plain, atol=1e-10, rtol=0)
+    monkeypatch.setattr(reference, "MOST_CELLS", 209)
+    with pytest.raises(DataError, match="6 tables of 5 true x 7 predicted labels exceed 209 cells"):
+        label_agreement(true, pred, 5, 7)
 
 
 def test_pair_counts_do_not_overflow_at_five_million_points():
@@ -85,9 +82,9 @@ def test_scores_do_not_depend_on_the_threads():
     before = native.thread_count()
     try:
         native.use_threads(1)
-        one = score_labelings_native(true, pred, 12, 9)
+        one = label_agreement(true, pred, 12, 9)
         native.use_threads(3)
-        assert torch.equal(one, score_labelings_native(true, pred, 12, 9))
+        assert torch.equal(one, label_agreement(true, pred, 12, 9))
     finally:
         native.use_threads(before)
 
@@ -95,8 +92,8 @@ def test_scores_do_not_depend_on_the_threads():
 def test_codes_out_of_range_and_shapes_that_differ_are_refused():
     codes = torch.zeros(1, 2, 5, dtype=torch.int64)
     with pytest.raises(DataError, match="clusterings run from 0 to 0; expected 0 to -1"):
-        score_labelings_native(codes, codes, 1, 0)
+        label_agreement(codes, codes, 1, 0)
     with pytest.raises(DataError, match="labelings run from -1 to -1"):
-        score_labelings_native(codes - 1, codes, 3, 3)
+        label_agreement(codes - 1, codes, 3, 3)
     with pytest.raises(ShapeError, match=r"labelings have shape \(1, 2, 5\), clusterings \(1, 2, 4\)"):
-        score_labelings_native(codes, codes[..., :4], 1, 1)
+        label_agreement(codes, codes[..., :4], 1, 1)

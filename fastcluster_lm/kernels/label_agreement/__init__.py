@@ -1,5 +1,5 @@
 """The op label_agreement: ARI, AMI and three F1s of many labelings of the same points at once."""
 
-from fastcluster_lm.kernels.label_agreement.op import COLUMNS, score_labelings_native
+from fastcluster_lm.kernels.label_agreement.op import label_agreement
 
-__all__ = ["COLUMNS", "score_labelings_native"]
+__all__ = ["label_agreement"]
