@@ -15,8 +15,8 @@ from fastcluster_lm.errors import UsageError
 from fastcluster_lm.kernels import native
 from fastcluster_lm.probe.layerwise import score_layerwise
 from fastcluster_lm.probe.pending import ProbeResult
+from fastcluster_lm.probe.positions import Scorers
 from fastcluster_lm.probe.record import Record, Subject
-from fastcluster_lm.probe.scorer import Scorer
 from fastcluster_lm.probe.sources.file import Chunks, FileSource
 from fastcluster_lm.scores.clusters import SPACES
 from fastcluster_lm.scores.engines import choose_engine
@@ -44,7 +44,10 @@ class ProbeOptions:
 
 
 class ProbeWork:
-    """The probes of one call: what they share, and where they are written."""
+    """The probes of one call: what they share, and where they are written.
+
+    shape: (layers, d) of the states of one token; positions: names of the tokens, whose states come side by side
+    """
 
     def __init__(
         self,
@@ -52,24 +55,28 @@ class ProbeWork:
         points: Mapping[str, Points],
         names: Mapping[str, list[str]],
         options: ProbeOptions,
-        n_blocks: int,
-        width: int,
+        shape: tuple[int, int],
+        positions: Sequence[str],
         device: torch.device,
         say: Callable[[str], None],
     ) -> None:
         # before the first probe, whose time is written down
         native.prepare(say)
         self._points, self._names, self._options = points, names, options
-        self._n_blocks, self._width, self._say = n_blocks, width, say
-        self._layers = _chosen_layers(options, n_blocks)
+        (n_layers, self._width), self._say = shape, say
+        self._n_blocks = n_layers - 1
+        self._layers = _chosen_layers(options, self._n_blocks)
         # lowered to what the map's points allow, once and aloud
         n_shown = sum(len(own.shown()) for own in points.values())
         asked = TsneParams(perplexity=config.scores.perplexity)
         perplexity = asked.effective_perplexity(n_shown)
-        self._probe = config.probe
+        # of one token alone `position` names it, as in the run.toml of a run
+        several = {"positions": list(positions)} if len(positions) > 1 else {}
+        probe = {key: value for key, value in asdict(config.probe).items() if key != "positions"}
+        self._probe = probe | {"position": positions[0]} | several
         fitting = replace(config.scores, perplexity=perplexity)
         engine = choose_engine(fitting.engine, device, fitting.memory_mib)
-        self._scorer = Scorer(fitting, engine, device, config.probe.seed)
+        self._scorers = Scorers(positions, fitting, engine, device, config.probe.seed)
         lowered = asked.lowered(n_shown)
         if lowered and "map" in options.spaces:
             say(f"scores.{lowered}")
@@ -84,9 +91,10 @@ class ProbeWork:
         The folder appears with the first probe's scores, so that a model that cannot be scored leaves none
         """
         if self._options.out is not None:
-            subject = Subject(model, self._n_blocks, self._width, self._points, self._names, self._scorer.config, of)
+            scorer = self._scorers.first
+            subject = Subject(model, self._n_blocks, self._width, self._points, self._names, scorer.config, of)
             space = "hidden" if "hidden" in self._options.spaces else "map"
-            self._described = subject.described("probed", self._scorer, asdict(self._probe), space)
+            self._described = subject.described("probed", scorer, self._probe, space)
         try:
             yield
             if self._record is not None:
@@ -99,15 +107,17 @@ class ProbeWork:
         """Score one model and write down what came of it."""
         started = time.perf_counter()
         sizes = {name: len(own) for name, own in self._points.items()}
-        mib = 4 * sum(sizes.values()) * self._width * len(self._layers) / 2**20
-        self._say(f"step {step}: {sum(sizes.values())} instances, {len(self._layers)} layers, {mib:.3g} MiB of states")
+        n_positions, n_layers = len(self._scorers.names), len(self._layers)
+        mib = 4 * sum(sizes.values()) * self._width * n_positions * n_layers / 2**20
+        tokens = f"{n_positions} tokens of each, " if n_positions > 1 else ""
+        self._say(f"step {step}: {sum(sizes.values())} instances, {tokens}{n_layers} layers, {mib:.3g} MiB of states")
         # where the results go, if they are kept, since there is room; else where TMPDIR says
         out = self._options.out
         beside = None if out is None else next(above for above in out.absolute().parents if above.is_dir())
         with tempfile.TemporaryDirectory(prefix=".fclm-", dir=beside) as place:
-            source = FileSource(Path(place), self._points, self._layers)
+            source = FileSource(Path(place), self._points, self._layers, n_positions)
             source.write(chunks)
-            found = score_layerwise(source, self._scorer, step, self._options.spaces)
+            found = score_layerwise(source, self._scorers, step, self._options.spaces)
         self._write(found, step, time.perf_counter() - started)
         return [dict.fromkeys(SCORE_COLUMNS) | row for row in found.rows]
 
@@ -117,7 +127,7 @@ class ProbeWork:
             return
         if self._record is None:
             self._record = Record(self._options.out, self._described)
-        self._record.write_scores(step, found.rows, found.maps, warm=False)
+        self._record.write_scores(step, found.rows, found.maps, found.map_notes())
         self._record.write_step(step, seconds)
 
 

@@ -26,6 +26,8 @@ from fastcluster_lm.tasks import QuestionSet, TaskSet, taskset_from_dict
 Configure = Callable[[RunConfig], RunConfig]
 # prompts of one forward
 PROMPT_BATCH = 16
+# whose states are scored
+LAST = ("last",)
 # what may be set for a probe of a model that exists; all else is about training
 SETTABLE = ("device", "probe.", "scores.")
 
@@ -60,8 +62,10 @@ def probe_run(
     splits = _instances(rooms, config, taskset)
     tasks, evaluator = taskset or rooms.taskset, rooms.trainer.evaluator
     evaluator.batch_size = options.batch_size or evaluator.batch_size
-    shape = (config.model.n_layers + 1, config.model.d_model)
-    sources = choose_sources(splits, evaluator, config.probe, n_inputs=tasks.n_inputs, shape=shape)
+    shape, positions = (config.model.n_layers + 1, config.model.d_model), config.probe.all_positions
+    # all layers of one position after those of another: (P * layers, d)
+    all_of_them = len(positions) * shape[0], shape[1]
+    sources = choose_sources(splits, evaluator, config.probe, n_inputs=tasks.n_inputs, shape=all_of_them)
     points = {name: source.points for name, source in sources.items()}
     check_reachable(points["train"], config.scores.n_neighbors)
     names = {
@@ -71,7 +75,7 @@ def probe_run(
         "output": [*tasks.outputs],
     }
     device = rooms.device.torch_device
-    work = ProbeWork(config, points, names, options, config.model.n_layers, config.model.d_model, device, say)
+    work = ProbeWork(config, points, names, options, shape, positions, device, say)
     rows: list[Row] = []
     with work.opened(rooms.trainer.model, {"run": folder.path.resolve().name, "steps": steps}):
         for at in steps:
@@ -121,7 +125,7 @@ def probe_model(
     reader = PromptReader(loaded.model, Layers.RESIDUAL)
     encoded = [loaded.encode(prompt) for prompt in prompts]
     _check_lengths(encoded, loaded.model.config.get_text_config())
-    work = ProbeWork(config, points, names, options, reader.n_blocks, reader.width, device, say)
+    work = ProbeWork(config, points, names, options, (reader.n_blocks + 1, reader.width), LAST, device, say)
     with work.opened(loaded.model, {"folder": folder.resolve().name, "chat": loaded.chat}):
         return work.score({"val": reader.states_in_chunks(encoded, options.batch_size or PROMPT_BATCH)}, 0)
 

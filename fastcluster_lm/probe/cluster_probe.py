@@ -282,7 +282,7 @@ class ClusterProbe:
                 if self._record is None:
                     return []
                 found = self._score(states, step, self._record.probes)
-            self._record.write_scores(step, found.rows, found.maps, warm=found.warm)
+            self._record.write_scores(step, found.rows, found.maps, found.map_notes())
             self._rows, skipped = found.rows, found.skipped
             if skipped is not None:
                 warnings.warn(f"the probe of step {step} skipped {skipped}", ProbeSkippedWarning, stacklevel=3)

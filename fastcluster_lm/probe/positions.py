@@ -43,6 +43,10 @@ class Scorers:
         others = (Scorer(config, engine, device, seed, self.first.divisions) for _ in self.names[1:])
         self._scorers = dict(zip(self.names, (self.first, *others), strict=True))
 
+    def of(self, position: str) -> Scorer:
+        """Give the scorer of one position."""
+        return self._scorers[position]
+
     def again(self, seed: int) -> "Scorers":
         """Give scorers that have seen nothing yet, with a seed of their own."""
         return Scorers(self.names, self.first.config, self.first.engine, self.first.device, seed)

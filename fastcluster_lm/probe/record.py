@@ -133,14 +133,14 @@ class Record:
         return Before(last, state, rows.get(step, {}), notes + ([] if moved is None else [str(moved)]))
 
     def write_scores(
-        self, step: int, rows: Sequence[Mapping[str, Any]], maps: Mapping[str, np.ndarray], *, warm: bool
+        self, step: int, rows: Sequence[Mapping[str, Any]], maps: Mapping[str, np.ndarray], notes: Mapping[str, str]
     ) -> None:
-        """Write what a probe found; without a map there is no file of one.
+        """Write what a probe found, and notes beside its maps; without a map there is no file of one.
 
         Errors: RunFolderError if the disk refuses
         """
         if maps:
-            self.folder.write_map(step, maps, {"warm": str(warm).lower()})
+            self.folder.write_map(step, maps, notes)
         self.folder.append_scores(rows)
         self.probes += 1
 

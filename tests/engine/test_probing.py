@@ -31,10 +31,10 @@ def known_again(rows):
     return [{name: value for name, value in row.items() if name != "neighbor_overlap"} for row in rows]
 
 
-@pytest.fixture(scope="module", params=["input", "instruction"])
+@pytest.fixture(scope="module", params=[("input",), ("instruction",), ("instruction", "input")])
 def run(request, tmp_path_factory):
     """Train a run with a probe and a checkpoint at steps 4 and 8."""
-    config = config_from_dict({**COLD, "probe": {**SMALL["probe"], "position": request.param}})
+    config = config_from_dict({**COLD, "probe": {**SMALL["probe"], "positions": request.param}})
     return start_run(config, tmp_path_factory.mktemp("probing") / "run").folder
 
 
@@ -43,7 +43,7 @@ def test_rows_are_those_of_the_probe_within_training(run):
     rows = probe_run(run.path)
     within = [row for row in run.scores() if row["step"] == 8]
     assert len(rows) > 80 and {row["space"] for row in rows} == {"hidden", "map"}
-    assert list(rows[0]) == list(SCORE_COLUMNS)
+    assert list(rows[0]) == list(SCORE_COLUMNS) and None not in {row["position"] for row in rows}
     assert known_again(rows) == known_again(within)
     assert contents(run) == before
 
@@ -56,6 +56,22 @@ def test_every_checkpoint_can_be_scored(run):
     ]
     with pytest.raises(RunFolderError, match="no checkpoint of step 5; whole ones: 4, 8"):
         probe_run(run.path, step=5)
+
+
+def test_other_tokens_than_the_runs_own_can_be_scored(run, tmp_path):
+    choose = settings_for(['probe.positions=["input", "instruction"]'], {})
+    rows = probe_run(run.path, choose, ProbeOptions(out=tmp_path / "out"))
+    assert list(dict.fromkeys(row["position"] for row in rows)) == ["input", "instruction"]
+    within = [row for row in run.scores() if row["step"] == 8]
+    for position in {row["position"] for row in within}:
+        alike = [[row for row in known_again(found) if row["position"] == position] for found in (rows, within)]
+        assert alike[0] == alike[1]
+    folder = RunFolder.open(tmp_path / "out")
+    arrays, notes = folder.read_map(8)
+    assert arrays["points/instruction"].shape == arrays["points"].shape == (3, 96, 2)
+    assert notes["warm/instruction"] == "false"
+    assert folder.config()["probe"]["position"] == "input"
+    assert folder.config()["probe"]["positions"] == ["input", "instruction"]
 
 
 def test_smaller_chunks_change_no_more_than_rounding_does(run):

@@ -14,7 +14,7 @@ from fastcluster_lm.errors import DataError, ProbeError
 from fastcluster_lm.probe.layerwise import score_layerwise
 from fastcluster_lm.probe.pending import Captured
 from fastcluster_lm.probe.points import labelled_points
-from fastcluster_lm.probe.scorer import Scorer
+from fastcluster_lm.probe.positions import Scorers
 from fastcluster_lm.probe.sources.file import FileSource, StateFile
 from fastcluster_lm.scores.engines import choose_engine
 
@@ -44,8 +44,8 @@ def points():
     return labelled_points({"train": labels, "val": labels}, map_points=60, n_neighbors=5, seed=0)[0]
 
 
-def a_scorer(config: ScoresConfig = CONFIG) -> Scorer:
-    return Scorer(config, choose_engine("fused", CPU, config.memory_mib), CPU, 0)
+def a_scorer(config: ScoresConfig = CONFIG, positions: tuple[str, ...] = ("end",)) -> Scorers:
+    return Scorers(positions, config, choose_engine("fused", CPU, config.memory_mib), CPU, 0)
 
 
 def stream(states, points, folder: Path, *, chunk: int = 70, config: ScoresConfig = CONFIG, **options):
@@ -85,6 +85,24 @@ def test_a_layer_at_a_time_gives_the_same_rows(states, points, tmp_path, monkeyp
     assert reads == [(0, N_LAYERS), (0, N_LAYERS)]
     assert apart.rows == together.rows
     assert (apart.maps["points"] == together.maps["points"]).all()
+
+
+@pytest.mark.parametrize("layers", [range(N_LAYERS), [1, 4]])
+def test_of_several_positions_each_has_the_rows_it_has_alone(states, points, whole, tmp_path, layers):
+    both = {name: torch.cat([X, X.square()]) for name, X in states.items()}
+    chunks = {name: iter(X.split(70, 1)) for name, X in both.items()}
+    source = FileSource(tmp_path, points, layers, 2)
+    source.write(chunks)
+    found = score_layerwise(source, a_scorer(positions=("end", "begin")), 7)
+    apart = {"end": stream(states, points, tmp_path, layers=layers)}
+    apart["begin"] = stream({name: X.square() for name, X in states.items()}, points, tmp_path, layers=layers)
+    rows = [{**row, "position": name} for name, own in apart.items() for row in own.rows]
+    assert found.rows == rows and len({row["ari"] for row in rows}) > 2
+    assert (found.maps["points"] == apart["end"].maps["points"]).all()
+    assert (found.maps["points/begin"] == apart["begin"].maps["points"]).all()
+    assert (
+        found.maps.keys() == apart["end"].maps.keys() | {"points/begin"} and found.map_notes()["warm/begin"] == "false"
+    )
 
 
 def test_chosen_layers_have_the_rows_that_they_have_among_all(states, points, whole, tmp_path):
@@ -147,7 +165,7 @@ from pathlib import Path
 import numpy as np, torch
 from fastcluster_lm.config import ScoresConfig
 from fastcluster_lm.probe.points import labelled_points
-from fastcluster_lm.probe.scorer import Scorer
+from fastcluster_lm.probe.positions import Scorers
 from fastcluster_lm.probe.layerwise import score_layerwise
 from fastcluster_lm.probe.sources.file import FileSource
 from fastcluster_lm.scores.engines import choose_engine
@@ -158,7 +176,7 @@ for n_layers, memory_mib in ((4, 1), (48, 1), (48, 1000)):
     generator = torch.Generator().manual_seed(0)
     chunks = (torch.randn(n_layers, 8, 512, generator=generator) for _ in range(n // 8))
     config = ScoresConfig(memory_mib=memory_mib, n_init=1, n_nulls=1)
-    scorer = Scorer(config, choose_engine("fused", cpu, memory_mib), cpu, 0)
+    scorer = Scorers(("end",), config, choose_engine("fused", cpu, memory_mib), cpu, 0)
     with tempfile.TemporaryDirectory() as folder:
         source = FileSource(Path(folder), points, range(n_layers))
         source.write({"val": chunks})

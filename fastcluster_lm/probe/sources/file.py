@@ -19,25 +19,28 @@ Chunks = Iterable[Float[Tensor, "layers chunk d"]]
 class FileSource:
     """States of all splits, never in memory all at once: written as they come, given back some layers at a time.
 
-    layers: the wanted ones, by number, in their order; folder holds a file for each split, of the wanted layers alone
+    layers: the wanted ones of each position, by number, in their order; folder holds a file for each split, of the
+            wanted layers alone, all those of the first position before those of the next
     Units:  on disk 4 bytes a number
     """
 
-    def __init__(self, folder: Path, points: Mapping[str, Points], layers: Sequence[int]) -> None:
-        self.points, self.layers = points, list(layers)
+    def __init__(self, folder: Path, points: Mapping[str, Points], layers: Sequence[int], n_positions: int = 1) -> None:
+        self.points, self.layers, self._n_positions = points, list(layers), n_positions
         self._files = {name: StateFile(folder / f"{name}.states", len(own)) for name, own in points.items()}
 
     def write(self, chunks: Mapping[str, Chunks]) -> None:
         """Take the states of each split's points, some at a time and in their order.
 
-        Shapes: chunks (layers, chunk, d) of all layers, by split
+        Shapes: chunks (P * layers, chunk, d) of all layers, by split
         Errors: DataError naming the wanted layers that hold NaN; RunFolderError if the disk refuses
         """
         for name, file in self._files.items():
             for states in chunks[name]:
+                n_layers = len(states) // self._n_positions
+                wanted = [at * n_layers + layer for at in range(self._n_positions) for layer in self.layers]
                 # chosen by number, a copy is made of the wanted layers alone
-                chosen = states if len(self.layers) == len(states) else states[self.layers]
-                _check_finite(chosen, self.layers)
+                chosen = states if len(wanted) == len(states) else states[wanted]
+                _check_finite(chosen, self.layers * self._n_positions)
                 file.write(chosen)
 
     @property
@@ -45,12 +48,16 @@ class FileSource:
         """How much memory one layer of all points takes."""
         return sum(4 * file.n * file.width for file in self._files.values())
 
-    def capture(self, first: int, last: int, device: torch.device) -> dict[str, Points]:
-        """Give the points where the wanted layers from first up to last put them, that one left out.
+    def capture(self, position: int, first: int, last: int, device: torch.device) -> dict[str, Points]:
+        """Give the points where a position's wanted layers from first up to last put them, that one left out.
 
         Shapes: -> X (last - first, n, d) by split
         """
-        return {name: own.at(self._files[name].read(first, last).to(device)) for name, own in self.points.items()}
+        before = position * len(self.layers)
+        return {
+            name: own.at(self._files[name].read(before + first, before + last).to(device))
+            for name, own in self.points.items()
+        }
 
 
 class StateFile:
@@ -100,6 +107,6 @@ class StateFile:
 
 def _check_finite(states: Float[Tensor, "layers chunk d"], layers: Sequence[int]) -> None:
     finite = states.isfinite().flatten(1).all(1).tolist()
-    broken = [str(layer) for layer, is_finite in zip(layers, finite, strict=True) if not is_finite]
+    broken = {str(layer): None for layer, is_finite in zip(layers, finite, strict=True) if not is_finite}
     if broken:
         raise DataError(f"the states hold NaN or infinity in layer {', '.join(broken)}; expected finite values")
