@@ -32,9 +32,10 @@ _HOMES = {
     "FclmError": "fastcluster_lm.errors",
     "FclmLightningCallback": "fastcluster_lm.probe.adapters.lightning",
     "FclmTrainerCallback": "fastcluster_lm.probe.adapters.hugging_face",
+    "ScoresConfig": "fastcluster_lm.config",
     **dict.fromkeys(_SCORES, "fastcluster_lm.scores"),
 }
-__all__ = ["ClusterProbe", "FclmError", "FclmLightningCallback", "FclmTrainerCallback", "__version__", *_SCORES]
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

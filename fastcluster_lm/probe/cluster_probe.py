@@ -4,7 +4,7 @@ import math
 import operator
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -12,7 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, distributed, nn
 
 from fastcluster_lm.config import ScoresConfig
@@ -23,7 +25,8 @@ from fastcluster_lm.probe.pending import Captured, ProbeResult
 from fastcluster_lm.probe.points import labelled_points
 from fastcluster_lm.probe.record import Record, Subject
 from fastcluster_lm.probe.scorer import Scorer, narrowest_group
-from fastcluster_lm.probe.sources.modules import Inputs, LayerReader, Position, count_instances
+from fastcluster_lm.probe.sources.inputs import Inputs, as_inputs, count_instances
+from fastcluster_lm.probe.sources.modules import LayerReader, Layers, Position
 from fastcluster_lm.probe.undisturbed import plain_torch
 from fastcluster_lm.scores.engines import choose_engine
 from fastcluster_lm.scores.engines.params import TsneParams
@@ -57,12 +60,15 @@ class ClusterProbe:
     """Score, every few steps, how instances of the caller's gather by task in the layers of a model in training.
 
     model:    any module; compiled, replicated (DDP) and sharded (FSDP) ones too
-    inputs:   what its forward takes, one row an instance: a tensor, a dict of tensors (keywords), a tuple
+    inputs:   what its forward takes, one row an instance: a tensor, an array, a list of rows, or some of them in a dict
+              (keywords) or a tuple
     labels:   (n,) tasks, integers or text; or a dict with `task` and any of `distribution`, `input`, `output`,
               `instruction`, (n,) each: nulls, groups and neighbours of other distributions need them
     val:      another (inputs, labels), scored against the first as validation against training. Without it the one set
               is called `val` in the rows, and its neighbours are its own
-    layers:   names of modules, `*` for one part of a name; scored in the model's order
+    layers:   names of modules as the plain model has them, whatever compiles, shards, replicates or adapts it, `*` for
+              one part of a name; scored in the model's order. Or, for states that no module gives, a function of
+              (model, batch) that runs the model and gives them by name, {"mlp": (B, T, D) or (B, D)}
     every:    steps between probes
     position: whose token's state is scored: an index, the name of an input whose last marked token it is
               ("attention_mask"), a tensor of indices (n,) or marks (n, T), or a function of (output, rows) -> (B, D)
@@ -72,6 +78,8 @@ class ClusterProbe:
     scores:   how states are scored; map_points: instances a split on the map
     batch_size: instances of one forward
     autocast: dtype of the probe's forward; None: as the caller autocasts
+    log:      called with (metrics, step) after each probe, as `wandb.log` is: task ARI and neighbour share of each
+              layer under names such as fclm/blocks.3/ari
 
     Construction tries two instances and raises what is wrong. Later a probe that fails, for want of memory, is skipped
     with a warning, and so is a layer whose states are not finite, while the others are scored; `skipped` in the row of
@@ -83,13 +91,13 @@ class ClusterProbe:
     def __init__(
         self,
         model: nn.Module,
-        inputs: Inputs,
+        inputs: Any,
         labels: Any,
         *,
-        layers: str | Sequence[str],
+        layers: Layers,
         every: int = 50,
         val: tuple[Any, Any] | None = None,
-        position: Position = -1,
+        position: Position | np.ndarray | list[Any] = -1,
         out: str | Path | None = None,
         scores: ScoresConfig | None = None,
         map_points: int = 480,
@@ -97,16 +105,20 @@ class ClusterProbe:
         autocast: torch.dtype | None = None,
         seed: int = 0,
         resume: bool = False,
+        log: Callable[[dict[str, float], int], object] | None = None,
     ) -> None:
         if resume and out is None:
             raise UsageError("resume: expected out= the run folder to go on with, got none")
         for name, value in (("every", every), ("batch_size", batch_size), ("map_points", map_points)):
             if value < 1:
                 raise UsageError(f"{name}: expected 1 or more, got {value}")
+        if isinstance(position, np.ndarray | list):
+            position = torch.as_tensor(position)
         if val is not None and isinstance(position, Tensor):
             raise UsageError("position: expected an index, a name or a function where there is val too, got a tensor")
         self.every, self._config = every, scores or ScoresConfig()
-        self._inputs = {"val": inputs} if val is None else {"train": inputs, "val": val[0]}
+        own_inputs = {"val": inputs} if val is None else {"train": inputs, "val": val[0]}
+        self._inputs: dict[str, Inputs] = {name: as_inputs(own) for name, own in own_inputs.items()}
         given = {"val": labels} if val is None else {"train": labels, "val": val[1]}
         with plain_torch():
             self._points, names = labelled_points(
@@ -126,7 +138,10 @@ class ClusterProbe:
             self._scorer = Scorer(self._scores, engine, device, seed)
             self._group = narrowest_group(list(self._points.values())[-1])
         self.is_writer = not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank())
+        self._log = log
+        # of the newest probe: rows, and states until the next step
         self._rows: list[Row] = []
+        self._states: dict[str, Tensor] = {}
         # the step of the last probe, and the last step that was given
         self._last, self._given, self._closed = -1, -1, False
         # what stood beside the first step, if it had been probed before
@@ -161,6 +176,28 @@ class ClusterProbe:
     def scores(self) -> list[Row]:
         """The rows of the newest probe."""
         return self._rows
+
+    @property
+    def history(self) -> list[Row]:
+        """The rows of all probes, read from the run folder, those before a resume too; none on ranks without one."""
+        return [] if self.folder is None else self.folder.scores()
+
+    def states(self) -> dict[str, Float[Tensor, "layers n d"]]:
+        """Give the states that were just scored, by split, on the host; they are kept until the next step is given.
+
+        Errors: UsageError where there are none
+        """
+        if not self._states:
+            raise UsageError("states: expected a probe in the step that was given last, there was none")
+        return dict(self._states)
+
+    def __repr__(self) -> str:
+        sizes = " and ".join(f"{len(own)} {name}" for name, own in self._points.items())
+        where = "no folder" if self.folder is None else repr(str(self.folder.path))
+        last = "not probed yet" if self._last < 0 else f"probed at step {self._last}"
+        what = f"{len(self.layers)} layers of {type(self._reader.model).__name__}, {sizes} instances"
+        closed = "closed, " if self._closed else ""
+        return f"<ClusterProbe of {what}, every {self.every} steps into {where}; {closed}{last}>"
 
     def is_due(self, step: int) -> bool:
         """Say whether `step` would probe at this step: `every` divides it, and it was not probed just now."""
@@ -197,7 +234,7 @@ class ClusterProbe:
 
     def abandon(self) -> None:
         """Give the run folder free as it is, that of a run that was stopped."""
-        self._closed = True
+        self._closed, self._states = True, {}
         if self._record is not None:
             self._record.close()
 
@@ -213,10 +250,10 @@ class ClusterProbe:
             self.abandon()
 
     def headline(self) -> dict[str, float]:
-        """Give the newest task scores of each layer, of the narrowest group, under names for a logger."""
+        """Give the newest task scores of each layer, of the narrowest group, under names such as fclm/blocks.3/ari."""
         wanted = {"split": "val", "space": "hidden", "group": self._group, "labels": "task"}
         return {
-            f"fclm/{row['group']}/{column}/layer_{row['layer']}": row[column]
+            f"fclm/{self.layers[row['layer']]}/{column}": row[column]
             for row in self._rows
             if all(row[key] == value for key, value in wanted.items())
             for column in ("ari", "knn_share")
@@ -262,7 +299,7 @@ class ClusterProbe:
                 warnings.warn(f"{self._record.folder.path}: {note}", stacklevel=3)
         elif number > self._given:
             self._known = {}
-        self._given = number
+        self._given, self._states = number, {}
         return number
 
     @property
@@ -284,6 +321,8 @@ class ClusterProbe:
                 found = self._score(states, step, self._record.probes)
             self._record.write_scores(step, found.rows, found.maps, found.map_notes())
             self._rows, skipped = found.rows, found.skipped
+            # on a GPU that trains, room for them is short
+            self._states = {name: X.cpu() for name, X in states.items()}
             if skipped is not None:
                 warnings.warn(f"the probe of step {step} skipped {skipped}", ProbeSkippedWarning, stacklevel=3)
         except (torch.OutOfMemoryError, FclmError) as error:
@@ -302,6 +341,8 @@ class ClusterProbe:
                 self._record.write_step(step, time.perf_counter() - started, skipped=skipped, **seen)
         except FclmError as error:
             warnings.warn(f"step {step} could not be written: {error}", ProbeSkippedWarning, stacklevel=3)
+        if self._log is not None and (metrics := self.headline()):
+            self._log(metrics, step)
         return self._rows
 
     def _read(self, inputs: Inputs) -> Tensor:

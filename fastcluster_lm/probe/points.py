@@ -74,18 +74,23 @@ def labelled_points(
         codes[kind] = np.split(factorize(whole)[0], np.cumsum(sizes)[:-1])
         names[kind] = [str(name) for name in np.unique(whole)]
     if len(np.unique(np.concatenate(codes["task"]))) < 2:
-        raise UsageError("labels: expected two tasks or more, got one; clusters of one label cannot be told apart")
+        raise UsageError(
+            f"labels: expected two tasks or more, got one, {names['task'][0]!r}; clusters of one label cannot be told "
+            "apart"
+        )
     points: dict[str, Points] = {}
     for at, (name, n) in enumerate(zip(named, sizes, strict=True)):
         own = {kind: codes[kind][at] for kind in kinds}
         instructions = own.pop("instruction", np.arange(n))
         if "input" in own:
             own["task_input"] = own["task"] * (1 + max(int(part.max()) for part in codes["input"])) + own["input"]
-        fewest = fewest_partners(own["task"], instructions)
+        fewest, worst = fewest_partners(own["task"], instructions)
         if fewest < n_neighbors:
+            of_others = " of other instructions" if "instruction" in kinds else ""
             raise UsageError(
-                f"labels: expected {n_neighbors} other instances of each task in {name}, as scores.n_neighbors asks "
-                f"for, got {fewest} for one; give more, or lower it"
+                f"labels: expected {n_neighbors} other instances{of_others} for each of a task in {name}, as "
+                f"scores.n_neighbors asks for, got {fewest} for one of task {names['task'][own['task'][worst]]!r}; "
+                "give more, or lower it"
             )
         shown = torch.from_numpy(_balanced(own, min(map_points, n), seed))
         # the second split's numbers begin beyond all that the first could have
@@ -111,7 +116,7 @@ def check_reachable(points: Points, n_neighbors: int) -> None:
     for group_name, group in groups.items():
         for apart_name, identity in apart.items():
             cell = np.unique(np.stack([labels["task"], group]), axis=1, return_inverse=True)[1].ravel()
-            fewest = fewest_partners(cell, identity)
+            fewest, _ = fewest_partners(cell, identity)
             if fewest < n_neighbors:
                 raise ConfigError(
                     f"scores.n_neighbors: expected at most {fewest}, the fewest points of one task and "
@@ -120,13 +125,14 @@ def check_reachable(points: Points, n_neighbors: int) -> None:
                 )
 
 
-def fewest_partners(cell: Int[np.ndarray, " n"], identity: Int[np.ndarray, " n"]) -> int:
-    """Count, for the worst-placed point, the points of its cell that have another identity.
+def fewest_partners(cell: Int[np.ndarray, " n"], identity: Int[np.ndarray, " n"]) -> tuple[int, int]:
+    """Count, for the worst-placed point, the points of its cell that have another identity, and say which one it is.
 
     Shapes: cell (n,), a task's or finer, identity (n,)
     """
     both = np.unique(np.stack([cell, identity]), axis=1, return_inverse=True)[1].ravel()
-    return int((np.bincount(cell)[cell] - np.bincount(both)[both]).min())
+    partners = np.bincount(cell)[cell] - np.bincount(both)[both]
+    return int(partners.min()), int(partners.argmin())
 
 
 def _named(given: Any, split: str) -> dict[str, np.ndarray]:

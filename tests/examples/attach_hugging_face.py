@@ -15,12 +15,12 @@ torch.manual_seed(0)
 config = GPT2Config(vocab_size=18, n_positions=3, n_embd=32, n_layer=2, n_head=2, bos_token_id=None, eos_token_id=None)
 model = GPT2LMHeadModel(config)
 arguments = TrainingArguments("trained", max_steps=40, per_device_train_batch_size=48, learning_rate=3e-3, use_cpu=True)
-trainer = Trainer(model, arguments, train_dataset=[{"input_ids": row, "labels": row} for row in tokens])
-
 labels = {"task": task, "distribution": word, "input": x, "output": output}
 inputs = {"input_ids": tokens[:, :2]}  # read at the last of these, the input
 layers = ["transformer.wte", "transformer.h.*"]
-trainer.add_callback(
-    FclmTrainerCallback(trainer, lambda model: ClusterProbe(model, inputs, labels, layers=layers, every=20, out="run"))
+callback = FclmTrainerCallback(
+    lambda model: ClusterProbe(model, inputs, labels, layers=layers, every=20, out="run", resume=True)
 )
+data = [{"input_ids": row, "labels": row} for row in tokens]
+trainer = Trainer(model, arguments, train_dataset=data, callbacks=[callback])
 trainer.train()

@@ -28,9 +28,9 @@ def test_the_hugging_face_example_runs(tmp_path):
     trainer = runpy.run_path(str(EXAMPLES / "attach_hugging_face.py"))["trainer"]
     check_example(tmp_path / "run", ["transformer.wte", "transformer.h.0", "transformer.h.1"])
     # and its scores are where the Trainer keeps its own
-    logged = [entry for entry in trainer.state.log_history if "fclm/all/knn_share/layer_2" in entry]
+    logged = [entry for entry in trainer.state.log_history if "fclm/transformer.h.1/knn_share" in entry]
     assert [entry["step"] for entry in logged] == [0, 20, 40]
-    assert logged[1]["fclm/all/knn_share/layer_2"] > logged[0]["fclm/all/knn_share/layer_2"]
+    assert logged[1]["fclm/transformer.h.1/knn_share"] > logged[0]["fclm/transformer.h.1/knn_share"]
 
 
 def test_the_lightning_example_runs(tmp_path):
@@ -38,7 +38,7 @@ def test_the_lightning_example_runs(tmp_path):
     trainer = runpy.run_path(str(EXAMPLES / "attach_lightning.py"))["trainer"]
     check_example(tmp_path / "run", ["blocks.0", "blocks.1"])
     lines = Path(trainer.logger.log_dir, "metrics.csv").read_text().splitlines()
-    assert "fclm/all/ari/layer_1" in lines[0] and len(lines) >= 3
+    assert "fclm/blocks.1/ari" in lines[0] and len(lines) >= 3
 
 
 def check_example(path, layers):
@@ -87,10 +87,10 @@ def train_hugging_face(path, every, bf16=False, steps=6, *, save=0, end=None, re
         inputs = {"tokens": tokens}
         trainer.add_callback(
             FclmTrainerCallback(
-                trainer,
                 lambda model: ClusterProbe(
                     model, inputs, labels, layers="net.blocks.*", every=every, out=path, scores=QUICK
                 ),
+                trainer,
             )
         )
     trainer.train(resume_from_checkpoint=resume)

@@ -150,6 +150,79 @@ def test_the_commands_read_the_run_folder(tmp_path):
     assert resumed.exit_code == 2 and "attached to another loop" in resumed.output
 
 
+def test_labels_alone_have_a_null_that_is_named(tmp_path):
+    rows = attach(Net(), tmp_path / "run", labels=labels["task"]).step(0)
+    assert {(row["space"], row["group"], row["labels"]) for row in rows} == {
+        ("hidden", "all", "task"), ("map", "all", "task"),
+    }  # fmt: skip
+    for row in rows:
+        assert row["null_kind"] == "permutation" and row["base_rate"] == pytest.approx(1 / 3)
+        assert abs(row["null_ari"]) < 0.1 and row["null_knn_share"] == pytest.approx(15 / 47, abs=0.1)
+    named = attach(Net(), tmp_path / "named").step(0)
+    kinds = {row["null_kind"] for row in named if (row["group"], row["labels"]) == ("all", "task")}
+    assert kinds == {"distributions"} and {row["null_kind"] for row in named if row["labels"] == "input"} == {None}
+    # a row of an older version has neither
+    lines = (tmp_path / "run" / "scores.jsonl").read_text().replace('"null_kind":"permutation",', "")
+    (tmp_path / "run" / "scores.jsonl").write_text(lines)
+    assert {row["null_kind"] for row in RunFolder.open(tmp_path / "run").scores()} == {None}
+
+
+def test_metrics_go_by_the_names_of_layers_to_any_logger(tmp_path):
+    told = []
+    probe = attach(Net(), tmp_path / "run", log=lambda metrics, step: told.append((step, metrics)))
+    for step in range(5):
+        probe.step(step)
+    assert [step for step, _ in told] == [0, 2, 4] and told[-1][1] == probe.headline()
+    assert set(probe.headline()) == {f"fclm/blocks.{at}/{column}" for at in (0, 1) for column in ("ari", "knn_share")}
+    row = next(r for r in probe.scores if (r["layer"], r["group"], r["labels"]) == (1, "all", "task"))
+    assert row["space"] == "hidden" and told[-1][1]["fclm/blocks.1/ari"] == row["ari"]
+    # an error of the caller's own function is the caller's
+    with pytest.raises(ZeroDivisionError):
+        attach(Net(), tmp_path / "other", log=lambda metrics, step: 1 / 0).step(0)
+
+
+def test_a_probe_tells_what_it_is_and_what_it_found(tmp_path):
+    model = Net()
+    model.noise = 0.0
+    probe = attach(model, tmp_path / "run")
+    shown = f"2 layers of Net, 48 val instances, every 2 steps into '{tmp_path / 'run'}'; "
+    assert repr(probe) == f"<ClusterProbe of {shown}not probed yet>" and probe.history == []
+    with pytest.raises(UsageError, match="states: expected a probe in the step that was given last"):
+        probe.states()
+    first = probe.step(0)
+    states = probe.states()
+    model.eval()
+    with torch.no_grad():
+        h = model.embed(tokens)
+        h = h + h.mean(1, keepdim=True)
+        expected = model.blocks[0](h)[:, -1]
+    model.train()
+    assert list(states) == ["val"] and torch.equal(states["val"][0], expected)
+    probe.step(1)
+    with pytest.raises(UsageError, match="there was none"):
+        probe.states()
+    second = probe.step(2)
+    assert [(row["step"], row["ari"]) for row in probe.history] == [
+        (row["step"], row.get("ari")) for row in first + second
+    ]
+    probe.close()
+    assert repr(probe) == f"<ClusterProbe of {shown}closed, probed at step 2>" and len(probe.history) == len(first) * 2
+
+
+@pytest.mark.parametrize("form", ["array", "list", "keywords", "in turn"])
+def test_arrays_and_lists_are_inputs(tmp_path, form):
+    rows = tokens.numpy()
+    given = {"array": rows, "list": rows.tolist(), "keywords": {"tokens": rows.tolist()}, "in turn": [rows]}[form]
+    own = {kind: values.tolist() for kind, values in labels.items()}
+    options = {"layers": "*", "position": [1] * 48}
+    model = torch.nn.Sequential(torch.nn.Embedding(14, 8), torch.nn.Linear(8, 8))
+    if form == "keywords":
+        model.forward = lambda tokens: model[1](model[0](tokens))
+    found = attach(model, tmp_path / "run", inputs=given, labels=own, **options).step(0)
+    expected = attach(model, tmp_path / "other", **{**options, "position": 1}).step(0)
+    assert [(row["labels"], row["ari"]) for row in found] == [(row["labels"], row["ari"]) for row in expected]
+
+
 def test_labels_that_are_all_one_or_all_different_are_scored(tmp_path):
     odd = {"task": labels["task"], "distribution": torch.arange(48), "input": torch.zeros(48), "output": ["a"] * 48}
     rows = attach(Net(), tmp_path / "run", labels=odd, map_points=6).step(0)
@@ -182,7 +255,7 @@ def test_nan_in_a_layer_skips_that_layer_and_says_why(tmp_path):
     with pytest.warns(ProbeSkippedWarning, match="the probe of step 1 skipped layer 1: states of val are not finite"):
         rows = probe.step(1)
     assert all((row["ari"] is None) == (row["layer"] == 1) for row in rows if row["group"] == "all")
-    assert {name[-1] for name in probe.headline()} == {"0"}
+    assert {name.split("/")[1] for name in probe.headline()} == {"blocks.0"}
     with torch.no_grad():
         model.blocks[1][0].weight[0, 0] = 0.0
     assert probe.step(2)
@@ -280,12 +353,17 @@ def test_a_layer_that_falls_silent_skips_the_probe(tmp_path):
         ({"layers": "block.*"}, UsageError, r"none matches 'block\.\*'; did you mean 'blocks\.\*'\?; there are: embed"),
         ({"layers": ["blocks.*", "nothing"]}, UsageError, "none matches 'nothing'; there are: embed, blocks, blocks"),
         ({"labels": labels["task"][:40]}, ShapeError, "48 rows of inputs and 40 labels"),
-        ({"labels": torch.zeros(48)}, UsageError, "two tasks or more, got one"),
-        ({"labels": torch.arange(48)}, UsageError, "5 other instances of each task in val, .* got 0"),
+        ({"labels": torch.zeros(48)}, UsageError, "two tasks or more, got one, '0.0'"),
+        ({"labels": torch.arange(48)}, UsageError, "5 other instances for each .* in val, .* for one of task '0'"),
         ({"labels": {**labels, "ouput": labels["task"]}}, UsageError, "got 'ouput'; did you mean 'output'"),
         ({"labels": {"input": labels["input"]}}, UsageError, "expected task among them, got input"),
         ({"map_points": 5}, UsageError, "more instances on the map than scores.n_neighbors=5, got 5"),
         ({"every": 0}, UsageError, "every: expected 1 or more"),
+        ({"inputs": [[1, 2], [3]]}, ShapeError, "inputs: expected rows of one length, got .* pad them"),
+        ({"inputs": "text"}, UsageError, "inputs: expected a tensor, an array, rows .* got 'text'"),
+        ({"labels": {"task": ["Peru", *"abcdef" * 7, *"abcde"]}}, UsageError, "got 0 for one of task 'Peru'"),
+        ({"labels": {**labels, "instruction": labels["distribution"] // 2}}, UsageError,
+         "5 other instances of other instructions for each of a task in val, .* got 0 for one of task '0'"),
         ({"position": 2}, ShapeError, "expected tokens 0 to 1 of layer 'blocks.0', got 2"),
         ({"position": "mask"}, UsageError, "the name of an input tensor, got 'mask'"),
         ({"layers": "norm", "inputs": {"tokens": tokens, "x": tokens[:9]}}, ShapeError, "one row an instance, got"),

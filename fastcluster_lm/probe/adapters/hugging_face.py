@@ -6,18 +6,25 @@ from typing import Any
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from fastcluster_lm.errors import UsageError
 from fastcluster_lm.probe.cluster_probe import ClusterProbe, going_on
 
 
 class FclmTrainerCallback(TrainerCallback):
     """Probe the model before the first step, every few steps, and after the last.
 
-    make builds the probe once the model lies where it is trained; its scores go to `report_to` and `log_history`. Where
-    the Trainer goes on from a checkpoint, so does the probe with its run.
+    make builds the probe once the model lies where it is trained; its scores go to `log_history`, to the probe's own
+    `log`, and with a trainer, which tells a callback in `callbacks=[...]` nothing of itself, to `report_to`. Where the
+    Trainer goes on from a checkpoint, so does the probe with its run.
     Errors: those of ClusterProbe's construction, before the first step; none later
     """
 
-    def __init__(self, trainer: Trainer, make: Callable[[nn.Module], ClusterProbe]) -> None:
+    def __init__(self, make: Callable[[nn.Module], ClusterProbe], trainer: Trainer | None = None) -> None:
+        if not callable(make):
+            raise UsageError(
+                f"make: expected a function of the model that gives a ClusterProbe, got a {type(make).__name__}; the "
+                "trainer, if it is given, comes second"
+            )
         self._trainer, self._make = trainer, make
         self.probe: ClusterProbe | None = None
 
@@ -56,6 +63,8 @@ class FclmTrainerCallback(TrainerCallback):
             return
         logs = self.probe.headline() | ({} if state.epoch is None else {"epoch": state.epoch})
         state.log_history.append({**logs, "step": state.global_step})
+        if self._trainer is None:
+            return
         # on_log takes back the Trainer's wish to log this step's loss, and that is still to come
         wanted = control.should_log
         self._trainer.callback_handler.on_log(args, state, control, logs)

@@ -13,17 +13,20 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from fastcluster_lm.errors import ProbeError, ShapeError, UsageError
+from fastcluster_lm.probe.sources.inputs import Inputs, count_instances, rows_of
 from fastcluster_lm.probe.undisturbed import undisturbed
 
-Inputs = Tensor | Mapping[str, Any] | Sequence[Any]
+# names of modules, or a function of (model, batch) that runs the model and gives what else there is, by name
+Layers = str | Sequence[str] | Callable[[nn.Module, Any], Mapping[str, Tensor]]
 # an index, the key of an input that marks tokens, such marks themselves, or a function of (output, rows)
 Position = int | str | Tensor | Callable[[Tensor, Tensor], Tensor]
 
 # gives the tensor of a shape that states are written into
 Room = Callable[[tuple[int, int, int]], Tensor]
 
-# what wrappers add to a module's name
+# what wrappers add to a module's name, and those of adapters (LoRA and its like)
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+_OF_PEFT = {"base_model", "model"}
 # names that an error lists
 _SHOWN = 12
 
@@ -31,6 +34,8 @@ _SHOWN = 12
 class LayerReader:
     """The named layers of one model, read afresh each time.
 
+    layers: names of modules, or a function of the model and a batch of its inputs, as its forward takes them, that runs
+            it and gives states by name, the same names each time
     Units:  states in float32, whatever the model computes in; a layer called more than once gives its last output
     Errors: UsageError if no module has such a name, naming the nearest and what there is
     """
@@ -38,7 +43,7 @@ class LayerReader:
     def __init__(
         self,
         model: nn.Module,
-        layers: str | Sequence[str],
+        layers: Layers,
         *,
         position: Position = -1,
         batch_size: int = 256,
@@ -46,7 +51,11 @@ class LayerReader:
     ) -> None:
         self.model = unwrapped(model)
         self.sharded = is_sharded(self.model)
-        self.names = matching_layers(self.model, [layers] if isinstance(layers, str) else layers)
+        self._function = layers if callable(layers) else None
+        # those of a function are known once it was called
+        self.names = (
+            [] if callable(layers) else matching_layers(self.model, [layers] if isinstance(layers, str) else layers)
+        )
         self.batch_size = batch_size
         self._position, self._autocast = position, autocast
 
@@ -64,8 +73,8 @@ class LayerReader:
         Shapes: layers of unlike widths are filled up with zeros, which changes no distance
         Errors: ProbeError if a layer gave nothing; ShapeError for outputs without a state at the position
         """
-        modules = _named_layers(self.model)
-        if gone := [name for name in self.names if name not in modules]:
+        modules = {} if self._function else _named_layers(self.model)
+        if gone := [name for name in self.names if name not in modules and not self._function]:
             raise ProbeError(f"the model has no layer {gone[0]!r} any more; it was replaced after the probe was made")
         n = count_instances(inputs) if n is None else n
         states = torch.empty(0)
@@ -80,7 +89,7 @@ class LayerReader:
 
         handles = []
         try:
-            for index, name in enumerate(self.names):
+            for index, name in enumerate(self.names if modules else ()):
                 handles.append(modules[name].register_forward_hook(keep(index)))
             device = self.device
             with undisturbed(self.model), self._precision(device):
@@ -88,7 +97,12 @@ class LayerReader:
                     range(0, n, self.batch_size), torch.arange(n, device="cpu").split(self.batch_size), strict=True
                 ):
                     latest.clear()
-                    _call(self.model, _rows_of(inputs, rows, device))
+                    chunk = rows_of(inputs, rows, device)
+                    if self._function is None:
+                        _call(self.model, chunk)
+                    else:
+                        for index, output in enumerate(self._given_by(self._function, chunk)):
+                            keep(index)(self.model, chunk, output)
                     if silent := [name for index, name in enumerate(self.names) if index not in latest]:
                         raise ProbeError(
                             f"layer {silent[0]!r} gave nothing in a forward of the probe's inputs; "
@@ -108,6 +122,19 @@ class LayerReader:
                     # whole weights that stay would go stale with the next optimiser step
                     part.reshard()
         return states
+
+    def _given_by(self, function: Callable[[nn.Module, Any], Mapping[str, Tensor]], chunk: Any) -> list[Any]:
+        """Let the caller's function run the model, and order what it gives by name as it did the first time."""
+        given = function(self.model, chunk)
+        if not isinstance(given, Mapping) or not given:
+            raise UsageError(
+                f"layers: expected the function to give states by name, {{'mlp': (B, T, D)}} say, got {given!r:.60}"
+            )
+        self.names = self.names or [str(name) for name in given]
+        if {str(name) for name in given} != set(self.names):
+            raise ProbeError(f"layers: the function gave {', '.join(map(str, given))} after {', '.join(self.names)}")
+        by_name = {str(name): states for name, states in given.items()}
+        return [by_name[name] for name in self.names]
 
     def _put(
         self, chunks: Sequence[Float[Tensor, "B _"]], widths: Sequence[int], states: Float[Tensor, "layers B d"]
@@ -174,6 +201,10 @@ def matching_layers(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     Errors: UsageError if a pattern matches none, naming the nearest and what there is
     """
     names = [name for name in _named_layers(model) if name]
+    # a name as the wrapped model spells it is the same layer's
+    patterns = [
+        _plain(pattern) if not any(_matches(name, pattern) for name in names) else pattern for pattern in patterns
+    ]
     for pattern in patterns:
         if not any(_matches(name, pattern) for name in names):
             known = list(dict.fromkeys(re.sub(r"(?<![^.])\d+(?![^.])", "*", name) for name in names))
@@ -184,20 +215,6 @@ def matching_layers(model: nn.Module, patterns: Sequence[str]) -> list[str]:
                 f"{f'; did you mean {near[0]!r}?' if near else ''}; there are: {shown or 'none'}"
             )
     return [name for name in names if any(_matches(name, pattern) for pattern in patterns)]
-
-
-def count_instances(inputs: Inputs) -> int:
-    """Count the instances of a model's inputs.
-
-    Errors: ShapeError if its tensors differ in their first axis, or there is none
-    """
-    if isinstance(inputs, Tensor):
-        return len(inputs)
-    entries = inputs.items() if isinstance(inputs, Mapping) else enumerate(inputs)
-    sizes = {str(key): value.shape[0] for key, value in entries if isinstance(value, Tensor) and value.ndim}
-    if len(set(sizes.values())) != 1:
-        raise ShapeError(f"inputs: expected tensors with one row an instance, got rows {sizes or 'of no tensor'}")
-    return next(iter(sizes.values()))
 
 
 def _sharding(module: str, *names: str) -> tuple[Any, ...]:
@@ -215,24 +232,30 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _named_layers(model: nn.Module) -> dict[str, nn.Module]:
-    found: dict[str, nn.Module] = {}
-    for name, part in model.named_modules():
-        # the innermost of the modules with one name is the layer itself
-        found[".".join(segment for segment in name.split(".") if segment not in _WRAPPERS)] = part
+    """Name all modules as if nothing wrapped the model or a part of it.
+
+    The innermost of the modules with one name is the layer itself
+    """
+    found, plain, parts = {}, {"": ""}, dict(model.named_modules())
+    for name, part in parts.items():
+        above, _, own = name.rpartition(".")
+        if name:
+            plain[name] = plain[above] if _wraps(parts[above], own) else f"{plain[above]}.{own}".removeprefix(".")
+        found[plain[name]] = part
     return found
 
 
-def _rows_of(inputs: Inputs, rows: Int[Tensor, " B"], device: torch.device) -> Any:
-    def pick(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        return (value[rows.to(value.device)] if value.ndim else value).to(device)
+def _wraps(part: nn.Module, child: str) -> bool:
+    """Say whether a module is there for the one below it alone."""
+    if isinstance(part, DistributedDataParallel | DataParallel):
+        return child == "module"
+    of_peft = child in _OF_PEFT and any(kind.__module__.partition(".")[0] == "peft" for kind in type(part).__mro__)
+    return child in _WRAPPERS or of_peft
 
-    if isinstance(inputs, Tensor):
-        return pick(inputs)
-    if isinstance(inputs, Mapping):
-        return {key: pick(value) for key, value in inputs.items()}
-    return tuple(pick(value) for value in inputs)
+
+def _plain(pattern: str) -> str:
+    kept = ".".join(segment for segment in pattern.split(".") if segment not in _WRAPPERS)
+    return kept.removeprefix("module.").removeprefix("base_model.model.")
 
 
 def _call(model: nn.Module, chunk: Any) -> None:

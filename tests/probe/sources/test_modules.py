@@ -304,3 +304,59 @@ def test_a_width_that_changes_is_refused():
 
     with pytest.raises(ShapeError, match="width 2 after ones of width 5"):
         LayerReader(torch.nn.Sequential(Changing()), "0", batch_size=10).read(torch.rand(15, 8))
+
+
+def lora(model):
+    """Adapt a model's linear layers."""
+    peft = pytest.importorskip("peft")
+    return peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["0.0", "1.0"]))
+
+
+@pytest.mark.parametrize("wrap", [lora, lambda model: torch.compile(lora(model)), nn.DataParallel])
+def test_adapted_layers_keep_their_plain_names(wrap):
+    torch.manual_seed(0)
+    model = Net()
+    model.noise = 0.0
+    plain = LayerReader(model, ["embed", "blocks.*", "blocks.*.0"]).read(tokens)
+    wrapped = wrap(model)
+    reader = LayerReader(wrapped, ["embed", "blocks.*", "blocks.*.0"])
+    assert reader.names == ["embed", "blocks.0", "blocks.0.0", "blocks.1", "blocks.1.0"]
+    # an adapter adds nothing before it has learnt
+    assert torch.equal(reader.read(tokens), plain)
+    # nor is it the layer below the adapter that is read
+    changed = [weight for name, weight in wrapped.named_parameters() if "lora_B" in name]
+    with torch.no_grad():
+        for weight in changed:
+            weight.fill_(0.5)
+    assert bool(changed) != torch.equal(reader.read(tokens)[2], plain[2])
+    # a name as the wrapped model spells it is known too, inside another module as well
+    spelled = next(name for name, _ in wrapped.named_modules() if name.endswith("blocks.1.0"))
+    assert LayerReader(wrapped, spelled).names == ["blocks.1.0"]
+    outer = nn.ModuleDict({"net": wrapped})
+    assert matching_layers(outer, ["net.blocks.*"]) == ["net.blocks.0", "net.blocks.1"]
+
+
+def test_a_function_of_the_forward_gives_what_no_module_does():
+    model = Counter()
+
+    def between(model, batch):
+        h = model.layers[0](batch["tokens"].float()[..., None])
+        return {"before": h, "sum": (h + model.layers[1](h))[:, 0]}
+
+    inputs = {"tokens": short}
+    reader = LayerReader(model, between, position=1, batch_size=2)
+    assert reader.names == []
+    states = reader.read(inputs)
+    assert reader.names == ["before", "sum"]
+    assert states[0, :, 0].tolist() == short[:, 1].tolist() and states[1, :, 0].tolist() == (2 * short[:, 0]).tolist()
+    assert model.training and not any(part._forward_hooks for part in model.modules())
+    names = iter([["a"], ["a"], ["b"]])
+    changing = LayerReader(
+        model, lambda model, batch: dict.fromkeys(next(names), batch[..., None].float()), batch_size=2
+    )
+    changing.read(short)
+    with pytest.raises(ProbeError, match="layers: the function gave b after a"):
+        changing.read(short)
+    for nothing in ({}, short):
+        with pytest.raises(UsageError, match="layers: expected the function to give states by name"):
+            LayerReader(model, lambda model, batch, nothing=nothing: nothing).read(short)
