@@ -162,7 +162,7 @@ class PendingProbe:
 
 
 class FetchedProbe:
-    """A probe whose device work is on the host: its rows and its map are made of it.
+    """A probe whose results are on the host: makes its rows and its map of them.
 
     finite: by split whether each layer could be scored; empty where all could
     """
@@ -235,4 +235,6 @@ def numbers_of(splits: list[Points]) -> Tensor:
 
     Shapes: -> (n,) i64 on the host
     """
-    return torch.cat([own.ids for own in splits if own.ids is not None])
+    ids = [own.ids for own in splits if own.ids is not None]
+    assert len(ids) == len(splits), "every source numbers its points"
+    return torch.cat(ids)

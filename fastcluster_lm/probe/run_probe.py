@@ -1,4 +1,4 @@
-"""Score a run's probes in order, of the points and at the steps that its config names; it keeps nothing of its own."""
+"""Score a run's probes in order: its chosen instances are run and scored; what goes on is saved with checkpoints."""
 
 import time
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The map that goes on from probe to probe: where points start, when it starts anew, how good it is."""
+"""Draw the map of each probe from where the last one ended: where points start, when it starts anew, how good it is."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -62,9 +62,11 @@ class WarmMap:
         Shapes: X (layers, n, d), ids (n,) of the instances, on the host -> points (layers, n, 2), columns (layers,)
                 float64 on the device, to be given to `settle` once they are on the host; warm
         """
+        # 1. neighbours once: for affinities, dimension, overlap, and where new points start; own (layers, n, k)
         k, n = self.config.n_neighbors, X.shape[1]
         used, order = self._params().affinity_neighbors(n), torch.arange(n)
         near = self.engine.neighbors(X, X, NeighborsParams(max(used, k), order, order))
+        # 2. warm or cold: points start where they were on the last map, or anew
         cold = key_frame or self._restart or not self.engine.warm_maps or self._closes_gap(whole)
         own = near.indices[..., :k]
         overlap = None
@@ -72,12 +74,14 @@ class WarmMap:
             overlap = neighbor_overlap(own, self._neighbors)
             if self._gaps:
                 overlap = torch.where(self._neighbors[:, 0, 0] < 0, torch.nan, overlap)
-        start = None if cold else self._start(X, near, ids)
+        start = None if cold else self._start(X, near, ids)  # (layers, n, 2)
         warm = start is not None
         init = None if start is None else _drawn_together(_filled(start, whole), overlap)
+        # 3. the descent, over the neighbours at hand
         known = Neighbors(near.distances[..., :used], near.indices[..., :used])
         params = self._params(self.config.warm_iter if warm else self.config.n_iter, init, known)
         points, kl = self.engine.tsne(X, params)
+        # 4. how good the map is, by its own neighbours: (layers,) each
         on_map = self.engine.neighbors(points, points, NeighborsParams(k, order, order)).indices
         columns = {
             "kl": kl,
@@ -87,6 +91,7 @@ class WarmMap:
         if overlap is not None:
             columns["neighbor_overlap"] = overlap
         columns[PRESERVED] = neighbor_overlap(own, on_map)
+        # 5. what the next map goes on from; a layer that was not scored keeps its last one
         kept = points
         if whole is not None:
             same = self._ids is not None and torch.equal(ids, self._ids)
@@ -138,13 +143,15 @@ class WarmMap:
         if self.points is None or self._ids is None or len(self._ids) < len(ids):
             return None
         m = X.shape[1]
-        # fewer points than the whole map's lie as much thinner, so that as many fewer reach as far
+        # 1. fewer points than the whole map's lie as much thinner, so that as many fewer reach as far
         share = m / self._ids.shape[0]
         used, order = self._params(share=share).affinity_neighbors(m), torch.arange(m)
         near = self.engine.neighbors(X, X, NeighborsParams(used, order, order))
-        init = self._start(X, near, ids)
+        # 2. from where they were, new ones beside their nearest
+        init = self._start(X, near, ids)  # (layers, m, 2)
         if init is None:
             return None
+        # 3. layers that are not whole, or never had a map, are moved in the likeness of another and placed nowhere
         placed: Tensor | None = None
         if self._gaps or whole is not None:
             ok = torch.ones(len(init), dtype=torch.bool, device=init.device) if whole is None else whole.ok
@@ -152,6 +159,7 @@ class WarmMap:
         on_map = None if placed is None else Whole.of(placed)
         params = self._params(self.config.step_iter, _filled(init, on_map), near, share)
         points, kl = self.engine.tsne(X, params)
+        # 4. the whole map goes on with these points at their new places
         self.points, self._ids = self.points.clone(), self._ids.clone()
         self.points[:, :m] = points if on_map is None else on_map.keep(points, init)
         self._ids[:m] = ids

@@ -26,7 +26,7 @@ _FLOAT_NAMES = ("float16", "float32", "float64", str(np.dtype(np.longdouble)))
 _PLAIN = "expected a dense array or tensor of real numbers"
 
 
-class Points(NamedTuple):
+class GivenPoints(NamedTuple):
     """A caller's points as one batch over layers, and how to give results back in the caller's kind of array.
 
     batch: float32, or float64 where the caller's numbers need it; every number is exactly the caller's
@@ -47,7 +47,7 @@ class Points(NamedTuple):
         return result if self.is_tensor else result.cpu().numpy()
 
 
-def as_points(X: Any, name: str) -> Points:
+def as_points(X: Any, name: str) -> GivenPoints:
     """Take the caller's points: a tensor, a numpy array or nested lists.
 
     Shapes: X (n, d) or (layers, n, d) -> batch (layers, n, d)
@@ -63,7 +63,7 @@ def as_points(X: Any, name: str) -> Points:
         raise ShapeError(f"{name} has shape {shape}; d must be at least 1")
     if len(shape) == 3 and shape[0] == 0:
         raise ShapeError(f"{name} has shape {shape}; expected at least one layer")
-    return Points(tensor if len(shape) == 3 else tensor[None], len(shape) == 3, isinstance(X, Tensor))
+    return GivenPoints(tensor if len(shape) == 3 else tensor[None], len(shape) == 3, isinstance(X, Tensor))
 
 
 def as_start(init: Any, device: torch.device) -> Tensor | None:
@@ -71,7 +71,7 @@ def as_start(init: Any, device: torch.device) -> Tensor | None:
     return None if init is None else as_numbers(init, "init").to(device)
 
 
-def alike(queries: Points, bank: Points, name: str = "queries") -> tuple[Tensor, Tensor]:
+def alike(queries: GivenPoints, bank: GivenPoints, name: str = "queries") -> tuple[Tensor, Tensor]:
     """Give both batches in one dtype: float64 where either has it.
 
     Errors: ShapeError if only one has layers; DataError if they lie on different devices

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,10 +85,19 @@ class Scoring:
         object.__setattr__(self, "seed", seed_number(self.seed))
 
 
+class Place(NamedTuple):
+    """A set of points: of one split, those with one value of what groups are made of; 0 for all of them."""
+
+    split: str
+    group: str
+    value: int
+
+
 @dataclass(frozen=True, eq=False)
 class Part:
     """One group of one split under one kind of labels: n points scored against m points of the bank.
 
+    place: which set of points, whatever their labels
     true, bank_true: (n,), (m,) codes 0..n_codes-1, shared by both; n_clusters is the number of them among the n points
     base_rate: share of the n points that have the commonest label
     nulls, bank_nulls: (S, n), (S, m) reassigned codes 0..n_null_codes-1, or None
@@ -96,9 +105,7 @@ class Part:
     output: (n,) codes 0..n_outputs-1, or None where the row has no ceiling
     """
 
-    split: str
-    group: str
-    value: int
+    place: Place
     labels: str
     points: _Ints
     bank_points: _Ints
@@ -114,11 +121,6 @@ class Part:
     output: _Ints | None = None
     n_outputs: int = 0
 
-    @property
-    def place(self) -> tuple[str, str, int]:
-        """Name the set of points, whatever their labels."""
-        return self.split, self.group, self.value
-
 
 def divide(split: Points, bank: Points, plan: Sequence[tuple[str, str]], scoring: Scoring) -> Iterator[Part]:
     """List the parts of every row of a plan: one for the group "all", one for each eligible group otherwise.
@@ -127,11 +129,13 @@ def divide(split: Points, bank: Points, plan: Sequence[tuple[str, str]], scoring
     Errors: DataError if a label or group of the plan is unknown; ShapeError if labels and points differ in number
     Source: design.md: a group counts with >= 2 labels and >= min_label_points points of each of its labels
     """
+    # 1. labels of both sides as codes: (n,), (m,) by name
     both = {name: joint_codes(name, split, bank) for name in split.labels}
     blocks = _null_blocks(both, split, bank)
     for group, labels in plan:
         if labels not in both:
             raise DataError(f"the plan scores labels {labels!r}; split {split.name!r} has {', '.join(sorted(both))}")
+        # 2. which group each point is in, and the points of each group on both sides
         ids, bank_ids = _group_ids(group, both, split, bank)
         for value in (0,) if group == "all" else np.unique(ids):
             points, bank_points = np.flatnonzero(ids == value), np.flatnonzero(bank_ids == value)
@@ -140,8 +144,9 @@ def divide(split: Points, bank: Points, plan: Sequence[tuple[str, str]], scoring
                 sizes = sizes[sizes > 0]
                 if len(sizes) < 2 or sizes.min() < scoring.min_label_points:
                     continue
+            # 3. the part: its labels, and the nulls of them, drawn by the group's own seed
             part_seed = derive_seed(scoring.seed, "null", group, int(value))
-            part = _part(split.name, group, int(value), labels, points, bank_points, both)
+            part = _part(Place(split.name, group, int(value)), labels, points, bank_points, both)
             part = _with_nulls(part, both, blocks, scoring.n_nulls, part_seed)
             fixed = scoring.n_clusters if group == "all" else None
             yield part if fixed is None else replace(part, n_clusters=fixed)
@@ -169,20 +174,13 @@ class Divisions:
         return known[1]
 
 
-def _part(
-    split: str,
-    group: str,
-    value: int,
-    labels: str,
-    points: _Ints,
-    bank_points: _Ints,
-    both: dict[str, tuple[_Ints, _Ints]],
-) -> Part:
+def _part(place: Place, labels: str, points: _Ints, bank_points: _Ints, both: dict[str, tuple[_Ints, _Ints]]) -> Part:
+    """Number the labels of a part's points and of its bank's together, 0 to n_codes - 1, without gaps."""
     n = len(points)
     codes, n_codes = factorize(_joint(both[labels], points, bank_points))
     sizes = np.bincount(codes[:n])
     n_clusters, base_rate = int((sizes > 0).sum()), float(sizes.max()) / n
-    part = Part(split, group, value, labels, points, bank_points, codes[:n], codes[n:], n_codes, n_clusters, base_rate)
+    part = Part(place, labels, points, bank_points, codes[:n], codes[n:], n_codes, n_clusters, base_rate)
     if labels == "output" or "output" not in both:
         return part
     output, n_outputs = factorize(both["output"][0][points])
@@ -227,7 +225,7 @@ def _with_nulls(
     Shapes: labels (n,) of the part and (m,) of its bank -> nulls (S, n), (S, m)
     """
     only, base, kept = _NULLS.get(part.labels, ("", "", None))
-    if not n_nulls or base not in both or only not in (None, part.group) or not (kept is None or kept in both):
+    if not n_nulls or base not in both or only not in (None, part.place.group) or not (kept is None or kept in both):
         return part
     n, at = len(part.points), (part.points, part.bank_points)
     for kind, ids in blocks:
@@ -276,6 +274,7 @@ def _group_ids(group: str, both: dict[str, tuple[_Ints, _Ints]], split: Points, 
     names = group.split("_") if group not in both else [group]
     if any(name not in both for name in names):
         raise DataError(f"the plan has group {group!r}; split {split.name!r} has labels {', '.join(sorted(both))}")
+    # a number for each combination of the labels that the group is named after
     own, banked = np.zeros((2, 1), dtype=np.int64)
     for name in names:
         first, second = both[name]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastcluster_lm.scores.agreement import AGREEMENTS, score_labelings
 from fastcluster_lm.scores.contingency import host_array
-from fastcluster_lm.scores.parts import Part
+from fastcluster_lm.scores.parts import Part, Place
 
 # which agreement scores each kind of table gives, and in which columns they stand
 _COLUMNS = {
@@ -26,7 +26,6 @@ _SCORES = (
     *("null_knn_share", "null_knn_share_across", "ceiling_output"),
 )
 
-Place = tuple[str, str, int]
 _Found = dict[tuple[int, str], NDArray[np.float64]]  # of a part and column: (S, L)
 _T = TypeVar("_T")
 
@@ -96,7 +95,9 @@ class PendingSpace(NamedTuple):
         return SpaceScores(rows, self.centroids)
 
     def _rows(self, split: str, group: str, labels: str, found: "_Found") -> list[dict[str, Any]]:
-        chosen = [i for i, p in enumerate(self.parts) if (p.split, p.group, p.labels) == (split, group, labels)]
+        chosen = [
+            i for i, p in enumerate(self.parts) if (p.place.split, p.place.group, p.labels) == (split, group, labels)
+        ]
         k = {self.parts[i].n_clusters for i in chosen}
         head: dict[str, Any] = {"split": split, "space": self.space, "group": group, "labels": labels}
         head["n_points"] = sum(len(self.parts[i].points) for i in chosen)
@@ -135,8 +136,13 @@ class _Item(NamedTuple):
 
 
 def _agree(parts: Sequence[Part], clusters: Mapping[Any, Tensor]) -> _Found:
-    """Score all parts, nulls and ceilings, those of one shape together."""
+    """Score all parts, nulls and ceilings, those of one shape together.
+
+    Shapes: clusters (layers, n) by set of points and k -> by part and column (S, layers)
+    """
     found: _Found = {}
+    # 1. what is compared: a part's labels, and each of its nulls, with its clusters in every layer; and its labels with
+    #    its outputs, for what a clustering by output alone would score
     items = []
     for i, part in enumerate(parts):
         pred, k = clusters[part.place, part.n_clusters], part.n_clusters
@@ -146,6 +152,7 @@ def _agree(parts: Sequence[Part], clusters: Mapping[Any, Tensor]) -> _Found:
         if part.output is not None:
             output = torch.from_numpy(part.output)[None]
             items.append(_Item(i, "ceiling", part.true[None], part.n_codes, output, part.n_outputs))
+    # 2. items of one shape in one call: (items, S, n) labels with (items, layers, n) clusters -> (items, S, layers)
     for (kind, _, _, n_true, n_pred), same in buckets(
         items, lambda item: (item.kind, item.true.shape, item.pred.shape, item.n_true, item.n_pred)
     ):
@@ -153,6 +160,7 @@ def _agree(parts: Sequence[Part], clusters: Mapping[Any, Tensor]) -> _Found:
         true = first.true[None] if len(same) == 1 else np.stack([item.true for item in same])
         pred = first.pred[None] if len(same) == 1 else torch.stack([item.pred for item in same])
         scores = score_labelings(true, pred, n_true=n_true, n_pred=n_pred)
+        # 3. back to the part that each item was of, in the column of its kind
         for name, column in _COLUMNS[kind].items():
             for item, value in zip(same, scores[name], strict=True):
                 found[item.part, column] = value

@@ -17,9 +17,9 @@ from fastcluster_lm.scores.batches import check_finite
 from fastcluster_lm.scores.contingency import host_array
 from fastcluster_lm.scores.engines.params import Engine, KMeansParams, Neighbors, NeighborsParams
 from fastcluster_lm.scores.nulls import derive_seed
-from fastcluster_lm.scores.parts import PLANS, Divisions, Part, Scoring, joint_codes
+from fastcluster_lm.scores.parts import PLANS, Divisions, Part, Place, Scoring, joint_codes
 from fastcluster_lm.scores.points import Points
-from fastcluster_lm.scores.rows import ClusterSet, PendingSpace, Place, SpaceScores, Votes, buckets
+from fastcluster_lm.scores.rows import ClusterSet, PendingSpace, SpaceScores, Votes, buckets
 from fastcluster_lm.scores.votes import enough_neighbors, knn_accuracy, knn_share
 
 # neighbour labels held at once, in a few int64 arrays: 32 MB each
@@ -108,7 +108,7 @@ def start_space(space: Space, *, engine: Engine, scoring: Scoring, divisions: Di
     # 3. neighbours once for each set of points and what is withheld; they vote under every kind of labels and its nulls
     votes: list[Votes] = []
     for split in space.queries.values():
-        own = [(i, part) for i, part in enumerate(parts) if part.split == split.name]
+        own = [(i, part) for i, part in enumerate(parts) if part.place.split == split.name]
         votes += _vote(own, split, space, scoring.n_neighbors, engine)
     n_layers = len(space.bank.X)
     return PendingSpace(
@@ -128,7 +128,7 @@ def _cluster(
     position: dict[tuple[Place, int], tuple[ClusterSet, int]] = {}
     counts: dict[ClusterSet, int] = defaultdict(int)
     for key, part in jobs.items():
-        name = ClusterSet(space.name, part.split, part.group, part.n_clusters)
+        name = ClusterSet(space.name, part.place.split, part.place.group, part.n_clusters)
         position[key] = (name, counts[name])
         counts[name] += 1
     for name in counts.keys() & space.init.keys():
@@ -136,12 +136,12 @@ def _cluster(
             raise ShapeError(f"init[{str(name)!r}] holds {len(space.init[name])} groups, the data {counts[name]}")
     # 2. jobs of one size and k are one batch; batches of the same sets are rounds, which share the points made ready
     warm = {key: position[key][0] in space.init for key in jobs}
-    alike = buckets(jobs, lambda key: (jobs[key].group, len(jobs[key].points), key[1], warm[key]))
+    alike = buckets(jobs, lambda key: (key[0].group, len(jobs[key].points), key[1], warm[key]))
     labels: dict[tuple[Place, int], Tensor] = {}
     centroids: dict[ClusterSet, list[tuple[list[int], Tensor]]] = defaultdict(list)
     for _, rounds in buckets(alike, lambda one: tuple(place for place, _ in one[1])):
         keys = rounds[0][1]
-        X = _gather(space.queries, [(jobs[key].split, jobs[key].points) for key in keys])  # (L, J, n, d)
+        X = _gather(space.queries, [(key[0].split, jobs[key].points) for key in keys])  # (L, J, n, d)
         n_layers, n_jobs, n, width = X.shape
         # 3. how each round is clustered: its k, its own seed, and the centroids to go on from
         params = []
@@ -189,7 +189,7 @@ def _vote(parts: Sequence[tuple[int, Part]], split: Points, space: Space, k: int
         members[part.place].append((i, part))
     places = {place: same[0][1] for place, same in members.items()}
     for (group, _, n_bank), keys in buckets(
-        places, lambda key: (key[1], len(places[key].points), len(places[key].bank_points))
+        places, lambda key: (key.group, len(places[key].points), len(places[key].bank_points))
     ):
         # 3. J sets of one size: which of them are asked for what, under which identities
         asked: list[tuple[tuple[int, ...], str, NeighborsParams]] = []

@@ -13,7 +13,7 @@ from fastcluster_lm.probe.runners.runner import Event, FinishedProbe, SavedState
 
 
 class CudaRunner:
-    """Give a probe to the GPU behind the step it belongs to, and take it back before the next one at the latest.
+    """Score probes on a GPU beside training: launched behind their step, fetched before the next one at the latest.
 
     Scores are those of InlineRunner: nothing here depends on when a probe ends
     """

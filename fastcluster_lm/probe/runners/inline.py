@@ -5,7 +5,7 @@ from fastcluster_lm.probe.runners.runner import Event, FinishedProbe, SavedState
 
 
 class InlineRunner:
-    """Probes run at once, and training waits for them."""
+    """Score each probe when it is asked for, while training waits."""
 
     def __init__(self, probe: RunProbe) -> None:
         self._probe = probe

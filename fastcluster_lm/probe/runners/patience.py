@@ -1,4 +1,4 @@
-"""Ends a process that makes no headway while it is waited for, so that nobody waits for ever; it starts none."""
+"""End a process that makes no headway while it is waited for, so that nobody waits for ever; it starts none."""
 
 import os
 import signal

@@ -28,9 +28,11 @@ LONGEST_LEAD, LEAD_SECONDS = 16, 5.0
 
 
 class WorkerRunner:
-    """Probes run in a process of their own on copies of the weights; training waits only where they fall behind.
+    """Score probes in a process of their own, on copies of the weights; training waits only where they fall behind.
 
-    Scores are those of InlineRunner, byte for byte: nothing here depends on when a probe ends
+    Notes: scores are those of InlineRunner, byte for byte: nothing here depends on when a probe ends. Training puts
+           messages (setup, load, observe, score, state) in a queue that a thread sends in order; the process answers
+           each score and state in the same order, so that what was asked for first comes first
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class WorkerRunner:
 
     def submit(self, step: int) -> None:
         """Send a copy of the weights; wait where the process is too far behind."""
+        # a few probes may always be under way, more of them as long as all are done within seconds
         while len(self._pending) >= LEAD and (
             len(self._pending) >= LONGEST_LEAD or len(self._pending) * self._seconds > LEAD_SECONDS
         ):
@@ -139,6 +142,8 @@ class WorkerRunner:
         raise self._failure from cause
 
     def _next(self) -> Event:
+        """Wait for the next answer, and see that it is the one that is due."""
+        # 1. while this waits the process may use training's cores, and patience ends it if it makes no headway
         try:
             with self._patience.waiting(), self._worker.waiting.told():
                 kind, step, value = self._worker.connection.recv()
@@ -146,28 +151,34 @@ class WorkerRunner:
             raise self._ended() from error
         if kind == "failed":
             raise value
+        # 2. answers come in the order of what was asked for
         asked = self._pending.popleft()
         if step != asked:
             raise ProbeError(f"expected the probe's process to answer for step {asked}, got an answer for {step}")
         if step is None:
             return SavedState(as_tensors(value))
+        # 3. how long a probe takes decides how far training may go ahead, and how long is too long
         self._seconds = value.seconds
         self._patience.longest = max(self._patience.longest, value.seconds)
         return FinishedProbe(step, value)
 
     def _send(self, *message: Any) -> None:
+        """Hand a message to the sender's thread; wait where too many bytes of earlier ones are not yet sent."""
         size = sum(_size(part) for part in message)
         with self._lock:
             full = self._unsent > LEAD_BYTES
-        # a process takes in nothing more while it cannot give its answers
+        # 1. too full: wait for the sender, but take answers meanwhile, since a process takes in nothing more while it
+        #    cannot give its own
         while full and self._sending is not None and not self._sending.done():
             with self._patience.waiting():
                 while not self._sending.done() and not self._arrived.poll(10):
                     pass
             if not self._sending.done():
                 self._receive_one()
+        # 2. an earlier message could not be sent: the process is gone, and what it had answered counts
         if self._sending is not None and self._sending.done() and self._sending.exception() is not None:
             self._receive_the_rest(self._sending.exception())
+        # 3. one thread sends, so that messages arrive in their order
         with self._lock:
             self._unsent += size
         self._sending = self._sender.submit(self._deliver, message, size)
@@ -184,6 +195,7 @@ class WorkerRunner:
                 self._unsent -= size
 
     def _ended(self) -> ProbeError:
+        """Say why the process is gone, and what to do."""
         try:
             code: int | None = self._worker.process.wait(timeout=5.0)
         except subprocess.TimeoutExpired:

@@ -1,9 +1,10 @@
 """Exact nearest neighbours over all layers at once, in tiles of queries; ties go to the lower index."""
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fastcluster_lm.kernels.nearest_neighbors import (
@@ -192,7 +193,7 @@ def _search(
                 found = _search_full(queries[:, tile], bank, mask, k)
             else:
                 proposed = _propose(centred_queries[:, tile], centred_bank, mask, n_candidates)
-                found = _search_candidates(queries[:, tile], bank, mask, k, *proposed, memory_budget)
+                found = _search_candidates(queries[:, tile], bank, mask, k, proposed, memory_budget)
             distances[:, tile], indices[:, tile] = (found[0] * scale).float(), found[1]
     return Neighbors(distances, indices), scale
 
@@ -223,12 +224,20 @@ def _search_full(queries: Tensor, bank: Tensor, mask: Tensor | None, k: int) -> 
     return distances[..., :k], indices[..., :k]
 
 
-def _propose(queries: Tensor, bank: Tensor, mask: Tensor | None, n_candidates: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Let one matmul of centred points propose candidates, in the order of their indices.
+class Proposal(NamedTuple):
+    """Bank points that may be the nearest, in the order of their indices, and which of them may be neighbours at all.
 
-    Shapes: -> candidates (layers, rows, c), admissible (layers, rows, c), and floor (layers, rows): no point left out
-            is nearer than its square root, whatever the matmul rounded; infinite where no admissible one is left out
+    Shapes: candidates and admissible (layers, rows, c), floor (layers, rows): no point left out is nearer than its
+            square root, whatever the matmul rounded; infinite where no admissible one is left out
     """
+
+    candidates: Int[Tensor, "layers rows c"]
+    admissible: Bool[Tensor, "layers rows c"]
+    floor: Float[Tensor, "layers rows"]
+
+
+def _propose(queries: Tensor, bank: Tensor, mask: Tensor | None, n_candidates: int) -> Proposal:
+    """Let one matmul of centred points propose candidates."""
     query_sq = queries.square().sum(-1)  # (layers, rows)
     bank_sq = bank.square().sum(-1)  # (layers, nb)
     block = torch.baddbmm(bank_sq[:, None, :], queries, bank.mT, alpha=-2)  # (layers, rows, nb), less |query|^2
@@ -238,26 +247,19 @@ def _propose(queries: Tensor, bank: Tensor, mask: Tensor | None, n_candidates: i
     candidates, order = candidates.sort(dim=-1)
     proposed = proposed.gather(-1, order)
     rounding = matmul_rounding(queries.shape[-1]) * (query_sq + bank_sq.amax(-1, keepdim=True))
-    return candidates, proposed != torch.inf, proposed.amax(-1) + query_sq - rounding
+    return Proposal(candidates, proposed != torch.inf, proposed.amax(-1) + query_sq - rounding)
 
 
 def _search_candidates(
-    queries: Tensor,
-    bank: Tensor,
-    mask: Tensor | None,
-    k: int,
-    candidates: Tensor,
-    admissible: Tensor,
-    floor: Tensor,
-    memory_budget: int,
+    queries: Tensor, bank: Tensor, mask: Tensor | None, k: int, proposal: Proposal, memory_budget: int
 ) -> tuple[Tensor, Tensor]:
     """Rank the candidates by direct differences; a row whose k-th may tie with a point left out is searched in full."""
-    exact = _gather_points(bank, candidates)  # (layers, rows, c, d)
+    exact = _gather_points(bank, proposal.candidates)  # (layers, rows, c, d)
     exact = exact.sub_(queries[:, :, None, :]).square_().sum(-1).sqrt_()
-    exact.masked_fill_(~admissible, torch.inf)
+    exact.masked_fill_(~proposal.admissible, torch.inf)
     distances, order = exact.sort(dim=-1, stable=True)
-    distances, indices = distances[..., :k].contiguous(), candidates.gather(-1, order)[..., :k]
-    doubtful = distances[..., -1].square() >= floor
+    distances, indices = distances[..., :k].contiguous(), proposal.candidates.gather(-1, order)[..., :k]
+    doubtful = distances[..., -1].square() >= proposal.floor
     for layer, row in _rows_by_layer(doubtful, max(1, memory_budget // (bank.element_size() * bank.shape[1]))):
         layer_mask = None if mask is None else (mask if mask.ndim == 2 else mask[layer])[row]
         distances[layer, row], indices[layer, row] = _search_full(queries[layer, row], bank[layer], layer_mask, k)
