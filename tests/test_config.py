@@ -76,7 +76,7 @@ def test_a_setting_s_value_may_hold_an_equals_sign():
 
 def test_defaults_that_the_scores_rest_on():
     config = RunConfig()
-    # design.md, "Scores and their names": k, the draws behind a null; a task set follows the run's seed
+    # docs/architecture.md, "Scores and their names": k, the draws behind a null; a task set follows the run's seed
     assert (config.scores.n_neighbors, config.scores.n_nulls, config.tasks.seed) == (5, 20, -1)
 
 

@@ -79,7 +79,7 @@ def score_clusters(
     Notes:  points are arrays, tensors or nested lists; labels whole numbers, text, booleans or finite numbers
     Errors: DataError for NaN, no points, more clusters than points, what is no such argument; ShapeError; UsageError
             for an unknown space
-    Source: design.md, "Scores and their names"; queries and bank share one joint map
+    Source: docs/architecture.md, "Scores and their names"; queries and bank share one joint map
     """
     spaces = _known_spaces(spaces)
     points = as_points(X, "X")

@@ -15,7 +15,7 @@ from fastcluster_lm.scores.points import Points
 
 _Ints = NDArray[np.int64]
 
-# (group, labels) of every row of a space, in the order of design.md
+# (group, labels) of every row of a space, in their order
 PLANS: dict[str, tuple[tuple[str, str], ...]] = {
     "hidden": (
         ("all", "task"),
@@ -127,7 +127,7 @@ def divide(split: Points, bank: Points, plan: Sequence[tuple[str, str]], scoring
 
     Shapes: labels (n,) and (m,) of split and bank
     Errors: DataError if a label or group of the plan is unknown; ShapeError if labels and points differ in number
-    Source: design.md: a group counts with >= 2 labels and >= min_label_points points of each of its labels
+    Source: docs/architecture.md: a group counts with >= 2 labels and >= min_label_points points of each of its labels
     """
     # 1. labels of both sides as codes: (n,), (m,) by name
     both = {name: joint_codes(name, split, bank) for name in split.labels}

@@ -9,7 +9,7 @@ import numpy as np
 Row = Mapping[str, object]
 LayerRow = dict[str, float | int | None]
 
-# design.md: a score has settled once it stays within 5 % of its final value
+# a score has settled once it stays within 5 % of its final value
 SETTLED_TOLERANCE = 0.05
 LAYER_SCORES: tuple[str, ...] = (
     "ari", "ami", "f1", "knn_share", "knn_share_across",
@@ -37,7 +37,7 @@ def settled_step(
     """Find the first probe from which on a score stays near its final value; None without values.
 
     Units:  tolerance as a share of the final value's size
-    Source: design.md, 'Scores and their names'
+    Source: docs/architecture.md, 'Scores and their names'
     """
     known = [(step, value) for step, value in zip(steps, values, strict=True) if value is not None]
     if not known:

@@ -66,7 +66,7 @@ def _uneven() -> tuple[Points, Points]:
 
 
 def _plain_rows(split: Points, bank: Points, space: str, scoring: Scoring) -> list[dict[str, Any]]:
-    """Score a space as design.md words it: one point, one group, one layer at a time."""
+    """Score a space as docs/architecture.md words it: one point, one group, one layer at a time."""
     rows = []
     own, banked = ({k: v.tolist() for k, v in s.labels.items()} for s in (split, bank))
     for group, labels in PLANS[space]:

@@ -8,7 +8,7 @@ import numpy as np
 from fastcluster_lm.config import RunConfig, config_to_dict
 from fastcluster_lm.store import RunFolder
 
-# rows of a full probe, as design.md lists them
+# rows of a full probe, as docs/architecture.md lists them
 NAMES = ("split", "space", "group", "labels")
 SPLITS = ("train", "val")
 KINDS = ("task", "distribution", "input", "output", "task_input")
