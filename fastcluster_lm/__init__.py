@@ -32,6 +32,7 @@ _HOMES = {
     "FclmError": "fastcluster_lm.errors",
     "FclmLightningCallback": "fastcluster_lm.probe.adapters.lightning",
     "FclmTrainerCallback": "fastcluster_lm.probe.adapters.hugging_face",
+    "ProbePlan": "fastcluster_lm.probe",
     "ScoresConfig": "fastcluster_lm.config",
     **dict.fromkeys(_SCORES, "fastcluster_lm.scores"),
 }

@@ -3,6 +3,7 @@
 from fastcluster_lm.probe.cadence import Cadence
 from fastcluster_lm.probe.cluster_probe import ClusterProbe, ProbeSkippedWarning
 from fastcluster_lm.probe.pending import ProbeResult
+from fastcluster_lm.probe.plan import ProbePlan
 from fastcluster_lm.probe.run_probe import RunProbe
 from fastcluster_lm.probe.runners.cuda import CudaRunner
 from fastcluster_lm.probe.runners.inline import InlineRunner
@@ -20,6 +21,7 @@ __all__ = [
     "EvaluatorSource",
     "FinishedProbe",
     "InlineRunner",
+    "ProbePlan",
     "ProbeResult",
     "ProbeRunner",
     "ProbeSkippedWarning",

@@ -22,9 +22,10 @@ from fastcluster_lm.device import generators_kept
 from fastcluster_lm.errors import FclmError, ShapeError, UsageError
 from fastcluster_lm.kernels import native
 from fastcluster_lm.probe.pending import Captured, ProbeResult
+from fastcluster_lm.probe.plan import ProbePlan, narrowest_group
 from fastcluster_lm.probe.points import labelled_points
 from fastcluster_lm.probe.record import Record, Subject
-from fastcluster_lm.probe.scorer import Scorer, narrowest_group
+from fastcluster_lm.probe.scorer import Scorer
 from fastcluster_lm.probe.sources.inputs import Inputs, as_inputs, count_instances
 from fastcluster_lm.probe.sources.modules import LayerReader, Layers, Position
 from fastcluster_lm.probe.undisturbed import plain_torch
@@ -76,6 +77,8 @@ class ClusterProbe:
     resume:   go on with the run in `out`, if it is there, at the step that is given first; what it holds of that and of
               later steps is moved aside within the folder, and the next map starts from the last one before
     scores:   how states are scored; map_points: instances a split on the map
+    plan:     which rows there are, and whether a map; by default all that the labels allow, but those of task_input
+              only where each of its clusters has five points or more
     batch_size: instances of one forward
     autocast: dtype of the probe's forward; None: as the caller autocasts
     log:      called with (metrics, step) after each probe, as `wandb.log` is: task ARI and neighbour share of each
@@ -106,6 +109,7 @@ class ClusterProbe:
         seed: int = 0,
         resume: bool = False,
         log: Callable[[dict[str, float], int], object] | None = None,
+        plan: ProbePlan | None = None,
     ) -> None:
         if resume and out is None:
             raise UsageError("resume: expected out= the run folder to go on with, got none")
@@ -130,13 +134,14 @@ class ClusterProbe:
                     f"{name}: got {count_instances(own)} rows of inputs and {len(self._points[name])} labels; "
                     "expected one label a row"
                 )
+        plan = (plan or ProbePlan()).fitting(self._points.values())
         self._scores = self._fitting(sum(len(own.shown()) for own in self._points.values()))
         self._reader = LayerReader(model, layers, position=position, batch_size=batch_size, autocast=autocast)
         with plain_torch():
             device = self._reader.device
             engine = choose_engine(self._scores.engine, device, self._scores.memory_mib)
-            self._scorer = Scorer(self._scores, engine, device, seed)
-            self._group = narrowest_group(list(self._points.values())[-1])
+            self._scorer = Scorer(self._scores, engine, device, seed, plan)
+            self._group = narrowest_group(list(self._points.values())[-1], plan)
         self.is_writer = not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank())
         self._log = log
         # of the newest probe: rows, and states until the next step
@@ -157,7 +162,7 @@ class ClusterProbe:
             of = {"layers": self.layers, "sharded": self._reader.sharded}
             last = len(self.layers) - 1
             subject = Subject(self._reader.model, last, width, self._points, names, self._config, of)
-            when = {"every": every, "map_points": map_points}
+            when = {"every": every, "map_points": map_points, "plan": plan.described()}
             described = subject.described("attached", self._scorer, when, "hidden")
             goes_on = resume or _GOES_ON.get()
             self._record = Record(out or default_run_path("attached"), described, resume=goes_on)

@@ -15,7 +15,8 @@ from torch import nn
 from fastcluster_lm.config import ScoresConfig
 from fastcluster_lm.device import describe_environment
 from fastcluster_lm.errors import NewerFormatError, RunFolderError, UsageError
-from fastcluster_lm.probe.scorer import Scorer, narrowest_group
+from fastcluster_lm.probe.plan import narrowest_group
+from fastcluster_lm.probe.scorer import Scorer
 from fastcluster_lm.scores.contingency import host_array
 from fastcluster_lm.scores.points import Points
 from fastcluster_lm.store import RunFolder
@@ -50,7 +51,7 @@ class Subject:
 
         probe: when and which points; space: which one the report leads with
         """
-        group = narrowest_group(list(self.points.values())[-1]) if space == "hidden" else "all"
+        group = narrowest_group(list(self.points.values())[-1], scorer.plan) if space == "hidden" else "all"
         return {
             "name": name,
             "seed": scorer.seed,

@@ -9,15 +9,15 @@ from torch import Tensor
 from fastcluster_lm.config import ScoresConfig
 from fastcluster_lm.kernels.deferred import Checks, deferred
 from fastcluster_lm.probe.pending import Captured, Found, PendingProbe, ProbeResult, numbers_of
+from fastcluster_lm.probe.plan import EVERYTHING, ProbePlan
 from fastcluster_lm.probe.warm_map import WarmMap
 from fastcluster_lm.probe.whole_layers import Whole, whole_layers
-from fastcluster_lm.scores.clusters import SPACES
 from fastcluster_lm.scores.contingency import factorize
 from fastcluster_lm.scores.engines import choose_engine
 from fastcluster_lm.scores.engines.params import Engine
 from fastcluster_lm.scores.geometry import class_distance_normalized_variance
-from fastcluster_lm.scores.parts import PLANS, Divisions, Scoring, divide
-from fastcluster_lm.scores.points import Codes, Points, nowhere
+from fastcluster_lm.scores.parts import Divisions, Scoring
+from fastcluster_lm.scores.points import Codes, Points
 from fastcluster_lm.scores.rows import ClusterSet, PendingSpace
 from fastcluster_lm.scores.spaces import Space, start_space
 
@@ -30,7 +30,7 @@ class Scorer:
 
     A probe goes through `launch`, which gives the device all there is to do and waits for nothing, and `finish`, which
     fetches what was found and makes rows and map of it; the next is launched after that. What a probe depends on is
-    its points, `config`, `seed` and `state()`
+    its points, `config`, `seed`, `plan` and `state()`
     """
 
     def __init__(
@@ -39,9 +39,10 @@ class Scorer:
         engine: Engine,
         device: torch.device,
         seed: int,
+        plan: ProbePlan = EVERYTHING,
         divisions: Divisions | None = None,
     ) -> None:
-        self.config, self.engine = config, engine
+        self.config, self.engine, self.plan = config, engine, plan
         self.device, self.seed, self.memory_mib = device, seed, config.memory_mib
         self._scoring = Scoring(n_neighbors=config.n_neighbors, n_init=config.n_init, n_nulls=config.n_nulls, seed=seed)
         # of a step probe, the first and those that go on from its centroids
@@ -53,11 +54,11 @@ class Scorer:
         # whether a layer has none of its own, since it never could be scored; they are then NaN
         self._gaps = False
 
-    def score(self, captured: Captured, spaces: Collection[str] = SPACES) -> ProbeResult:
-        """Score one probe's points, waiting for it; spaces: those that have rows."""
+    def score(self, captured: Captured, spaces: Collection[str] | None = None) -> ProbeResult:
+        """Score one probe's points, waiting for it; spaces: the plan's by default."""
         return self.finish(self.launch(captured, spaces))
 
-    def launch(self, captured: Captured, spaces: Collection[str] = SPACES) -> PendingProbe:
+    def launch(self, captured: Captured, spaces: Collection[str] | None = None) -> PendingProbe:
         """Give the device all that a probe needs of it; on a GPU nothing here waits for it.
 
         The columns of one space do not depend on the other's, and no map is drawn that is not asked for. A layer whose
@@ -67,7 +68,7 @@ class Scorer:
             self._follow(points.X.device)
         with deferred(self.device) as checks:
             if captured.full:
-                return self._launch_full(captured, spaces, checks)
+                return self._launch_full(captured, spaces or self.plan.spaces, checks)
             return self._launch_step(captured, checks)
 
     def finish(self, pending: PendingProbe) -> ProbeResult:
@@ -142,6 +143,7 @@ class Scorer:
             if space in wanted
             for own in splits.values()
             for kind, codes in own.labels.items()
+            if ("all", kind) in self.plan.rows(space, own.labels)
         }
         found = Found([space.tensors() for space in spaces], columns, spread, finite, place)
         return PendingProbe(captured.without_states(), spaces, found, shown, warm=warm, checks=checks)
@@ -175,7 +177,7 @@ class Scorer:
     def _start(self, name: str, points: Mapping[str, Points], whole: Whole | None) -> PendingSpace:
         """Start the rows of a full probe in one space, and keep the bank's task clusters for step probes."""
         bank = next(iter(points.values()))
-        space = Space(name, points, bank, plan_of(name, bank.labels))
+        space = Space(name, points, bank, self.plan.rows(name, bank.labels))
         pending = start_space(space, engine=self.engine, scoring=self._scoring, divisions=self.divisions)
         wanted = _task_clusters(name, bank.name, bank.labels)
         new = self._kept({wanted: pending.centroids[wanted]}, whole)
@@ -207,22 +209,6 @@ class Scorer:
             old = self._centroids.get(name)
             kept[name] = whole.keep(own.transpose(0, 1), None if old is None else old.transpose(0, 1)).transpose(0, 1)
         return kept
-
-
-def plan_of(space: str, kinds: Collection[str]) -> tuple[tuple[str, str], ...]:
-    """Give the (group, labels) of a space's rows that the kinds of labels at hand allow."""
-    return tuple(
-        (group, labels)
-        for group, labels in PLANS[space]
-        if labels in kinds and (group == "all" or set(group.split("_")) <= set(kinds))
-    )
-
-
-def narrowest_group(points: Points) -> str:
-    """Name the narrowest group with enough points: where the fewest other things can stand in for the task."""
-    alone = points.at(nowhere(len(points)))
-    groups = [group for group, labels in plan_of("hidden", points.labels) if labels == "task"]
-    return [group for group in groups if any(divide(alone, alone, [(group, "task")], Scoring(n_nulls=0)))][-1]
 
 
 def _task_clusters(space: str, split: str, labels: Mapping[str, Codes]) -> ClusterSet:

@@ -105,7 +105,7 @@ def test_rows_are_those_of_the_states_themselves(tmp_path):
     near = labels["task"][distance.topk(5, largest=False).indices]
     assert row["knn_share"] == pytest.approx(float((near == labels["task"][:, None]).double().mean()), abs=0.02)
     assert {(r["group"], r["labels"]) for r in rows if r["space"] == "map"} == {
-        ("all", kind) for kind in ("task", "distribution", "input", "output", "task_input")
+        ("all", kind) for kind in ("task", "distribution", "input", "output")
     }
     assert row["n_points"] == 48 and row["split"] == "val" and row["null_ari"] is not None and row["cdnv"] > 0
 
