@@ -9,8 +9,8 @@ from torch import Tensor
 
 from fastcluster_lm.config import ScoresConfig
 from fastcluster_lm.probe.pending import Captured, PendingProbe, ProbeResult
+from fastcluster_lm.probe.plan import EVERYTHING, ProbePlan
 from fastcluster_lm.probe.scorer import Scorer
-from fastcluster_lm.scores.clusters import SPACES
 from fastcluster_lm.scores.engines.params import Engine
 
 # what the names of tensors begin with that are of a position beyond the first
@@ -35,12 +35,18 @@ class Scorers:
     """
 
     def __init__(
-        self, names: Sequence[str], config: ScoresConfig, engine: Engine, device: torch.device, seed: int
+        self,
+        names: Sequence[str],
+        config: ScoresConfig,
+        engine: Engine,
+        device: torch.device,
+        seed: int,
+        plan: ProbePlan = EVERYTHING,
     ) -> None:
         self.names = tuple(names)
-        self.first = Scorer(config, engine, device, seed)
+        self.first = Scorer(config, engine, device, seed, plan)
         # the same points stand at all positions, and are divided once
-        others = (Scorer(config, engine, device, seed, self.first.divisions) for _ in self.names[1:])
+        others = (Scorer(config, engine, device, seed, plan, self.first.divisions) for _ in self.names[1:])
         self._scorers = dict(zip(self.names, (self.first, *others), strict=True))
 
     def of(self, position: str) -> Scorer:
@@ -49,13 +55,13 @@ class Scorers:
 
     def again(self, seed: int) -> "Scorers":
         """Give scorers that have seen nothing yet, with a seed of their own."""
-        return Scorers(self.names, self.first.config, self.first.engine, self.first.device, seed)
+        return Scorers(self.names, self.first.config, self.first.engine, self.first.device, seed, self.first.plan)
 
-    def score(self, captured: Captured, spaces: Collection[str] = SPACES) -> ProbeResult:
-        """Score one probe's points at all positions, waiting for it; spaces: those that have rows."""
+    def score(self, captured: Captured, spaces: Collection[str] | None = None) -> ProbeResult:
+        """Score one probe's points at all positions, waiting for it; spaces: the plan's by default."""
         return joined({name: scorer.score(own, spaces) for name, scorer, own in self.apart(captured)})
 
-    def launch(self, captured: Captured, spaces: Collection[str] = SPACES) -> PendingPositions:
+    def launch(self, captured: Captured, spaces: Collection[str] | None = None) -> PendingPositions:
         """Give the device all that a probe needs of it; on a GPU nothing here waits for it."""
         return PendingPositions([scorer.launch(own, spaces) for _, scorer, own in self.apart(captured)])
 
