@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tests.probe.attached_loops import attach
 tokens, labels = instances()
 
 
-def train(kind, path, *, every, steps=4):
+def train(kind, path, *, every, steps=4, **options):
     """Train with half of the instances on each rank."""
     seed_all()
     net = Net()
@@ -32,7 +33,7 @@ def train(kind, path, *, every, steps=4):
     losses, rows = [], []
     # the same dropout on each rank and run, whatever came before
     torch.manual_seed(distributed.get_rank())
-    probe = attach(model, path, every=every) if every else None
+    probe = attach(model, path, every=every, **options) if every else None
     for step in range(1, steps + 1):
         loss = torch.nn.functional.cross_entropy(model(tokens[half]), labels["output"][half])
         optimizer.zero_grad()
@@ -72,6 +73,11 @@ def main(folder):
         for kind in ("replicated", "sharded")
         for every in (0, 2)
     }
+    for kind in ("replicated", "sharded"):
+        if distributed.get_rank() == 0:
+            # a job that begins once more has all of it written already
+            shutil.copytree(folder / kind, folder / f"{kind} again")
+        found[f"{kind}, again"] = train(kind, folder / f"{kind} again", every=2, resume=True)
     ranks = [None, None]
     distributed.all_gather_object(ranks, found)
     if distributed.get_rank() == 0:

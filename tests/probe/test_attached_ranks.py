@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fastcluster_lm.store import RunFolder
+from tests.probe.test_attached_resume import assert_same_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,3 +44,12 @@ def test_rank_0_alone_scores_and_writes(ranks, kind):
     assert run.status() == "finished" and [row["step"] for row in run.steps()] == [2, 4]
     assert run.config()["attached"]["sharded"] is (kind == "sharded")
     assert all(row["skipped"] is None for row in run.steps())
+
+
+@pytest.mark.parametrize("kind", ["replicated", "sharded"])
+def test_ranks_go_on_together(ranks, kind):
+    folder, found = ranks
+    for rank in found:
+        assert rank[f"{kind}, again"]["losses"] == rank[f"{kind}, off"]["losses"]
+    # rank 0 alone knows what was there, and still all take part in the same forwards
+    assert_same_run(folder / kind, folder / f"{kind} again")

@@ -1,19 +1,21 @@
 """Read the states of named layers of any module, one position an instance; it scores nothing and keeps no hook."""
 
-import difflib
-import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from fastcluster_lm.errors import ProbeError, ShapeError, UsageError
 from fastcluster_lm.probe.sources.inputs import Inputs, count_instances, rows_of
+from fastcluster_lm.probe.sources.layer_names import (
+    is_sharded,
+    matching_layers,
+    named_layers,
+    sharding_classes,
+    unwrapped,
+)
 from fastcluster_lm.probe.undisturbed import undisturbed
 
 # names of modules, or a function of (model, batch) that runs the model and gives what else there is, by name
@@ -23,12 +25,6 @@ Position = int | str | Tensor | Callable[[Tensor, Tensor], Tensor]
 
 # gives the tensor of a shape that states are written into
 Room = Callable[[tuple[int, int, int]], Tensor]
-
-# what wrappers add to a module's name, and those of adapters (LoRA and its like)
-_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-_OF_PEFT = {"base_model", "model"}
-# names that an error lists
-_SHOWN = 12
 
 
 class LayerReader:
@@ -73,7 +69,7 @@ class LayerReader:
         Shapes: layers of unlike widths are filled up with zeros, which changes no distance
         Errors: ProbeError if a layer gave nothing; ShapeError for outputs without a state at the position
         """
-        modules = {} if self._function else _named_layers(self.model)
+        modules = {} if self._function else named_layers(self.model)
         if gone := [name for name in self.names if name not in modules and not self._function]:
             raise ProbeError(f"the model has no layer {gone[0]!r} any more; it was replaced after the probe was made")
         n = count_instances(inputs) if n is None else n
@@ -118,7 +114,7 @@ class LayerReader:
             for handle in handles:
                 handle.remove()
             for part in self.model.modules():
-                if isinstance(part, _sharding("fsdp", "FSDPModule")):
+                if isinstance(part, sharding_classes("fsdp", "FSDPModule")):
                     # whole weights that stay would go stale with the next optimiser step
                     part.reshard()
         return states
@@ -160,7 +156,7 @@ class LayerReader:
         states = _first_tensor(output)
         if states is None:
             raise ShapeError(f"layer {name!r} gives a {type(output).__name__} without a tensor; choose another layer")
-        if isinstance(states, _sharding("tensor", "DTensor")):
+        if isinstance(states, sharding_classes("tensor", "DTensor")):
             states = states.full_tensor()
         position = self._position
         if callable(position):
@@ -175,87 +171,6 @@ class LayerReader:
                 "(B, T, D), instances first; give position=function of (output, rows) that makes (B, D) of it"
             )
         return states.detach().to(torch.float32, copy=True)
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Take off what compiles or replicates a model; what shards it stays, since only that can gather its weights."""
-    while True:
-        if hasattr(model, "_orig_mod"):
-            model = model._orig_mod  # type: ignore[assignment]
-        elif isinstance(model, DistributedDataParallel | DataParallel):
-            model = model.module
-        else:
-            return model
-
-
-def is_sharded(model: nn.Module) -> bool:
-    """Say whether every rank must take part in a forward."""
-    wrappers = _sharding("fsdp", "FSDPModule", "FullyShardedDataParallel")
-    parts = (isinstance(part, wrappers) for part in model.modules())
-    return any(parts) or any(isinstance(weight, _sharding("tensor", "DTensor")) for weight in model.parameters())
-
-
-def matching_layers(model: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """List the modules that match any pattern, in the module's own order; `*` stands for one part between dots.
-
-    Errors: UsageError if a pattern matches none, naming the nearest and what there is
-    """
-    names = [name for name in _named_layers(model) if name]
-    # a name as the wrapped model spells it is the same layer's
-    patterns = [
-        _plain(pattern) if not any(_matches(name, pattern) for name in names) else pattern for pattern in patterns
-    ]
-    for pattern in patterns:
-        if not any(_matches(name, pattern) for name in names):
-            known = list(dict.fromkeys(re.sub(r"(?<![^.])\d+(?![^.])", "*", name) for name in names))
-            near = difflib.get_close_matches(pattern, [*known, *names], n=1, cutoff=0.5)
-            shown = ", ".join(known[:_SHOWN]) + (f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else "")
-            raise UsageError(
-                f"layers: expected names of the model's modules, but none matches {pattern!r}"
-                f"{f'; did you mean {near[0]!r}?' if near else ''}; there are: {shown or 'none'}"
-            )
-    return [name for name in names if any(_matches(name, pattern) for pattern in patterns)]
-
-
-def _sharding(module: str, *names: str) -> tuple[Any, ...]:
-    """Give the classes of torch.distributed that say a model is sharded, none where nothing has loaded them.
-
-    Loading them takes 1.4 s, and without them nothing can be sharded
-    """
-    loaded = sys.modules.get(f"torch.distributed.{module}")
-    return tuple(getattr(loaded, name) for name in names) if loaded is not None else ()
-
-
-def _matches(name: str, pattern: str) -> bool:
-    parts, wanted = name.split("."), pattern.split(".")
-    return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
-
-
-def _named_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Name all modules as if nothing wrapped the model or a part of it.
-
-    The innermost of the modules with one name is the layer itself
-    """
-    found, plain, parts = {}, {"": ""}, dict(model.named_modules())
-    for name, part in parts.items():
-        above, _, own = name.rpartition(".")
-        if name:
-            plain[name] = plain[above] if _wraps(parts[above], own) else f"{plain[above]}.{own}".removeprefix(".")
-        found[plain[name]] = part
-    return found
-
-
-def _wraps(part: nn.Module, child: str) -> bool:
-    """Say whether a module is there for the one below it alone."""
-    if isinstance(part, DistributedDataParallel | DataParallel):
-        return child == "module"
-    of_peft = child in _OF_PEFT and any(kind.__module__.partition(".")[0] == "peft" for kind in type(part).__mro__)
-    return child in _WRAPPERS or of_peft
-
-
-def _plain(pattern: str) -> str:
-    kept = ".".join(segment for segment in pattern.split(".") if segment not in _WRAPPERS)
-    return kept.removeprefix("module.").removeprefix("base_model.model.")
 
 
 def _call(model: nn.Module, chunk: Any) -> None:

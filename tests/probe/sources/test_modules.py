@@ -11,7 +11,8 @@ from torch import nn
 
 from fastcluster_lm.errors import ProbeError, ShapeError, UsageError
 from fastcluster_lm.probe.sources import modules
-from fastcluster_lm.probe.sources.modules import LayerReader, matching_layers
+from fastcluster_lm.probe.sources.layer_names import matching_layers
+from fastcluster_lm.probe.sources.modules import LayerReader
 from tests.probe.attached import Net, instances
 
 tokens, _ = instances()
