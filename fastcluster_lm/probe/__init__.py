@@ -1,4 +1,14 @@
-"""When hidden states are scored, which ones, and what is kept between probes; it computes no score itself."""
+"""When hidden states are scored, which ones, and what is kept between probes; it computes no score itself.
+
+A probe goes through four stages, each a verb:
+  capture  sources/    the points of each split where every layer puts them now: X (layers, n, d)
+  launch   scorer.py   clusters, neighbours and the map are given to the device, and nothing waits
+  fetch    pending.py  what was found comes to the host, each number under its name
+  finish   pending.py  rows and maps are made of it, and the map goes on
+run_probe.py says when and of what in a run, cluster_probe.py in anyone's loop, layerwise.py for models that exist;
+plan.py says which rows there are, positions.py scores several tokens side by side, runners/ say in which process or on
+which stream.
+"""
 
 from fastcluster_lm.probe.cadence import Cadence
 from fastcluster_lm.probe.cluster_probe import ClusterProbe, ProbeSkippedWarning

@@ -10,8 +10,6 @@ from fastcluster_lm.probe.positions import Scorers, joined
 from fastcluster_lm.probe.sources.file import FileSource
 from fastcluster_lm.scores.clusters import SPACES
 
-Row = dict[str, Any]
-
 
 def score_layerwise(source: FileSource, scorer: Scorers, step: int, spaces: Collection[str] = SPACES) -> ProbeResult:
     """Score all layers of a source, as one probe would that had them all at once and cold maps.
@@ -27,7 +25,7 @@ def score_layerwise(source: FileSource, scorer: Scorers, step: int, spaces: Coll
 def _score_one(source: FileSource, scorers: Scorers, position: str, step: int, spaces: Collection[str]) -> ProbeResult:
     """Score all layers of one position."""
     scorer, at = scorers.of(position), scorers.names.index(position)
-    rows: list[Row] = []
+    rows: list[dict[str, Any]] = []
     maps: list[dict[str, np.ndarray]] = []
     n_at_once = max(1, scorer.memory_mib * 2**20 // source.layer_bytes)
     for first in range(0, len(source.layers), n_at_once):
@@ -41,7 +39,7 @@ def _score_one(source: FileSource, scorers: Scorers, position: str, step: int, s
     return ProbeResult(_ordered(rows), _joined(maps), False, 0.0)
 
 
-def _ordered(rows: list[Row]) -> list[Row]:
+def _ordered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Put the rows of all layers of one place together, as those of a probe that had them all at once."""
     place = ("space", "split", "group", "labels")
     first = {key: at for at, key in reversed(list(enumerate(tuple(row[name] for name in place) for row in rows)))}

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from fastcluster_lm.config import ScoresConfig
 from fastcluster_lm.probe.pending import Captured, Found, numbers_of
+from fastcluster_lm.probe.plan import EVERYTHING, narrowest_group
 from fastcluster_lm.probe.points import labelled_points
-from fastcluster_lm.probe.scorer import STEP_PLAN, Scorer, narrowest_group, plan_of
+from fastcluster_lm.probe.scorer import STEP_PLAN, Scorer
 from fastcluster_lm.scores.engines import choose_engine
 from fastcluster_lm.scores.parts import PLANS
 from fastcluster_lm.scores.points import Points
@@ -90,11 +91,11 @@ def test_a_scorer_that_begins_anew_remembers_nothing():
 
 def test_labels_decide_which_rows_there_are_and_which_group_is_the_narrowest():
     points = two_splits()["val"]
-    assert plan_of("hidden", points.labels) == PLANS["hidden"] and narrowest_group(points) == "input_output"
+    assert EVERYTHING.rows("hidden", points.labels) == PLANS["hidden"] and narrowest_group(points) == "input_output"
     alone = replace(points, labels={"task": points.labels["task"]})
-    assert plan_of("hidden", alone.labels) == (("all", "task"),) and narrowest_group(alone) == "all"
+    assert EVERYTHING.rows("hidden", alone.labels) == (("all", "task"),) and narrowest_group(alone) == "all"
     for space in ("hidden", "map"):
-        assert set(plan_of(space, ("task", "input"))) < set(PLANS[space])
+        assert set(EVERYTHING.rows(space, ("task", "input"))) < set(PLANS[space])
 
 
 @pytest.mark.parametrize("has_map", [False, True])

@@ -343,7 +343,8 @@ def test_labels_of_queries_and_bank_are_compared_exactly(kind):
     else:
         own_ints = [one.item() if isinstance(one, np.generic) else one for one in own]
     banked_ints = [one.item() if isinstance(one, np.generic) else one for one in banked]
-    known = {one: code for code, one in enumerate(dict.fromkeys([*own_ints, *banked_ints]))}
+    # in the labels' own order, so that sums over them are made in the same one
+    known = {one: code for code, one in enumerate(sorted({*own_ints, *banked_ints}))}
     codes = [np.array([known[one] for one in side]) for side in (own_ints, banked_ints)]
     assert same(values(beside(own, banked)), values(beside(*codes)))
     together = values(beside(LABELS, LABELS, instances=own, bank_instances=banked))
