@@ -18,9 +18,9 @@ from fastcluster_lm.probe.pending import ProbeResult
 from fastcluster_lm.probe.positions import Scorers
 from fastcluster_lm.probe.record import Record, Subject
 from fastcluster_lm.probe.sources.file import Chunks, FileSource
-from fastcluster_lm.scores.clusters import SPACES
 from fastcluster_lm.scores.engines import choose_engine
 from fastcluster_lm.scores.engines.params import TsneParams
+from fastcluster_lm.scores.parts import SPACES
 from fastcluster_lm.scores.points import Points
 from fastcluster_lm.store import SCORE_COLUMNS
 

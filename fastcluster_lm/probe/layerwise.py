@@ -8,7 +8,7 @@ import numpy as np
 from fastcluster_lm.probe.pending import Captured, ProbeResult
 from fastcluster_lm.probe.positions import Scorers, joined
 from fastcluster_lm.probe.sources.file import FileSource
-from fastcluster_lm.scores.clusters import SPACES
+from fastcluster_lm.scores.parts import SPACES
 
 
 def score_layerwise(source: FileSource, scorer: Scorers, step: int, spaces: Collection[str] = SPACES) -> ProbeResult:

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from fastcluster_lm.errors import UsageError, nearest_name
-from fastcluster_lm.scores.clusters import SPACES
 from fastcluster_lm.scores.contingency import host_array
-from fastcluster_lm.scores.parts import PLANS, Scoring, divide
+from fastcluster_lm.scores.parts import PLANS, SPACES, Scoring, divide
 from fastcluster_lm.scores.points import Points, nowhere
 
 

@@ -22,25 +22,11 @@ from fastcluster_lm.scores.batches import check_finite
 from fastcluster_lm.scores.contingency import factorize
 from fastcluster_lm.scores.engines import choose_engine
 from fastcluster_lm.scores.engines.params import Engine, TsneParams
-from fastcluster_lm.scores.parts import PLANS, Divisions
+from fastcluster_lm.scores.parts import SPACES, Scoring
 from fastcluster_lm.scores.points import Points
-from fastcluster_lm.scores.rows import PendingSpace, SpaceScores
-from fastcluster_lm.scores.spaces import Scoring, score_space, start_space
-
-__all__ = [
-    "PLANS",
-    "Divisions",
-    "PendingSpace",
-    "Points",
-    "Scoring",
-    "SpaceScores",
-    "score_clusters",
-    "score_space",
-    "start_space",
-]
+from fastcluster_lm.scores.spaces import score_space
 
 _Labels = ArrayLike | Tensor
-SPACES = ("hidden", "map")
 _NEEDED = ("labels_true", "bank_labels")
 _BANK_NAMES = ("bank_labels", "bank_blocks", "bank_groups", "bank_instances")
 # the columns that a row without scores still fills

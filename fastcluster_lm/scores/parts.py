@@ -37,6 +37,8 @@ PLANS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
 }
 
+SPACES = tuple(PLANS)
+
 # labels with a null, in which groups (None: all), and what they are made of: the reassigned part and the kept one
 _NULLS: dict[str, tuple[str | None, str, str | None]] = {
     "task": (None, "task", None),

@@ -13,10 +13,10 @@ from fastcluster_lm.engine import Row
 from fastcluster_lm.errors import DataError
 from fastcluster_lm.model import GPT2, Evaluator
 from fastcluster_lm.probe.points import label_kinds
-from fastcluster_lm.scores.clusters import score_space
 from fastcluster_lm.scores.engines.params import Engine
 from fastcluster_lm.scores.parts import Scoring
 from fastcluster_lm.scores.points import Points
+from fastcluster_lm.scores.spaces import score_space
 
 # states (B, D) of one layer at the output position, changed
 Change = Callable[[Float[Tensor, "B D"]], Float[Tensor, "B D"]]

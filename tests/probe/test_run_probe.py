@@ -9,8 +9,10 @@ from fastcluster_lm.config import config_from_dict
 from fastcluster_lm.engine import Rooms
 from fastcluster_lm.errors import ConfigError
 from fastcluster_lm.probe.points import label_kinds
-from fastcluster_lm.scores.clusters import PLANS, Points, Scoring, score_space
 from fastcluster_lm.scores.engines import TsneParams
+from fastcluster_lm.scores.parts import PLANS, Scoring
+from fastcluster_lm.scores.points import Points
+from fastcluster_lm.scores.spaces import score_space
 from fastcluster_lm.store import SCORE_COLUMNS
 from fastcluster_lm.tasks import Task, TaskSet, taskset_of
 from tests.laws.conftest import SMALL

@@ -13,11 +13,13 @@ from sklearn import metrics
 
 from fastcluster_lm.errors import DataError, EngineError, ShapeError, UsageError
 from fastcluster_lm.scores.agreement import f1_bcubed_score, f1_pairwise_score, f1_score
-from fastcluster_lm.scores.clusters import PLANS, Divisions, Points, Scoring, score_clusters, score_space
+from fastcluster_lm.scores.clusters import score_clusters
 from fastcluster_lm.scores.engines import KMeansParams, choose_engine
 from fastcluster_lm.scores.nulls import derive_seed
+from fastcluster_lm.scores.parts import PLANS, Divisions, Scoring
+from fastcluster_lm.scores.points import Points
 from fastcluster_lm.scores.rows import ClusterSet
-from fastcluster_lm.scores.spaces import Space, start_space
+from fastcluster_lm.scores.spaces import Space, score_space, start_space
 
 ENGINE = choose_engine("fused", "cpu")
 SCORING = Scoring(n_neighbors=4, n_init=2, n_nulls=3, seed=11)

@@ -16,10 +16,10 @@ from fastcluster_lm.config import RunConfig
 from fastcluster_lm.engine.hugging_face import has_template, load_model, load_tokenizer
 from fastcluster_lm.engine.language_model import LanguageModel
 from fastcluster_lm.errors import UsageError
-from fastcluster_lm.scores.clusters import score_space
 from fastcluster_lm.scores.engines import NeighborsParams, choose_engine
 from fastcluster_lm.scores.parts import Scoring
 from fastcluster_lm.scores.points import Points
+from fastcluster_lm.scores.spaces import score_space
 from fastcluster_lm.scores.votes import knn_share
 from fastcluster_lm.store.files import encode_json, read_json, write_new_file
 from fastcluster_lm.studies.answers import ANSWER_TOKENS, ask, names
