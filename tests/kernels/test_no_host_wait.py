@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastcluster_lm.kernels.edges import Edges
 from fastcluster_lm.kernels.tsne_forces import StepRule, start_descent
-from fastcluster_lm.kernels.tsne_forces.fused import TritonDescent
+from fastcluster_lm.kernels.tsne_forces.cuda import TritonDescent
 from fastcluster_lm.scores.engines import _fused_neighbors as engine
 from fastcluster_lm.scores.engines.params import NeighborsParams
 

@@ -1,4 +1,4 @@
-"""Dispatch of nearest_neighbors: C++ for float32 on a CPU; elsewhere torch code, the caller's."""
+"""Dispatch of nearest_neighbors: C++ for float32 on a CPU, Triton on CUDA, tiles in torch elsewhere."""
 
 import ctypes
 import math
@@ -10,8 +10,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fastcluster_lm.kernels.native import address, library, thread_count
+from fastcluster_lm.kernels.nearest_neighbors.cuda import MOST_NEIGHBORS, nearest_neighbors_on_cuda
+from fastcluster_lm.kernels.nearest_neighbors.search import Ids, Search
+from fastcluster_lm.kernels.nearest_neighbors.tiled import nearest_neighbors_in_tiles
 from fastcluster_lm.kernels.nearest_neighbors.wide import Layer, search_layer
 from fastcluster_lm.kernels.pages import room
+
+Found = tuple[Float[Tensor, "layers nq k"], Int[Tensor, "layers nq k"]]
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
 VECTOR = 8
@@ -21,71 +26,74 @@ DIRECT_WIDTH = 64
 MOST_PAIRED = 1024
 
 
-def nearest_neighbors_native(
+def nearest_neighbors(
     queries: Float[Tensor, "layers nq d"],
     bank: Float[Tensor, "layers nb d"],
-    offset: Float[Tensor, "layers 1 d"],
-    k: int,
-    query_ids: Int[Tensor, "*layers nq"] | None,
-    bank_ids: Int[Tensor, "*layers nb"] | None,
-    memory_budget: int,
-    out: tuple[Tensor, Tensor] | None = None,
-) -> tuple[Float[Tensor, "layers nq k"], Int[Tensor, "layers nq k"]] | None:
-    """Give each query its nearest bank points, nearest first; None where compiled code cannot.
+    search: Search,
+    out: Found | None = None,
+) -> Found:
+    """Give each query its nearest bank points, nearest first; of equal distances the lower index comes first.
 
     Shapes: queries (layers, nq, d), bank (layers, nb, d) -> distances f32, indices i64, both (layers, nq, k)
-            offset (layers, 1, d): what the matmul's points are centred by; ids as in NeighborsParams; out: where
-            the results are written, as room_for gives it
-    Units:  Euclidean; memory_budget in bytes, for the block of distances
+    Notes:  matmuls take the precision that the caller has set, which must be float32's own; out, as room_for gives it:
+            where compiled code writes
     """
-    if queries.device.type != "cpu" or queries.dtype != torch.float32:
-        return None
-    native = library(SOURCE)
-    if native is None:
-        return None
+    if queries.is_cuda and search.k <= MOST_NEIGHBORS:
+        # no candidate is lost to rounding, so that no row is doubtful and nothing waits for the device
+        distances, indices = nearest_neighbors_on_cuda(queries, bank, search.k, *(search.ids or (None, None)))
+    elif (native := _compiled(queries)) is not None:
+        distances, indices = _search_compiled(native, queries, bank, search, out)
+    else:
+        return nearest_neighbors_in_tiles(queries, bank, search)
+    return distances if search.scale is None else distances.mul_(search.scale), indices
+
+
+def nearest_neighbors_under_each(
+    queries: Float[Tensor, "layers nq d"],
+    bank: Float[Tensor, "layers nb d"],
+    search: Search,
+    ids: Sequence[Ids | None],
+) -> tuple[Float[Tensor, "sets layers nq k"], Int[Tensor, "sets layers nq k"]]:
+    """Give each query its nearest bank points under each set of identities, in place of the search's own.
+
+    Shapes: queries (layers, nq, d), bank (layers, nb, d) -> distances f32, indices i64, both (sets, layers, nq, k)
+    Notes:  compiled code computes distances of narrow points once for all; rows of wide points are bounded under one
+            set at a time
+    """
+    native = _compiled(queries)
+    if native is None or queries.shape[-1] > DIRECT_WIDTH:
+        found = [nearest_neighbors(queries, bank, search._replace(ids=own)) for own in ids]
+        return torch.stack([distances for distances, _ in found]), torch.stack([indices for _, indices in found])
+    n_layers, n_queries, _ = queries.shape
+    distances, indices = _filled(len(ids), n_layers, n_queries, search.k)
+    small = [None if pair is None else _small_ids(*pair) for pair in ids]
+    own, others = queries.contiguous(), bank.contiguous()
+    _search_directly(native, own, others, small, search.memory_budget, distances, indices)
+    return distances if search.scale is None else distances.mul_(search.scale), indices
+
+
+def _compiled(queries: Tensor) -> ctypes.CDLL | None:
+    return library(SOURCE) if queries.device.type == "cpu" and queries.dtype == torch.float32 else None
+
+
+def _search_compiled(native: ctypes.CDLL, queries: Tensor, bank: Tensor, search: Search, out: Found | None) -> Found:
+    """Search by C++, wide points a layer at a time."""
     own_bank = queries is bank
     bank = bank.contiguous()
     queries = bank if own_bank else queries.contiguous()
     n_layers, n_queries, width = queries.shape
-    distances, indices = out or room_for(n_layers, n_queries, k)
-    ids = None if query_ids is None or bank_ids is None else _small_ids(query_ids, bank_ids)
+    distances, indices = out or room_for(n_layers, n_queries, search.k)
+    ids = None if search.ids is None else _small_ids(*search.ids)
     if width <= DIRECT_WIDTH:
-        _search_directly(native, queries, bank, [ids], memory_budget, distances[None], indices[None])
+        _search_directly(native, queries, bank, [ids], search.memory_budget, distances[None], indices[None])
         return distances, indices
     own, others = (None, None) if ids is None else ids
     for at in range(n_layers):
         own_ids, other_ids = (None if x is None else x[at if len(x) > 1 else 0] for x in (own, others))
         points = bank[at]
         asked = points if own_bank else queries[at]
-        layer = Layer(asked, points, offset[at, 0], own_ids, other_ids, distances[at], indices[at])
-        search_layer(native, layer, memory_budget)
-    return distances, indices
-
-
-def nearest_neighbors_under_each(
-    queries: Float[Tensor, "layers nq d"],
-    bank: Float[Tensor, "layers nb d"],
-    k: int,
-    ids: Sequence[tuple[Tensor, Tensor] | None],
-    memory_budget: int,
-) -> tuple[Float[Tensor, "sets layers nq k"], Int[Tensor, "sets layers nq k"]] | None:
-    """Give each query its nearest bank points under each set of identities; distances are computed once for all.
-
-    ids: of the queries (layers, nq) or (nq,) and of the bank (layers, nb) or (nb,); None: every point is admissible
-    Shapes: queries (layers, nq, d), bank (layers, nb, d) -> distances f32, indices i64, both (sets, layers, nq, k);
-            None where compiled code cannot, and for wide points, whose rows are bounded under one set at a time
-    Units:  memory_budget in bytes, for the distances of all pairs
-    """
-    if queries.device.type != "cpu" or queries.dtype != torch.float32 or queries.shape[-1] > DIRECT_WIDTH:
-        return None
-    native = library(SOURCE)
-    if native is None:
-        return None
-    n_layers, n_queries, _ = queries.shape
-    shape = (len(ids), n_layers, n_queries, k)
-    distances, indices = _filled(*shape)
-    small = [None if pair is None else _small_ids(*pair) for pair in ids]
-    _search_directly(native, queries.contiguous(), bank.contiguous(), small, memory_budget, distances, indices)
+        layer = Layer(asked, points, search.centre[at, 0], own_ids, other_ids, distances[at], indices[at])
+        search_layer(native, layer, search.memory_budget)
     return distances, indices
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastcluster_lm.kernels.edges import PAIRED_POINTS, VECTOR, Affinities, Edges, Pairs
 from fastcluster_lm.kernels.native import NativeError, address, library, thread_count
 from fastcluster_lm.kernels.pages import room
-from fastcluster_lm.kernels.tsne_forces.fused import TritonDescent
+from fastcluster_lm.kernels.tsne_forces.cuda import TritonDescent
 from fastcluster_lm.kernels.tsne_forces.tiled import TiledDescent
 
 SOURCE, TREE = Path(__file__).with_name("cpu.cpp"), Path(__file__).with_name("tree.cpp")

@@ -2,7 +2,7 @@
 
 import torch
 
-from fastcluster_lm.kernels.nearest_neighbors import fused
+from fastcluster_lm.kernels.nearest_neighbors import cuda
 from tests.kernels.cases import Kernel, tiles_of
 from tests.kernels.memory import assert_ten_equal, padded, poisoned
 from tests.tolerances import KNN_DISTANCE
@@ -30,7 +30,7 @@ def kernels() -> list[Kernel]:
             f"nearest_neighbors {name}",
             nearest_neighbors_kernel,
             {"q_ptr": f"*{name}", "b_ptr": f"*{name}", **rest},
-            tiles_of(fused.block_sizes, ((k, dtype) for k in range(1, fused.MOST_NEIGHBORS + 1))),
+            tiles_of(cuda.block_sizes, ((k, dtype) for k in range(1, cuda.MOST_NEIGHBORS + 1))),
         )
         for name, dtype in (("fp32", torch.float32), ("fp64", torch.float64))
     ]
@@ -55,14 +55,14 @@ def check(shape: tuple[int, ...], device: torch.device) -> None:
         )
     _judge(queries, bank, k, ids)
     if width == 2:
-        assert_ten_equal(lambda: fused.launch(queries[:, :8], bank[:, :20], min(k, 20), None, None))
+        assert_ten_equal(lambda: cuda.launch(queries[:, :8], bank[:, :20], min(k, 20), None, None))
     if width == 17:
         _judge(queries.double() + 1e6, bank.double() + 1e6, k, ids)
 
 
 def _judge(queries: torch.Tensor, bank: torch.Tensor, k: int, ids: tuple) -> None:
     with poisoned():
-        distances, indices = fused.launch(padded(queries), padded(bank), k, *ids)
+        distances, indices = cuda.launch(padded(queries), padded(bank), k, *ids)
     assert distances.shape == indices.shape == (*queries.shape[:2], k)
     if indices.numel() == 0:
         return

@@ -1,4 +1,4 @@
-"""nearest_neighbors as one op with no N x N block: Triton on CUDA, the reference on a CPU; op.py has the C++."""
+"""nearest_neighbors with no N x N block and no wait for the device: Triton on CUDA, the reference on a CPU."""
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +13,7 @@ MOST_NEIGHBORS = 256
 FLOATS = (torch.float32, torch.float64)
 
 
-def nearest_neighbors_fused(
+def nearest_neighbors_on_cuda(
     queries: Float[Tensor, "layers nq d"],
     bank: Float[Tensor, "layers nb d"],
     k: int,
