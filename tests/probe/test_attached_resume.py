@@ -49,7 +49,7 @@ class Job:
                 return self.saved
             if self.order == "after":
                 self.probe.step(self.taken, loss=loss.item())
-            if self.taken % 10 == 0:
+            if self.taken % 10 == 0 or self.taken == steps:
                 state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
                 self.saved = copy.deepcopy({**state, "taken": self.taken})
         self.probe.close(self.taken)
@@ -94,16 +94,27 @@ def test_a_loop_that_stopped_anywhere_has_the_curves_of_one_that_did_not(whole, 
 @pytest.mark.filterwarnings("ignore:.* set aside in")
 def test_a_loop_that_ended_goes_on_as_one_that_was_longer_from_the_start(whole, tmp_path):
     order, path = whole
-    # 33 is not due: the probe at the end is one that a longer loop has not
-    first = Job(tmp_path / "run", order)
-    saved = first.train(33)
-    assert [row["step"] for row in RunFolder.open(tmp_path / "run").steps()][-1] == 33
+    # 33 is not due: the probe at the end is one that a longer loop has not, though the checkpoint is of that step too
+    saved = Job(tmp_path / "run", order).train(33)
+    assert saved["taken"] == 33 and [row["step"] for row in RunFolder.open(tmp_path / "run").steps()][-1] == 33
     with pytest.warns(UserWarning, match=r"run: .*map.* set aside in .*/set-aside/"):
         Job(tmp_path / "run", order, saved, resume=True).train(40)
     # its rows are nowhere else, so they stay where they were moved
     assert_same_run(path, tmp_path / "run", aside=True)
     (kept,) = (tmp_path / "run" / "set-aside").glob("*/scores.jsonl")
     assert {json.loads(line)["step"] for line in kept.read_text().splitlines()} >= {33}
+
+
+def test_the_first_step_that_is_given_is_scored_as_the_model_is_now(tmp_path):
+    first, second = Net(), Net()
+    first.noise = second.noise = 0.0
+    with attach(first, tmp_path / "run") as probe:
+        old = [probe.step(step) for step in (2, 4)]
+    with pytest.warns(UserWarning, match="29 rows|1 map"):
+        new = attach(second, tmp_path / "run", resume=True).step(4, loss=0.5)
+    assert new and [row.get("cdnv") for row in new] != [row.get("cdnv") for row in old[1]]
+    stored = [row["cdnv"] for row in RunFolder.open(tmp_path / "run").scores()]
+    assert stored == [row.get("cdnv") for row in old[0] + new]
 
 
 @pytest.mark.filterwarnings("ignore:.* set aside in")
