@@ -16,8 +16,8 @@ from fastcluster_lm.benchmarks import markdown, roofline, roofline_page, rooflin
 from fastcluster_lm.benchmarks.roofline import A100, GPUS, H100, Probe, Work, floor_of, step_floor, total
 from fastcluster_lm.cli import main
 from fastcluster_lm.config import apply_settings, load_preset
+from fastcluster_lm.kernels.kmeans_runs.reference import seed
 from fastcluster_lm.kernels.tsne_affinities.reference import weights_of
-from fastcluster_lm.scores.engines._fused_kmeans import _seed
 
 PAGE = Path(__file__).parents[2] / "benchmarks" / "roofline.md"
 BASE = Probe(3, 400, 200, 16)
@@ -186,7 +186,7 @@ def launches_of(work) -> int:
 def test_launches_of_seeding_and_bisection_are_those_of_the_code():
     X = torch.randn(2, 30, 4, generator=torch.Generator().manual_seed(0))
     draws = torch.rand(6, 3, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    assert launches_of(lambda: _seed(X, draws)) - launches_of(lambda: _seed(X, draws[:5])) == roofline.SEED
+    assert launches_of(lambda: seed(X, draws)) - launches_of(lambda: seed(X, draws[:5])) == roofline.SEED
     distances = X.square().sum(-1)[:, :, None].expand(-1, -1, 9).cumsum(-1).sqrt()
     found = launches_of(lambda: weights_of(distances, 3.0))
     assert found // roofline.BISECTIONS == roofline.BISECTION
@@ -195,7 +195,7 @@ def test_launches_of_seeding_and_bisection_are_those_of_the_code():
 @pytest.mark.skipif(util.find_spec("fastcluster_lm.kernels.cluster_sums") is None, reason="no such kernel here")
 def test_tiles_are_those_that_the_kernels_choose():
     # by name, for they may not be there
-    places = ("cluster_sums.op", "kmeans_assign.op", "nearest_neighbors.fused", "tsne_forces.fused")
+    places = ("cluster_sums.op", "kmeans_assign.op", "nearest_neighbors.cuda", "tsne_forces.cuda")
     sums, assign, neighbors, forces = (import_module(f"fastcluster_lm.kernels.{place}") for place in places)
     for k, tile in ((5, (32, 32)), (32, (32, 32)), (90, (8, 128)), (200, (8, 256))):
         sizes = neighbors.block_sizes(k, torch.float32)

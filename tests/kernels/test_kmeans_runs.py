@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from fastcluster_lm.kernels import native
-from fastcluster_lm.kernels.kmeans_runs import kmeans_runs_native, op
-from fastcluster_lm.scores.engines import _fused_kmeans
+from fastcluster_lm.kernels.kmeans_runs import Starts, op, reference
 
 pytestmark = pytest.mark.skipif(not native.status()[0], reason=native.status()[1])
 N, WIDTH, K = 600, 300, 12
@@ -30,10 +29,14 @@ def points(kind: str) -> torch.Tensor:
     return (X - X.mean(0))[None]
 
 
+def run(X: torch.Tensor, *starts) -> op.Runs:
+    return op.run_compiled(native.library(op.SOURCE), X, Starts(*starts))
+
+
 def runs(X: torch.Tensor, fresh: int, *, warm: bool):
     draws = torch.rand(K, fresh, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     init = X[:, :: N // K][:, :K].contiguous() if warm else None
-    return kmeans_runs_native(X, K, draws, init, 50, 1e-4)
+    return run(X, K, draws, init, 50, 1e-4)
 
 
 @pytest.mark.parametrize("kind", ["blobs", "noise", "distinct", "on the edge"])
@@ -73,7 +76,7 @@ def test_what_codes_lose_of_centroids_counts(monkeypatch: pytest.MonkeyPatch) ->
     X = torch.cat([base.expand(50, -1), -base.expand(50, -1)])[None].contiguous()
     init = torch.stack([other, nearer, -base])[None]
     # labels by the centroids as they are
-    found = kmeans_runs_native(X, 3, torch.empty(3, 0, 4, dtype=torch.float64), init, 0, 1.0)
+    found = run(X, 3, torch.empty(3, 0, 4, dtype=torch.float64), init, 0, 1.0)
     assert found.labels[0, 0].tolist() == [1] * 50 + [2] * 50
 
 
@@ -109,8 +112,8 @@ def test_points_compared_with_moved_centroids_end_where_bounds_do(
     draws = torch.rand(k, fresh, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     monkeypatch.setattr(op, "LEAST_WIDTH", 300)
     starts = [points[:, :k].contiguous() if warm else None for points in (X, wide)]
-    narrow = kmeans_runs_native(X, k, draws, starts[0], 100, 0.0)
-    bounded = kmeans_runs_native(wide, k, draws, starts[1], 100, 0.0)
+    narrow = run(X, k, draws, starts[0], 100, 0.0)
+    bounded = run(wide, k, draws, starts[1], 100, 0.0)
     assert torch.equal(narrow.labels, bounded.labels) and torch.equal(narrow.n_iter, bounded.n_iter)
     torch.testing.assert_close(narrow.inertia, bounded.inertia, rtol=1e-9, atol=1e-9)
     assert not bounded.centroids[..., width:].any()
@@ -127,9 +130,9 @@ def test_a_point_as_near_to_a_moved_centroid_goes_to_the_lower_label(first: int)
     going = torch.tensor([[0.0, 0], [-100, 0], [50, 5], [50, -5]]), torch.tensor([[50.0, 0], [-40, 0]])
     X, init = (coming, going)[first]
     none = torch.empty(2, 0, 2, dtype=torch.float64)
-    assert kmeans_runs_native(X[None], 2, none, init[None], 1, 0.0).labels[0, 0, 0] == 0
+    assert run(X[None], 2, none, init[None], 1, 0.0).labels[0, 0, 0] == 0
     # the labels of the first iteration are the other way round
-    assert kmeans_runs_native(X[None], 2, none, init[None], 0, 0.0).labels[0, 0, 0] == 1
+    assert run(X[None], 2, none, init[None], 0, 0.0).labels[0, 0, 0] == 1
 
 
 def test_a_centroid_that_stays_is_not_forgotten_by_points_that_left_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,8 +146,8 @@ def test_a_centroid_that_stays_is_not_forgotten_by_points_that_left_it(monkeypat
     none = torch.empty(7, 0, 3, dtype=torch.float64)
     wide = [torch.cat([part, torch.zeros(*part.shape[:2], 254)], -1) for part in (X, init)]
     for iterations in (2, 3, 4, 100):
-        found = kmeans_runs_native(X, 7, none, init, iterations, 0.0)
-        assert torch.equal(found.labels, kmeans_runs_native(wide[0], 7, none, wide[1], iterations, 0.0).labels)
+        found = run(X, 7, none, init, iterations, 0.0)
+        assert torch.equal(found.labels, run(wide[0], 7, none, wide[1], iterations, 0.0).labels)
 
 
 def test_points_at_distance_nought_are_not_drawn_while_others_are_left() -> None:
@@ -154,7 +157,7 @@ def test_points_at_distance_nought_are_not_drawn_while_others_are_left() -> None
     for seed, X in ((seed, torch.cat(parts, 1)) for seed in range(20) for parts in ((places, crowd), (crowd, places))):
         draws = torch.rand(5, 1, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         draws[seed % 5] = torch.tensor(0.0 if seed % 2 else 1 - 2**-53, dtype=torch.float64)
-        assert kmeans_runs_native(X, 5, draws, None, 0, 0.0).inertia.item() < 1e-9
+        assert run(X, 5, draws, None, 0, 0.0).inertia.item() < 1e-9
 
 
 @pytest.mark.parametrize("n, width, k", [(40, 3, 5), (333, 17, 30)])
@@ -162,5 +165,5 @@ def test_runs_start_from_the_points_that_torch_chooses(n: int, width: int, k: in
     X = torch.randn(3, n, width, generator=torch.Generator().manual_seed(n))
     draws = torch.rand(k, 4, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     # no iteration: the centroids are where they began
-    found = kmeans_runs_native(X, k, draws, None, 0, 0.0)
-    assert torch.equal(found.centroids.float(), _fused_kmeans._seed(X, draws))
+    found = run(X, k, draws, None, 0, 0.0)
+    assert torch.equal(found.centroids.float(), reference.seed(X, draws))

@@ -8,6 +8,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score
 
 from fastcluster_lm.errors import DataError, ShapeError
+from fastcluster_lm.kernels.kmeans_runs import op
 from fastcluster_lm.scores.engines import _fused_kmeans as fused
 from fastcluster_lm.scores.engines import choose_engine
 from fastcluster_lm.scores.engines.params import KMeansParams
@@ -18,7 +19,7 @@ from fastcluster_lm.scores.kmeans import kmeans
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Take each test through the compiled kernel, where there is one, and through torch, as a GPU goes."""
     if request.param == "in torch":
-        monkeypatch.setattr(fused, "kmeans_runs_native", lambda *arguments: None)
+        monkeypatch.setattr(op, "library", lambda source: None)
 
 
 def make_blobs(n_layers: int, n: int, width: int, k: int, spread: float = 1.0, apart: float = 6.0, seed: int = 0):
@@ -264,7 +265,7 @@ def test_runs_end_at_the_tolerance_as_those_of_torch_do(monkeypatch: pytest.Monk
     found = [engine.kmeans(X, params).n_iter for params in asked]
     # each looser tolerance ends every layer's run earlier
     assert all((looser < stricter).all() for stricter, looser in zip(found, found[1:], strict=False))
-    monkeypatch.setattr(fused, "kmeans_runs_native", lambda *arguments: None)
+    monkeypatch.setattr(op, "library", lambda source: None)
     assert all(
         torch.equal(engine.kmeans(X, params).n_iter, n_iter) for params, n_iter in zip(asked, found, strict=True)
     )

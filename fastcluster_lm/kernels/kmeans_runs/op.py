@@ -1,13 +1,16 @@
-"""Dispatch of kmeans_runs: compiled C++ on a CPU; None elsewhere, where the caller has torch code."""
+"""Dispatch of kmeans_runs: compiled C++ on a CPU, torch elsewhere, on CUDA with Triton's kmeans_assign."""
 
 import ctypes
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fastcluster_lm.kernels.kmeans_runs import reference
+from fastcluster_lm.kernels.kmeans_runs.starts import Best, Starts
 from fastcluster_lm.kernels.native import address, library, thread_count
 from fastcluster_lm.kernels.pages import room
 from fastcluster_lm.kernels.rounding import row_squares
@@ -28,26 +31,25 @@ class Runs(NamedTuple):
     n_iter: Int[Tensor, "layers runs"]
 
 
-def kmeans_runs_native(
-    X: Float[Tensor, "layers n d"],
-    n_clusters: int,
-    draws: Float[Tensor, "k fresh trials"],
-    init: Float[Tensor, "layers k d"] | None,
-    max_iter: int,
-    tol: float,
-) -> Runs | None:
-    """Run KMeans from every start to its end; None where compiled code cannot.
+def kmeans_runs(X: Float[Tensor, "layers n d"], starts: Starts, memory_budget: int) -> Best:
+    """Run KMeans from every start to its end, and give each layer's best run.
 
-    Shapes: X (layers, n, d) f32, centred and of size about 1; draws in [0, 1) f64, fresh may be 0; init is run 0
-    Units:  tol on the summed squared shift of a run's centroids, as a share of the mean variance of a layer's
-            coordinates, as scikit-learn has it; inertia f64 by direct differences
+    Shapes: X (layers, n, d) f32, centred and of size about 1
+    Units:  inertia f64 by direct differences; memory_budget in bytes, for distances that torch holds at once
+    Notes:  matmuls take the precision that the caller has set, which must be float32's own
     """
     native = library(SOURCE) if X.device.type == "cpu" else None
     if native is None:
-        return None
+        return reference.kmeans_runs(X, starts, memory_budget)
+    return _best_of(run_compiled(native, X, starts))
+
+
+def run_compiled(native: ctypes.CDLL, X: Float[Tensor, "layers n d"], starts: Starts) -> Runs:
+    """Run all runs of all layers by C++; the run from `init` is the first."""
+    n_clusters, draws, init, max_iter, tol = starts
     n_layers, n, width = X.shape
     fresh, trials = draws.shape[1:]
-    runs = fresh + (init is not None)
+    runs = starts.runs
     X, draws = X.contiguous(), draws.double().contiguous()
     x_sq = torch.empty(n_layers, n, dtype=torch.float32)
     sketch, sketch_sq = X, x_sq
@@ -84,3 +86,14 @@ def _code_room(X: Tensor, products: int) -> list[Tensor]:
     kinds = (torch.float32, torch.float32, torch.float32, torch.int32)
     rows = [room(n_layers * n, dtype=kind) for kind in kinds]
     return [room(n_layers * n, -(-width // QUAD) * QUAD, dtype=torch.int8), *rows]
+
+
+def _best_of(runs: Runs) -> Best:
+    """Take each layer's run of lowest inertia, the first of equal ones."""
+    n_layers, n_runs = runs.inertia.shape
+    if n_runs == 1:
+        return Best(runs.labels[:, 0].long(), runs.centroids[:, 0], runs.inertia[:, 0], runs.n_iter[:, 0])
+    # numpy's argmin is the first of equals, torch's is any
+    best = torch.from_numpy(runs.inertia.numpy().argmin(1) + np.arange(n_layers) * n_runs)
+    labels, centroids, inertia, n_iter = (part.flatten(0, 1).index_select(0, best) for part in runs)
+    return Best(labels.long(), centroids, inertia, n_iter)

@@ -1,23 +1,18 @@
-"""KMeans over all layers and restarts at once: greedy k-means++ seeding and Lloyd's iterations, in plain torch."""
+"""KMeans over all layers and restarts at once, in a frame in which float32 is safe; the op kmeans_runs runs it."""
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from fastcluster_lm.errors import DataError
-from fastcluster_lm.kernels.cluster_sums import cluster_sums
 from fastcluster_lm.kernels.deferred import check
-from fastcluster_lm.kernels.kmeans_assign import kmeans_assign
-from fastcluster_lm.kernels.kmeans_runs import Runs, kmeans_runs_native
+from fastcluster_lm.kernels.kmeans_runs import Best, Starts, kmeans_runs
 from fastcluster_lm.kernels.native import thread_count
 from fastcluster_lm.kernels.pages import room
-from fastcluster_lm.kernels.rounding import matmul_rounding
-from fastcluster_lm.kernels.transfer import Glance, to_device
+from fastcluster_lm.kernels.transfer import to_device
 from fastcluster_lm.scores.batches import WHOLE_BYTES, Frame, spared_scaling
 from fastcluster_lm.scores.engines.checks import check_kmeans
 from fastcluster_lm.scores.engines.params import Clustering, KMeansParams
@@ -25,22 +20,8 @@ from fastcluster_lm.scores.precision import full_precision
 
 # most bytes of one block of point-to-centroid distances: a CPU's stays in its cache, a GPU wants few large ones
 CPU_BUDGET, GPU_BUDGET = 16 * 2**20, 256 * 2**20
-# iterations on a GPU between two looks at whether any run still moves
-LOOK_EVERY = 8
 # starts farther than this in the points' frame have squares that lose the points, or that float32 cannot hold
 FARTHEST_START = 2.0**40
-
-
-class _Asked(NamedTuple):
-    """One way to cluster the same points: random numbers of its seeding, and its first start in their frame."""
-
-    params: KMeansParams
-    draws: Float[Tensor, "k fresh trials"]
-    init: Float[Tensor, "layers k d"] | None
-
-    @property
-    def runs(self) -> int:
-        return self.params.n_init + (self.init is not None)
 
 
 def find_clusters(X: Float[Tensor, "layers n d"], params: KMeansParams, memory_budget: int | None = None) -> Clustering:
@@ -68,21 +49,17 @@ def find_clusters_each(
     # the mean of half-precision points is no half-precision number
     X = X if X.dtype == torch.float64 else X.float()
     frame = spared_scaling(X)
-    asked = []
+    starts = []
     for one in params:
         init = None
         if one.init is not None:
             init = to_device(one.init, X.device).expand(len(X), -1, -1).to(frame.offset.dtype)
             init = frame.bring(init)
             check(init.abs().amax(), _startable)
-        asked.append(_Asked(one, _draw(X.shape[1], one, X.device), init))
-    native = _native_runs(X, frame, asked)
-    if native is not None:
-        return [_in_units(frame, *_best_of(runs)) for runs in native]
+        starts.append(Starts(one.n_clusters, _draw(X.shape[1], one, X.device), init, one.max_iter, one.tol))
     if memory_budget is None:
         memory_budget = CPU_BUDGET if X.device.type == "cpu" else GPU_BUDGET
-    points = frame.bring(X)
-    return [_in_units(frame, *_in_torch(points, one, memory_budget)) for one in asked]
+    return [_in_units(frame, best) for best in _run(X, frame, starts, memory_budget)]
 
 
 def _startable(reach: Tensor) -> DataError | None:
@@ -91,54 +68,32 @@ def _startable(reach: Tensor) -> DataError | None:
     return DataError("init lies farther from X than 2^40 times its spread, which float32 cannot compare; start nearer")
 
 
-def _in_torch(points: Float[Tensor, "layers n d"], asked: _Asked, memory_budget: int) -> tuple[Tensor, ...]:
-    """Run all starts in plain torch, as many layers at a time as the budget allows, and keep the best of each layer."""
-    params, draws, init = asked
-    layers = max(1, memory_budget // (4 * points.shape[1] * asked.runs * params.n_clusters))
-    parts = []
-    with full_precision():
-        for start in range(0, len(points), layers):
-            stop = start + layers
-            part = points[start:stop]
-            centroids = _seed(part, draws) if params.n_init else part.new_empty(len(part), 0, 0, part.shape[2])
-            if init is not None:
-                warm = init[start:stop, None]
-                centroids = torch.cat([warm, centroids], 1) if params.n_init else warm
-            parts.append(_Lloyd(part, centroids, params, memory_budget).best())
-    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
-
-
-def _in_units(frame: Frame, labels: Tensor, centroids: Tensor, inertia: Tensor, n_iter: Tensor) -> Clustering:
-    """Bring what was found in a frame back to the points' own units."""
-    if not frame.plain:
-        centroids, inertia = centroids * frame.scale, inertia * frame.scale.double().flatten().square()
-    return Clustering(labels, (centroids + frame.offset).float(), inertia, n_iter)
-
-
-def _native_runs(X: Tensor, frame: Frame, asked: Sequence[_Asked]) -> list[Runs] | None:
-    """Run compiled KMeans on all layers, large ones as many at a time as keep threads busy; None where it cannot."""
-    if X.device.type != "cpu":
-        return None
-    layers = len(X)
-    if X.numel() * X.element_size() > WHOLE_BYTES:
-        layers = min(layers, -(-thread_count() // min(one.runs for one in asked)))
-    buffer = room(layers, *X.shape[1:], dtype=torch.float32)
-    found = []
+def _run(X: Tensor, frame: Frame, starts: Sequence[Starts], memory_budget: int) -> list[Best]:
+    """Run KMeans from each of the starts, on a CPU on as many layers of large points at a time as keep threads busy."""
+    layers, buffer = len(X), None
+    if X.device.type == "cpu":
+        if X.numel() * X.element_size() > WHOLE_BYTES:
+            layers = min(layers, -(-thread_count() // min(one.runs for one in starts)))
+        buffer = room(layers, *X.shape[1:], dtype=torch.float32)
+    found: list[list[Best]] = [[] for _ in starts]
     for start in range(0, len(X), layers):
         part = slice(start, start + layers)
         own_frame = frame if layers == len(X) else frame.of_layers(part)
         points = own_frame.bring(X[part], out=buffer)
-        for params, draws, init in asked:
-            own = None if init is None else init[part]
-            with full_precision():
-                native = kmeans_runs_native(points, params.n_clusters, draws, own, params.max_iter, params.tol)
-            if native is None:
-                return None
-            found.append(native)
+        with full_precision():
+            for place, one in enumerate(starts):
+                found[place].append(kmeans_runs(points, one.of_layers(part), memory_budget))
     if layers == len(X):
-        return found
-    parts = [found[i :: len(asked)] for i in range(len(asked))]
-    return [Runs(*(torch.cat(column) for column in zip(*same, strict=True))) for same in parts]
+        return [parts[0] for parts in found]
+    return [Best(*(torch.cat(column) for column in zip(*parts, strict=True))) for parts in found]
+
+
+def _in_units(frame: Frame, best: Best) -> Clustering:
+    """Bring what was found in a frame back to the points' own units."""
+    labels, centroids, inertia, n_iter = best
+    if not frame.plain:
+        centroids, inertia = centroids * frame.scale, inertia * frame.scale.double().flatten().square()
+    return Clustering(labels, (centroids + frame.offset).float(), inertia, n_iter)
 
 
 def _draw(n: int, params: KMeansParams, device: torch.device) -> Float[Tensor, "k runs trials"]:
@@ -149,165 +104,3 @@ def _draw(n: int, params: KMeansParams, device: torch.device) -> Float[Tensor, "
         return torch.empty(shape, dtype=torch.float64, device=device)
     generator = torch.Generator().manual_seed(params.seed)
     return to_device(torch.rand(shape, generator=generator, dtype=torch.float64), device)
-
-
-def _seed(X: Float[Tensor, "layers n d"], draws: Tensor) -> Float[Tensor, "layers runs k d"]:
-    """Choose starting centroids among the points: each next one with odds by squared distance, best of the trials."""
-    n_layers, n, width = X.shape
-    n_clusters, runs, trials = draws.shape
-    x_sq = X.square().sum(-1)  # (layers, n)
-    flat = X.reshape(-1, width)
-    start = torch.arange(n_layers, device=X.device)[:, None, None] * n
-    chosen = torch.empty(n_clusters, n_layers, runs, dtype=torch.int64, device=X.device)
-    chosen[0] = (draws[0, :, 0] * n).long()
-    closest = _sq_dist(X, x_sq, flat[chosen[0] + start[..., 0]])  # (layers, runs, n)
-    for cluster in range(1, n_clusters):
-        mass = closest.cumsum(-1, dtype=torch.float64)
-        # the first point whose cumulated distance exceeds the draw: a point at distance 0 is never it
-        candidates = torch.searchsorted(mass, draws[cluster] * mass[..., -1:], right=True).clamp_(max=n - 1)
-        points = flat[candidates + start].view(n_layers, runs * trials, width)
-        reached = _sq_dist(X, x_sq, points).view(n_layers, runs, trials, n)
-        torch.minimum(reached, closest[:, :, None], out=reached)
-        best = reached.sum(-1).argmin(-1, keepdim=True)  # (layers, runs, 1)
-        chosen[cluster] = candidates.gather(-1, best)[..., 0]
-        closest = reached.gather(2, best[..., None].expand(-1, -1, -1, n))[:, :, 0]
-    return flat[chosen.permute(1, 2, 0) + start]
-
-
-def _sq_dist(X: Tensor, x_sq: Tensor, points: Tensor) -> Float[Tensor, "layers m n"]:
-    # all three terms in one matmul: [-2 p, |p|^2, 1] . [x, 1, |x|^2]
-    left = torch.cat([points * -2, points.square().sum(-1, keepdim=True), torch.ones_like(points[..., :1])], -1)
-    right = torch.cat([X, torch.ones_like(x_sq[..., None]), x_sq[..., None]], -1)
-    return torch.bmm(left, right.mT).clamp_(min=0)
-
-
-def _best_of(runs: Runs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Take each layer's run of lowest inertia, the first of equal ones."""
-    n_layers, n_runs = runs.inertia.shape
-    if n_runs == 1:
-        return runs.labels[:, 0].long(), runs.centroids[:, 0], runs.inertia[:, 0], runs.n_iter[:, 0]
-    # numpy's argmin is the first of equals, torch's is any
-    best = torch.from_numpy(runs.inertia.numpy().argmin(1) + np.arange(n_layers) * n_runs)
-    labels, centroids, inertia, n_iter = (part.flatten(0, 1).index_select(0, best) for part in runs)
-    return labels.long(), centroids, inertia, n_iter
-
-
-class _Lloyd:
-    """All runs of all layers, side by side; runs that converged are frozen, and on a CPU leave the batch."""
-
-    def __init__(self, X: Tensor, centroids: Tensor, params: KMeansParams, memory_budget: int) -> None:
-        self.X, self.params, self.memory_budget = X, params, memory_budget
-        self.x_sq = X.square().sum(-1)
-        self.centroids = centroids  # (layers, runs, k, d)
-        n_layers, runs = centroids.shape[:2]
-        self.labels = X.new_full((n_layers, runs, X.shape[1]), -1, dtype=torch.int64)
-        self.n_iter = X.new_zeros((n_layers, runs), dtype=torch.int64)
-        self.active = X.new_ones((n_layers, runs), dtype=torch.bool)
-        # scikit-learn's rule: tol is relative to the mean variance of the coordinates
-        self.tol = params.tol * X.var(1, correction=0).mean(-1)  # (layers,)
-
-    def best(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        on_cpu, glance = self.X.device.type == "cpu", Glance()
-        for iteration in range(self.params.max_iter):
-            if (on_cpu or iteration % LOOK_EVERY == 0) and not glance.sees(self.active.any()):
-                break
-            # a GPU would have to wait to learn which runs are active, and moves them all
-            self._iterate(*self._busy() if on_cpu else (slice(None), (slice(None), slice(None))))
-        return self._finish()
-
-    def _busy(self) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Choose the layers with active runs, and their runs: as many of each as the busiest layer has.
-
-        The others fill up with frozen runs, which are left as they are
-        """
-        counts = self.active.sum(1)
-        layers = counts.nonzero().flatten()
-        order = self.active[layers].to(torch.uint8).argsort(dim=1, descending=True, stable=True)
-        return layers, (layers[:, None], order[:, : int(counts.max())])
-
-    def _iterate(self, layers: Tensor | slice, pick: tuple[Tensor, Tensor] | tuple[slice, slice]) -> None:
-        """Move the active ones among the runs picked by one iteration."""
-        active, old, old_labels = self.active[pick], self.centroids[pick], self.labels[pick]
-        X = self.X[layers]
-        labels, sq_dist = self._assign(X, self.x_sq[layers], old)
-        new, sizes = _means(X, labels, old)
-        moved = _refill(X, self.x_sq[layers], sq_dist, sizes, old, new)
-        settled = (labels == old_labels).all(-1) & ~moved
-        shift = (new - old).square().sum((-2, -1))
-        still = active & ~settled & (shift > self.tol[layers, None])
-        self.centroids[pick] = torch.where(active[..., None, None], new, old)
-        self.labels[pick] = torch.where(active[..., None], labels, old_labels)
-        self.n_iter[pick] += active
-        self.active[pick] = still
-
-    def _assign(self, X: Tensor, x_sq: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-        """Give each point its nearest centroid in every run: labels and sq_dist, both (layers, runs, n)."""
-        if X.is_cuda:
-            return kmeans_assign(X, centroids)
-        n_layers, n, width = X.shape
-        runs, k = centroids.shape[1:3]
-        side_by_side = centroids.reshape(n_layers, runs * k, width)
-        # |x|^2 is left out until the nearest is known: [x, 1] . [-2 c, |c|^2]
-        left = torch.cat([X, torch.ones_like(X[..., :1])], -1)
-        right = torch.cat([side_by_side * -2, side_by_side.square().sum(-1, keepdim=True)], -1).mT
-        labels = torch.empty(n_layers, n, runs, dtype=torch.int64, device=X.device)
-        sq_dist = X.new_empty(n_layers, n, runs)
-        rows = max(1, self.memory_budget // (4 * n_layers * runs * k))
-        for start in range(0, n, rows):
-            tile = slice(start, start + rows)
-            block = torch.bmm(left[:, tile], right)  # (layers, rows, runs * k)
-            nearest = block.view(n_layers, -1, runs, k).min(-1)
-            labels[:, tile], sq_dist[:, tile] = nearest.indices, nearest.values
-        sq_dist += x_sq[..., None]
-        return labels.mT.contiguous(), sq_dist.clamp_(min=0).mT.contiguous()
-
-    def _finish(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Label the points by the final centroids, take each layer's best run and measure it in float64."""
-        labels, _ = self._assign(self.X, self.x_sq, self.centroids)
-        runs = self.centroids.shape[1]
-        exact = self.X.double()
-        inertia = torch.stack(
-            [_inertia(exact, self.centroids[:, run].double(), labels[:, run]) for run in range(runs)], 1
-        )
-        layer = torch.arange(len(self.X), device=self.X.device)
-        # argmin may return any of equal minima, so the lower run is chosen by hand
-        best = (inertia == inertia.amin(1, keepdim=True)).to(torch.uint8).argmax(1)
-        labels, centroids, inertia = labels[layer, best], self.centroids[layer, best].double(), inertia[layer, best]
-        # a settled run's centroids are its clusters' means; in float64 they lose the rounding of float32 sums
-        settled = (labels == self.labels[layer, best]).all(1)
-        means, _ = _means(exact, labels[:, None], centroids[:, None])
-        centroids = torch.where(settled[:, None, None], means[:, 0], centroids)
-        inertia = torch.where(settled, _inertia(exact, centroids, labels), inertia)
-        return labels, centroids, inertia, self.n_iter[layer, best]
-
-
-def _inertia(X: Tensor, centroids: Tensor, labels: Tensor) -> Float[Tensor, " layers"]:
-    own = centroids.gather(1, labels[..., None].expand(-1, -1, X.shape[-1]))
-    return own.sub_(X).square_().sum((1, 2))
-
-
-def _means(X: Tensor, labels: Int[Tensor, "layers runs n"], old: Tensor) -> tuple[Tensor, Tensor]:
-    """Average each cluster's points, sums in a fixed order; an empty cluster keeps its centroid."""
-    sums, sizes = cluster_sums(X, labels, old.shape[2])
-    means = sums / sizes.clamp(min=1)[..., None]
-    return torch.where(sizes[..., None] > 0, means, old), sizes
-
-
-def _refill(X: Tensor, x_sq: Tensor, sq_dist: Tensor, sizes: Tensor, old: Tensor, new: Tensor) -> Tensor:
-    """Put empty clusters, in place in `new`, on the points farthest from their centroids; say which runs changed."""
-    empty = sizes == 0  # (layers, runs, k)
-    # a GPU would have to wait for the answer
-    if empty.device.type == "cpu" and not bool(empty.any()):
-        return torch.zeros_like(empty[..., 0])
-    width = X.shape[-1]
-    # what rounding alone can make of a distance of 0 counts as 0: no cluster is put where one is already
-    largest_sq = x_sq[:, None] + old.square().sum(-1).amax(-1)[..., None]  # (layers, runs, n)
-    rounding = matmul_rounding(width, X.dtype) * largest_sq
-    away = torch.where(sq_dist > 4 * rounding, sq_dist, 0)
-    farthest = away.sort(dim=-1, descending=True, stable=True)
-    rank = (empty.cumsum(-1) - 1).clamp_(min=0)
-    movable = empty & (farthest.values.gather(-1, rank) > 0)
-    source = farthest.indices.gather(-1, rank)  # (layers, runs, k)
-    layer = torch.arange(len(X), device=X.device)[:, None, None]
-    new.copy_(torch.where(movable[..., None], X[layer, source], new))
-    return movable.any(-1)
