@@ -117,11 +117,12 @@ def train(
     # before a run folder is there: a signal ends a compilation at once
     native.prepare(lambda text: click.echo(text, err=True))
     signals.run, report = path, asked.report
-    progress = Progress(asked.training.steps, sys.stderr, space=report.space, group=report.group)
+    positions = asked.probe.all_positions
+    progress = Progress(asked.training.steps, sys.stderr, space=report.space, group=report.group, position=positions[0])
     with (
         # before all that has a thread
         wiring.worker_ahead(asked) if fresh else nullcontext() as ahead,
-        Beside(live=live, tensorboard=tensorboard) as beside,
+        Beside(live=live, tensorboard=tensorboard, position=positions[0]) as beside,
         progress,
     ):
 
@@ -155,6 +156,7 @@ def train(
         space=report.space,
         group=report.group,
         layer=asked.headline_layer,
+        positions=positions,
         stream=sys.stdout,
     )
 
@@ -162,6 +164,7 @@ def train(
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--step", type=int, help="Only this step.")
+@click.option("--position", metavar="NAME", help="Only this token, of a run that probes several.")
 @click.option("--layer", type=int, help="Only this layer; 0 is the embedding.")
 @click.option("--split", type=click.Choice(["train", "val"]), help="Only this split.")
 @click.option("--space", type=click.Choice(["hidden", "map"]), help="Only this space.")
@@ -174,7 +177,7 @@ def train(
 @click.option("--sparklines", is_flag=True, help="A row for each place, with bars from 0 to 1 over all steps.")
 @verbose
 @listing
-def scores(run: Path, form: str, sparklines: bool, **filters: Any) -> None:
+def scores(run: Path, form: str, sparklines: bool, position: str | None, **filters: Any) -> None:
     """Print the scores of a run: all rows as JSON or CSV, the chosen ones as a table.
 
     \b
@@ -183,9 +186,14 @@ def scores(run: Path, form: str, sparklines: bool, **filters: Any) -> None:
     """
     from fastcluster_lm.store import RunFolder
     from fastcluster_lm.views import print_rows, print_scores, sparkline_rows
+    from fastcluster_lm.views.positions import chosen_position, rows_at
 
+    folder = RunFolder.open(run)
+    rows = folder.scores()
+    if position is not None:
+        rows = rows_at(rows, chosen_position(folder.config(), position))
     chosen = {key: value for key, value in filters.items() if value is not None}
-    rows = [row for row in RunFolder.open(run).scores() if all(row[key] == value for key, value in chosen.items())]
+    rows = [row for row in rows if all(row[key] == value for key, value in chosen.items())]
     if sparklines:
         drawn = sparkline_rows(rows)
         print_rows(drawn, tuple(drawn[0]) if drawn else ("layer",), format=form, stream=sys.stdout)

@@ -13,17 +13,17 @@ IDLE_EXIT_S = 60
 
 
 class Beside:
-    """The onlookers of one run, each only if it was asked for.
+    """The onlookers of one run, each only if it was asked for; position is the token whose scores need no name.
 
     Errors: UsageError before anything is written, if the package of one is missing
     """
 
-    def __init__(self, *, live: bool, tensorboard: bool) -> None:
+    def __init__(self, *, live: bool, tensorboard: bool, position: str | None = None) -> None:
         if live:
             require("bokeh", extra="report", purpose="fclm train --live")
         if tensorboard:
             require("tensorboard", extra="tensorboard", purpose="fclm train --tensorboard")
-        self._live, self._tensorboard = live, tensorboard
+        self._live, self._tensorboard, self._position = live, tensorboard, position
         self._events: Any = None
 
     def __enter__(self) -> "Beside":
@@ -44,7 +44,7 @@ class Beside:
         if self._tensorboard:
             from fastcluster_lm.views.events import EventWriter
 
-            self._events = EventWriter(path / "tensorboard", resumed_from=step)
+            self._events = EventWriter(path / "tensorboard", resumed_from=step, first=self._position)
 
     def update(self, row: Mapping[str, Any], scores: Sequence[Mapping[str, Any]] | None) -> None:
         """Take a step's row, and the score rows that have come."""

@@ -13,12 +13,14 @@ from fastcluster_lm.errors import UsageError
 @click.argument("run", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="File to write; RUN/report.html for one run.")
 @click.option("--png", type=click.Path(path_type=Path), metavar="FOLDER", help="Write figures as PNG here instead.")
+@click.option("--position", metavar="NAME", help="Token to show, of runs that probe several; the first by default.")
 @verbose
-def report(run: tuple[Path, ...], out: Path | None, png: Path | None) -> None:
+def report(run: tuple[Path, ...], out: Path | None, png: Path | None, position: str | None) -> None:
     """Show RUN, or several, as one HTML file that opens without a network.
 
     It has the scores of every layer at every probe beside their nulls, the maps of all layers with a slider over
-    steps, the cost, and a comparison where there are several runs. The figures of --png are of one run.
+    steps, the cost, and a comparison where there are several runs. The figures of --png are of one run. The page of a
+    run that probes several tokens shows each, the one that is named first.
 
     \b
     Example:
@@ -34,7 +36,7 @@ def report(run: tuple[Path, ...], out: Path | None, png: Path | None) -> None:
         require("matplotlib", extra="report", purpose="fclm report --png")
         from fastcluster_lm.views.figures import write_figures
 
-        for written in write_figures(folders[0], png):
+        for written in write_figures(folders[0], png, position):
             click.echo(written)
         return
     require("bokeh", extra="report", purpose="fclm report")
@@ -46,7 +48,7 @@ def report(run: tuple[Path, ...], out: Path | None, png: Path | None) -> None:
     if out is None:
         out = run[0] / "report.html" if len(run) == 1 else Path("report.html")
     sources = [
-        RunSources(read_history(folder), texts=instruction_texts(folder), tabulate=clusters_by_task)
+        RunSources(read_history(folder, position), texts=instruction_texts(folder), tabulate=clusters_by_task)
         for folder in folders
     ]
     page = report_html(sources).encode()
@@ -63,8 +65,9 @@ def report(run: tuple[Path, ...], out: Path | None, png: Path | None) -> None:
     metavar="SECONDS",
     help="End once the run is over and no page has been open for so long.",
 )
+@click.option("--position", metavar="NAME", help="Token to show first, of a run that probes several.")
 @verbose
-def watch(run: Path, port: int, idle_exit: float | None) -> None:
+def watch(run: Path, port: int, idle_exit: float | None, position: str | None) -> None:
     """Show RUN while it runs, in a browser on this machine; the page stays when training ends.
 
     Only the address that is printed opens it, or the same with localhost: a link on another page does not, nor does
@@ -82,7 +85,7 @@ def watch(run: Path, port: int, idle_exit: float | None) -> None:
     from fastcluster_lm.engine.reading import clusters_by_task, instruction_texts
     from fastcluster_lm.views.report.live import LivePages
 
-    pages = LivePages(folder, port=port, texts=instruction_texts(folder), tabulate=clusters_by_task)
+    pages = LivePages(folder, port=port, texts=instruction_texts(folder), tabulate=clusters_by_task, position=position)
 
     def say(url: str) -> None:
         click.echo(f"{url} shows {run}; Ctrl-C ends it")

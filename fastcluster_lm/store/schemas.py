@@ -65,6 +65,13 @@ class Data(TypedDict, total=False):
     n_val_instructions: Required[Positive]
 
 
+class Probe(TypedDict, total=False):
+    """Which tokens are probed: one, or several in an order."""
+
+    position: Word
+    positions: list[Word]
+
+
 class Training(TypedDict, total=False):
     steps: Required[Positive]
 
@@ -79,6 +86,7 @@ class _AnyRun(TypedDict, total=False):
     seed: Whole
     model: Required[Model]
     report: Required[Report]
+    probe: Probe
     scores: dict[str, Any]
 
 

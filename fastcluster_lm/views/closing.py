@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fastcluster_lm.views.positions import rows_at
 from fastcluster_lm.views.summary import LayerRow, Signature, accuracy_at, failure_signatures, layer_table, number
 from fastcluster_lm.views.tables import cell, console_for
 
@@ -34,10 +35,13 @@ def print_closing(
     space: str,
     group: str,
     layer: int,
+    positions: Sequence[str] = ("input",),
     stream: TextIO | None = None,
     width: int | None = None,
 ) -> None:
     """Print a run's result for reading: two tables by layer, the headline, three signatures, the probe's cost.
+
+    All are of the first of several probed positions; of each further one there is a headline
 
     Units:  scores with two decimals; width in characters, None for the terminal's
     Names:  summary holds steps, early_stopping_step, val_accuracy, probes, probe_seconds, probe_wait_seconds,
@@ -49,13 +53,22 @@ def print_closing(
         console = console_for(stream or sys.stdout, PIPED_WIDTH)
     mark = number(summary, "early_stopping_step")
     mark_step = None if mark is None else int(mark)
-    table = layer_table(score_rows, step_rows, space=space, group=group, mark_step=mark_step)
-    # over all points beside the headline's group, since either alone misleads
-    beside = [] if group == "all" else layer_table(score_rows, step_rows, space=space, group="all", mark_step=mark_step)
+
+    def tables(position: str) -> tuple[Layers, Layers]:
+        """Give the headline's group and, since either alone misleads, all points beside it."""
+        own = rows_at(score_rows, position)
+        groups = (group,) if group == "all" else (group, "all")
+        found = [layer_table(own, step_rows, space=space, group=one, mark_step=mark_step) for one in groups]
+        return found[0], found[1] if len(found) > 1 else []
+
+    first, *further = positions
+    table, beside = tables(first)
     padding = 2 if console.width >= COMFORTABLE_WIDTH else 1
     if not table:
         _say(console, f"No scores of the {SPACES.get(space, space)} {GROUPS.get(group, group)}: nothing was probed.")
     else:
+        if further:
+            _say(console, f"Token: {first}", "bold")
         _say(
             console, f"Task clusters in the {SPACES.get(space, space)}, {GROUPS.get(group, group)} (validation)", "bold"
         )
@@ -64,9 +77,12 @@ def print_closing(
         _say(console)
         console.print(_neighbor_table(table, beside, headline=layer, padding=padding))
         _print_headline(console, table, beside, layer)
+        for position in further:
+            _print_headline(console, *tables(position), layer, f", {position} token")
     _print_training(console, step_rows, summary)
     if table:
-        _print_signatures(console, failure_signatures(score_rows, step_rows, space=space, group=group, layer=layer))
+        own = rows_at(score_rows, first)
+        _print_signatures(console, failure_signatures(own, step_rows, space=space, group=group, layer=layer))
     _print_cost(console, summary)
     _print_skipped(console, step_rows)
 
@@ -127,13 +143,13 @@ def _of_layer(table: Layers, layer: float | None) -> LayerRow:
     return next((row for row in table if row["layer"] == layer), {})
 
 
-def _print_headline(console: Console, table: Layers, beside: Layers, layer: int) -> None:
+def _print_headline(console: Console, table: Layers, beside: Layers, layer: int, where: str = "") -> None:
     row, row_beside = _of_layer(table, layer), _of_layer(beside, layer)
     _say(console)
     if not row:
-        _say(console, f"Layer {layer}, which the headline names, was not scored.")
+        _say(console, f"Layer {layer}{where}, which the headline names, was not scored.")
         return
-    text = f"Layer {layer}: task ARI {cell(row['ari_end'], 2)}"
+    text = f"Layer {layer}{where}: task ARI {cell(row['ari_end'], 2)}"
     known = [
         f"{name} {cell(row[column], 2)}"
         for name, column in (

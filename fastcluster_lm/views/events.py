@@ -26,9 +26,13 @@ SCORE_NAMES = ("ari", "ami", "f1", "knn_share", "knn_share_across")
 
 
 class EventWriter:
-    """Writes a run's scalars as they come; a resumed run takes back those later than where it goes on."""
+    """Writes a run's scalars as they come; a resumed run takes back those later than where it goes on.
 
-    def __init__(self, folder: Path, *, resumed_from: int = 0) -> None:
+    first: the probed token whose scores have no name of it in their tags
+    """
+
+    def __init__(self, folder: Path, *, resumed_from: int = 0, first: str | None = None) -> None:
+        self._first = first
         self._writer = EventFileWriter(str(folder))
         if resumed_from:
             # TensorBoard drops what has this step or a later one when it reads such a line
@@ -40,7 +44,8 @@ class EventWriter:
         by_step: dict[object, dict[str, float | None]] = {}
         for row in score_rows or ():
             if row["labels"] == "task":
-                place = f"{row['split']} {row['space']} {row['group']}"
+                token = "" if row.get("position") in (self._first, None) else f"{row['position']} "
+                place = f"{token}{row['split']} {row['space']} {row['group']}"
                 values = {
                     f"{place}/{column} layer {row['layer']}": number(row, column)
                     for name in SCORE_NAMES

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from fastcluster_lm.errors import DataError
 from fastcluster_lm.store import RunFolder, replace_file
+from fastcluster_lm.views.positions import points_name
 from fastcluster_lm.views.report.frames import bounds_of
 from fastcluster_lm.views.report.history import RunHistory, read_history
 from fastcluster_lm.views.report.look import PALETTE
@@ -29,12 +30,13 @@ DPI = 110
 MOMENTS = (0.0, 0.07, 0.2, 1.0)
 
 
-def write_figures(folder: RunFolder, out: Path) -> list[Path]:
-    """Write run.png (both of the following in short), scores.png and maps.png, and name them.
+def write_figures(folder: RunFolder, out: Path, position: str | None = None) -> list[Path]:
+    """Write run.png (both of the following in short), scores.png and maps.png of one token, the first by default.
 
-    Errors: DataError if the run has no scores; RunFolderError if the run cannot be read or the folder not written
+    Errors: DataError if the run has no scores; RunFolderError if the run cannot be read or the folder not written;
+            UsageError if there is no such token
     """
-    history = read_history(folder)
+    history = read_history(folder, position)
     if not history.score_rows:
         raise DataError(f"{folder.path} has no scores, so there is nothing to draw; train with --probe-every 50, say")
     out.mkdir(parents=True, exist_ok=True)
@@ -71,7 +73,7 @@ def _short(history: RunHistory, blocks: ScoreBlocks) -> Figure:
     report = history.config["report"]
     rows[0].suptitle(
         f"{history.config['name']}, seed {history.config['seed']}: task clusters in each layer "
-        f"({SPACES[report['space']]}, {GROUPS[report['group']]}, validation)",
+        f"({SPACES[report['space']]}, {GROUPS[report['group']]}, validation{_token(history)})",
         fontsize=11,
     )
     if history.map_steps:
@@ -110,8 +112,8 @@ def _scores(history: RunHistory, blocks: ScoreBlocks) -> Figure:
     figure.legend(*panels[1].get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
     report = history.config["report"]
     figure.suptitle(
-        f"{history.name}: {SPACES[report['space']]}, {GROUPS[report['group']]}, validation; grey: nulls; dash-dotted: "
-        "early-stopping mark",
+        f"{history.name}: {SPACES[report['space']]}, {GROUPS[report['group']]}, validation{_token(history)}; "
+        "grey: nulls; dash-dotted: early-stopping mark",
         fontsize=10,
     )
     return figure
@@ -129,7 +131,7 @@ def _maps(history: RunHistory) -> Figure:
                 axes.set_ylabel(f"step {step}", fontsize=9)
             if step == steps[0]:
                 axes.set_title(f"layer {layer}", fontsize=9)
-    figure.suptitle(f"{history.name}: t-SNE coloured by task; {NOT_METRIC}", fontsize=9)
+    figure.suptitle(f"{history.name}: t-SNE coloured by task{_token(history)}; {NOT_METRIC}", fontsize=9)
     return figure
 
 
@@ -155,7 +157,8 @@ def _heat_map(axes: Axes, history: RunHistory, blocks: ScoreBlocks, column: str)
 
 def _map(axes: Axes, history: RunHistory, step: int, layer: int, steps: Sequence[int]) -> None:
     arrays, _ = history.read_map(step)
-    points, task = arrays["points"][layer], arrays["task"]
+    name = points_name(history.config, history.position)
+    points, task = arrays[name][layer], arrays["task"]
     for value in np.unique(task):
         own = points[task == value]
         axes.scatter(
@@ -167,7 +170,7 @@ def _map(axes: Axes, history: RunHistory, step: int, layer: int, steps: Sequence
             marker=MARKS[value // len(PALETTE) % len(MARKS)],
         )
     # one scale for all steps, as on the page
-    shown = [np.moveaxis(history.read_map(one)[0]["points"], 2, 0) for one in steps]
+    shown = [np.moveaxis(history.read_map(one)[0][name], 2, 0) for one in steps]
     x, y, half = bounds_of(shown)[:, layer]
     axes.set(xlim=(x - half, x + half), ylim=(y - half, y + half), xticks=[], yticks=[], aspect="equal")
 
@@ -175,10 +178,15 @@ def _map(axes: Axes, history: RunHistory, step: int, layer: int, steps: Sequence
 def _block(history: RunHistory, blocks: ScoreBlocks, column: str) -> np.ndarray:
     """Take a column of the headline's place: (probes, layers), NaN where there is none."""
     report = history.config["report"]
-    name = f"val|{report['space']}|{report['group']}|task|{column}"
+    name = f"{history.position}|val|{report['space']}|{report['group']}|task|{column}"
     if name not in blocks.series:
         return np.full((len(blocks.steps), history.n_layers), np.nan)
     return blocks.values[:, blocks.series.index(name)]
+
+
+def _token(history: RunHistory) -> str:
+    """Say which token is shown, where the run has several."""
+    return f", {history.position} token" if len(history.positions) > 1 else ""
 
 
 def _moments(steps: Sequence[int]) -> list[int]:

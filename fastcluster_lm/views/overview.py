@@ -2,6 +2,7 @@
 
 from fastcluster_lm.errors import RunFolderError
 from fastcluster_lm.store import RunFolder
+from fastcluster_lm.views.positions import positions_of, rows_at
 
 RUN_COLUMNS = (
     "run",
@@ -34,7 +35,8 @@ def _overview(folder: RunFolder) -> dict[str, object]:
     report = config["report"]
     layer = config["model"]["n_layers"] if report["layer"] < 0 else report["layer"]
     wanted = {"labels": "task", "split": "val", "space": report["space"], "group": report["group"], "layer": layer}
-    headline = [row for row in scores if all(row[key] == value for key, value in wanted.items())]
+    at_first = rows_at(scores, positions_of(config)[0])
+    headline = [row for row in at_first if all(row[key] == value for key, value in wanted.items())]
     accuracies = [row["val_accuracy"] for row in steps if row["val_accuracy"] is not None]
     return {
         "run": str(folder.path),

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from fastcluster_lm.views.positions import rows_at
 from fastcluster_lm.views.summary import best_layer, number
 
 Row = Mapping[str, object]
@@ -30,9 +31,11 @@ class Progress:
         *,
         space: str = "hidden",
         group: str = "input_output",
+        position: str = "input",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._total_steps, self._space, self._group, self._clock = total_steps, space, group, clock
+        self._total_steps, self._clock = total_steps, clock
+        self._space, self._group, self._position = space, group, position
         self._console = Console(file=stream or sys.stderr, markup=False, highlight=False, emoji=False)
         self._live: Live | None = None
         if self._console.is_terminal:
@@ -70,7 +73,8 @@ class Progress:
         if accuracy is not None:
             self._accuracy = accuracy
         if score_rows:
-            self._best = best_layer(score_rows, self._space, self._group) or self._best
+            own = rows_at(score_rows, self._position)
+            self._best = best_layer(own, self._space, self._group) or self._best
         pause = PLAIN_PAUSE_S if self._live is None else LIVE_PAUSE_S
         is_due = self._drawn_at is None or now - self._drawn_at >= pause
         if is_due or score_rows or accuracy is not None or step == self._total_steps:

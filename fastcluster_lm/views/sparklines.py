@@ -9,7 +9,7 @@ Row = Mapping[str, object]
 BARS = "▁▂▃▄▅▆▇█"
 # a cell has this many characters at most; each then stands for the last probe of its share of them
 WIDTH = 24
-PLACES = ("split", "space", "group", "labels", "layer")
+PLACES = ("position", "split", "space", "group", "labels", "layer")
 SPARK_SCORES = ("ari", "knn_share")
 
 
@@ -26,14 +26,18 @@ def sparkline(values: Sequence[float | None], width: int = WIDTH) -> str:
 def sparkline_rows(rows: Sequence[Row]) -> list[dict[str, object]]:
     """Make a row for each place in the score table: bars over steps and the last value of two scores, and their nulls.
 
-    Names:  split, space, group, labels, layer, probes; ari_steps, ari, null_ari and so on, these two at the end
+    Names:  position (where there are several), split, space, group, labels, layer, probes; ari_steps, ari, null_ari
+            and so on, these two at the end
     """
     by_place: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
-        by_place.setdefault(tuple(row[name] for name in PLACES), []).append(row)
+        by_place.setdefault(tuple(row.get(name) for name in PLACES), []).append(row)
+    # the first of a place is its position
+    several = len({place[0] for place in by_place}) > 1
     drawn = []
     for place, own in by_place.items():
-        found: dict[str, object] = {**dict(zip(PLACES, place, strict=True)), "probes": len(own)}
+        named = dict(zip(PLACES, place, strict=True)) if several else dict(zip(PLACES[1:], place[1:], strict=True))
+        found: dict[str, object] = {**named, "probes": len(own)}
         for name in SPARK_SCORES:
             values = [number(row, name) for row in own]
             found[f"{name}_steps"] = sparkline(values)

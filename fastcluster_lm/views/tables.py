@@ -17,13 +17,17 @@ Row = Mapping[str, object]
 Format = Literal["table", "json", "csv"]
 UNBOUNDED = 10_000
 FORMATS = ("table", "json", "csv")
-# of a score's row, what a terminal has room for
-_SCORE_TABLE = ("step", "layer", "split", "space", "group", "labels", "ari", "ami", "f1", "knn_share", "null_ari")
+# of a score's row, what a terminal has room for; the position where there are several
+_SCORE_TABLE = (
+    *("step", "position", "layer", "split", "space", "group", "labels"),
+    *("ari", "ami", "f1", "knn_share", "null_ari"),
+)
 
 
 def print_scores(rows: Sequence[Row], *, format: str = "table", stream: TextIO | None = None) -> None:
     """Print the rows of a run's scores: all columns as JSON or CSV, the chief ones as a table."""
-    print_rows(rows, _SCORE_TABLE if format == "table" else SCORE_COLUMNS, format=format, stream=stream)
+    chief = [name for name in _SCORE_TABLE if name != "position" or len({row.get(name) for row in rows}) > 1]
+    print_rows(rows, chief if format == "table" else SCORE_COLUMNS, format=format, stream=stream)
 
 
 def print_rows(

@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from fastcluster_lm.cli import main
 from fastcluster_lm.config import RunConfig, apply_settings
 from fastcluster_lm.engine import resume_run, start_run
 from fastcluster_lm.errors import RunFolderError
@@ -47,6 +49,33 @@ def test_the_scores_and_maps_of_a_token_are_those_it_has_alone(small, tmp_path, 
         == (12, 0, "val", "hidden", "all", "input")
     }
     assert by_input["input"] == 1.0 and abs(by_input["instruction"]) < 0.1
+
+
+def test_every_reader_shows_the_first_token_or_the_one_that_is_asked_for(small, tmp_path):
+    path = run_to_end(probing(small, *POSITIONS), tmp_path / "run").folder.path
+
+    def said(*command: str, status: int = 0) -> str:
+        done = CliRunner().invoke(main, [*command], catch_exceptions=False)
+        assert done.exit_code == status, done.output
+        return done.stdout if status == 0 else done.stderr
+
+    everything = json.loads(said("scores", str(path), "--json"))
+    assert len(everything) == 2 * len(json.loads(said("scores", str(path), "--json", "--position", "input")))
+    own = [row for row in everything if row["position"] == "input"]
+    assert json.loads(said("scores", str(path), "--json", "--position", "input")) == own
+    assert "position" in said("scores", str(path), "--step", "12").splitlines()[0]
+    assert "position" not in said("scores", str(path), "--step", "12", "--position", "input").splitlines()[0]
+    assert said("scores", str(path), "--position", "inputs", status=2) == (
+        "fclm: --position: expected one of the run's tokens (instruction, input), got 'inputs'; did you mean 'input'?\n"
+    )
+    place = {"step": 12, "labels": "task", "split": "val", "space": "hidden", "group": "input_output", "layer": 2}
+    headline = {row["position"]: row["ari"] for row in everything if place.items() <= row.items()}
+    assert headline["instruction"] != headline["input"]
+    assert json.loads(said("runs", str(tmp_path), "--json"))[0]["ari"] == headline["instruction"]
+    # a finished run is told again
+    closing = " ".join(said("train", "--resume", str(path)).split())
+    assert f"Layer 2: task ARI {headline['instruction']:.2f}" in closing
+    assert f"Layer 2, input token: task ARI {headline['input']:.2f}" in closing
 
 
 @pytest.mark.parametrize("source", ["fresh", "batch"])

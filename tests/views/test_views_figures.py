@@ -8,7 +8,7 @@ pytest.importorskip("matplotlib")
 from matplotlib.colors import to_rgb  # noqa: E402
 from matplotlib.image import imread  # noqa: E402
 
-from fastcluster_lm.errors import DataError  # noqa: E402
+from fastcluster_lm.errors import DataError, UsageError  # noqa: E402
 from fastcluster_lm.views.figures import write_figures  # noqa: E402
 from fastcluster_lm.views.report.look import PALETTE  # noqa: E402
 from tests.views.report.made_run import make_run  # noqa: E402
@@ -43,3 +43,16 @@ def test_a_run_without_maps_has_its_scores_and_one_without_scores_says_so(tmp_pa
     run.add(0)
     (run.folder.path / "maps" / "step-000000.safetensors").unlink()
     assert [path.name for path in write_figures(run.folder, tmp_path / "out")] == ["run.png", "scores.png"]
+
+
+def test_the_figures_are_of_the_token_that_is_asked_for(tmp_path):
+    run = make_run(tmp_path / "run", positions=("instruction", "input"))
+    for step in (0, 100):
+        run.add(step)
+    first, asked, second = (
+        [path.read_bytes() for path in write_figures(run.folder, tmp_path / str(at), position)]
+        for at, position in enumerate((None, "instruction", "input"))
+    )
+    assert first == asked and all(one != other for one, other in zip(first, second, strict=True))
+    with pytest.raises(UsageError, match="--position: expected one of the run's tokens"):
+        write_figures(run.folder, tmp_path / "none", "output")

@@ -23,3 +23,13 @@ def test_each_place_has_its_row():
     assert (one["layer"], one["ari_steps"], one["ari"], one["null_ari"]) == (0, "▁▁▁", 0.0, 0.1)
     assert (other["layer"], other["ari_steps"], other["ari"], other["probes"]) == (1, "▁▅█", 1.0, 3)
     assert other["knn_share_steps"] == "   " and other["knn_share"] is None
+
+
+def test_each_token_has_its_rows_and_is_named_only_beside_others():
+    place = {"split": "val", "space": "hidden", "group": "all", "labels": "task", "layer": 0}
+    rows = [{**place, "position": name, "step": step, "ari": ari} for step in (0, 1)
+            for name, ari in (("instruction", 0.0), ("input", 1.0))]  # fmt: skip
+    first, second = sparkline_rows(rows)
+    assert (first["position"], first["ari_steps"]) == ("instruction", "▁▁")
+    assert (second["position"], second["ari_steps"]) == ("input", "██")
+    assert "position" not in sparkline_rows(rows[:1])[0]

@@ -96,6 +96,21 @@ def test_closing_has_each_layer_at_each_moment():
     assert sum(line[:1] == ["0"] for line in lines) == 2 and sum(line[:1] == ["6"] for line in lines) == 2
 
 
+def test_closing_is_of_the_first_token_and_has_a_headline_of_each():
+    scores, steps = run_rows()
+    low = {name: 0.125 for name in ("ari", "null_ari", "knn_share")}
+    both = [{**row, "position": "instruction"} for row in scores] + [
+        {**row, **low, "position": "input"} for row in scores
+    ]
+    text = closing(rows=(both, steps), positions=("instruction", "input"))
+    alone = closing(rows=(scores, steps), positions=("instruction",))
+    lines = text.splitlines()
+    assert lines[0] == "Token: instruction" and lines[1:8] == alone.splitlines()[:7]
+    words = " ".join(text.split())
+    assert "Layer 4: task ARI 0.43 (step 0 0.40" in words and "YES -0.48 yes if task ARI" in words
+    assert "Layer 4, input token: task ARI 0.12 (step 0 0.12, null 0.12" in words
+
+
 def test_closing_says_the_headline_the_signs_and_the_cost():
     text = " ".join(closing().split())
     assert (

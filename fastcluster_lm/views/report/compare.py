@@ -8,6 +8,7 @@ from bokeh.layouts import column, row
 from bokeh.models import Div, HoverTool, Range1d, UIElement
 from bokeh.plotting import figure
 
+from fastcluster_lm.views.positions import rows_at
 from fastcluster_lm.views.report.history import RunHistory
 from fastcluster_lm.views.report.look import PALETTE, parts_style
 from fastcluster_lm.views.report.series import NULLS, SCORES
@@ -52,7 +53,7 @@ def _table(histories: Sequence[RunHistory]) -> str:
     for history in histories:
         report, resolved = history.config["report"], history.config["resolved"]
         found = layer_table(
-            history.score_rows,
+            rows_at(history.score_rows, history.position),
             history.step_rows,
             space=report["space"],
             group=report["group"],
@@ -103,6 +104,7 @@ def _curves(histories: Sequence[RunHistory], name: str, last: int) -> figure:
     for i, history in enumerate(histories):
         report = history.config["report"]
         wanted = {
+            "position": history.position,
             "labels": "task",
             "split": "val",
             "space": report["space"],

@@ -29,13 +29,13 @@ TRUTHS = {
 class MapFrames:
     """All maps of a run in one frame for each layer.
 
-    Shapes: each of points (2, layers, n) uint16, x before y, 0 and 0 where a layer has no map; bounds (3, layers):
-            centre x, centre y, half width
+    Shapes: each of points (2, layers, P * n) uint16, x before y, the n points of the first token before those of the
+            next, 0 and 0 where a layer has no map; bounds (3, layers): centre x, centre y, half width; warm by token
     Names:  sets holds label columns, uint16 (n,) each; frame i shows the points of sets[set_of[i]]
     """
 
     steps: list[int] = field(default_factory=list)
-    warm: list[bool] = field(default_factory=list)
+    warm: list[list[bool]] = field(default_factory=list)
     points: list[UInt16[np.ndarray, "2 layers n"]] = field(default_factory=list)
     set_of: list[int] = field(default_factory=list)
     sets: list[dict[str, np.ndarray]] = field(default_factory=list)
@@ -55,14 +55,15 @@ def read_frames(history: RunHistory, steps: Sequence[int]) -> MapFrames:
         arrays, notes = history.read_map(step)
         first = first or arrays["points"].shape
         frames.steps.append(step)
-        frames.warm.append(notes.get("warm") == "true")
+        frames.warm.append([notes.get(name.replace("points", "warm", 1)) == "true" for name in history.points_names])
         if arrays["points"].shape != first:
             raise RunFolderError(
                 f"the maps of {history.folder.path} differ in shape: {first} at step {frames.steps[0]}, "
                 f"{arrays['points'].shape} at step {step}; one of them is another run's"
             )
         frames.set_of.append(_place(frames.sets, _labels(arrays, history.config)))
-        found.append(np.moveaxis(arrays["points"], 2, 0))
+        points = np.concatenate([arrays[name] for name in history.points_names], 1)
+        found.append(np.moveaxis(points, 2, 0))
     if found:
         frames.bounds = bounds_of(found)
         frames.points = [quantise(points, frames.bounds) for points in found]

@@ -8,6 +8,7 @@ import numpy as np
 
 from fastcluster_lm.errors import RunFolderError
 from fastcluster_lm.store import RunFolder
+from fastcluster_lm.views.positions import chosen_position, points_name, positions_of
 from fastcluster_lm.views.report.stored_map import read_map
 
 Row = dict[str, Any]
@@ -15,10 +16,14 @@ Row = dict[str, Any]
 
 @dataclass
 class RunHistory:
-    """One run's rows in the order written, and the steps with maps that have rows too."""
+    """One run's rows in the order written, and the steps with maps that have rows too.
+
+    position: the token that is shown at first, or alone
+    """
 
     folder: RunFolder
     config: Mapping[str, Any]
+    position: str
     score_rows: list[Row] = field(default_factory=list)
     step_rows: list[Row] = field(default_factory=list)
     map_steps: list[int] = field(default_factory=list)
@@ -28,6 +33,16 @@ class RunHistory:
     def name(self) -> str:
         """Name the run as its folder is named."""
         return self.folder.path.resolve().name
+
+    @property
+    def positions(self) -> list[str]:
+        """Name the probed tokens."""
+        return positions_of(self.config)
+
+    @property
+    def points_names(self) -> list[str]:
+        """Name the arrays of a map that hold the points of each token."""
+        return [points_name(self.config, position) for position in self.positions]
 
     @property
     def n_layers(self) -> int:
@@ -58,10 +73,10 @@ class RunHistory:
         """
         return read_map(self.folder, step, self.config)
 
-    def check_layers(self, rows: Sequence[Row]) -> None:
-        """Refuse rows of layers that the run does not have.
+    def take(self, rows: Sequence[Row]) -> None:
+        """Take in more rows of scores; those of an older version, which say no token, are of the only one.
 
-        Errors: RunFolderError
+        Errors: RunFolderError for layers that the run does not have
         """
         highest = max((row["layer"] for row in rows), default=0)
         if highest >= self.n_layers:
@@ -69,15 +84,18 @@ class RunHistory:
                 f"{self.folder.path}: expected layers up to {self.n_layers - 1}, as run.toml says, found scores of "
                 f"layer {highest}; one of run.toml and scores.jsonl is another run's"
             )
+        self.score_rows += [{**row, "position": row.get("position") or self.positions[0]} for row in rows]
 
 
-def read_history(folder: RunFolder) -> RunHistory:
-    """Read all of a run.
+def read_history(folder: RunFolder, position: str | None = None) -> RunHistory:
+    """Read all of a run, to show one of its tokens first, which is the first by default.
 
-    Errors: RunFolderError if a file is damaged; a torn last line is dropped with a warning
+    Errors: RunFolderError if a file is damaged; a torn last line is dropped with a warning; UsageError if there is no
+            such token
     """
-    history = RunHistory(folder, folder.config(), folder.scores(), folder.steps())
-    history.check_layers(history.score_rows)
+    config = folder.config()
+    history = RunHistory(folder, config, chosen_position(config, position), step_rows=folder.steps())
+    history.take(folder.scores())
     _look_around(history)
     return history
 
@@ -85,8 +103,9 @@ def read_history(folder: RunFolder) -> RunHistory:
 class Follower:
     """A run's history that is read on as the run goes; the run may end, be torn in mid-line, or be taken up again."""
 
-    def __init__(self, folder: RunFolder) -> None:
-        self.history = RunHistory(folder, folder.config())
+    def __init__(self, folder: RunFolder, position: str | None = None) -> None:
+        config = folder.config()
+        self.history = RunHistory(folder, config, chosen_position(config, position))
         self._tails = {"scores": folder.follow("scores"), "steps": folder.follow("steps")}
 
     def refresh(self) -> bool:
@@ -99,11 +118,12 @@ class Follower:
         changed = False
         for table, kept in (("scores", history.score_rows), ("steps", history.step_rows)):
             rows, anew = self._tails[table].read()
-            if table == "scores":
-                history.check_layers(rows)
             if anew:
                 kept.clear()
-            kept += rows
+            if table == "scores":
+                history.take(rows)
+            else:
+                kept += rows
             changed = changed or anew or bool(rows)
         _look_around(history)
         return changed or before != (len(history.map_steps), dict(history.summary))

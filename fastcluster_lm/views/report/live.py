@@ -30,11 +30,17 @@ class LivePages:
     """A server of one run's page; every browser that opens it gets its own copy, which follows the run."""
 
     def __init__(
-        self, folder: RunFolder, *, port: int, texts: Sequence[str] = (), tabulate: Tabulate | None = None
+        self,
+        folder: RunFolder,
+        *,
+        port: int,
+        texts: Sequence[str] = (),
+        tabulate: Tabulate | None = None,
+        position: str | None = None,
     ) -> None:
-        self._folder, self._texts, self._tabulate = folder, texts, tabulate
+        self._folder, self._texts, self._tabulate, self._position = folder, texts, tabulate, position
         # what cannot be read is said here, before a page is promised
-        Follower(folder).refresh()
+        Follower(folder, position).refresh()
         try:
             sockets = bind_sockets(port, ADDRESS)
         except OSError as error:
@@ -95,7 +101,7 @@ class LivePages:
         self._server.io_loop.add_callback(self._server.io_loop.stop)
 
     def _open(self, document: Document) -> None:
-        follower = Follower(self._folder)
+        follower = Follower(self._folder, self._position)
         follower.refresh()
         dark = dark_toggle()
         page = RunPage(

@@ -53,8 +53,11 @@ class MapsPart:
     whole: UIElement
 
 
-def build_maps(data: RunSources, kinds: list[str], n_points: int) -> MapsPart:
-    """Build a figure for each layer, of one scale in x and y, all without axes: coordinates have no meaning."""
+def build_maps(data: RunSources, kinds: list[str], n_points: int, position: Select) -> MapsPart:
+    """Build a figure for each layer, of one scale in x and y, all without axes: coordinates have no meaning.
+
+    position: the token whose points are shown, where there are several
+    """
     history = data.history
     slider = Slider(
         start=0,
@@ -64,7 +67,9 @@ def build_maps(data: RunSources, kinds: list[str], n_points: int) -> MapsPart:
         title="Step",
         tooltips=False,
         # the slider writes these words itself; a text of its own beside it would lay out the page at each step
-        format=CustomJSTickFormatter(args={"frames": data.models.frames}, code=text_file("callbacks/step.js")),
+        format=CustomJSTickFormatter(
+            args={"frames": data.models.frames, "position": position}, code=text_file("callbacks/step.js")
+        ),
         disabled=True,
         sizing_mode="stretch_width",
         stylesheets=[parts_style()],

@@ -75,6 +75,7 @@ def build_overview(data: RunSources, steps: Range1d) -> OverviewPart:
     history = data.history
     report = history.config["report"]
     selects = {
+        "position": _select("Token", history.position, history.positions, 120),
         "score": _select("Score", "ari", list(SCORES.items()), 210),
         "split": _select("Split", "val", [("val", "validation"), ("train", "training")], 110),
         "space": _select("Space", report["space"], [("hidden", "hidden states"), ("map", "t-SNE map")], 130),
@@ -86,6 +87,8 @@ def build_overview(data: RunSources, steps: Range1d) -> OverviewPart:
         ),
         "labels": _select("Labels", "task", ["task", "distribution", "input", "output", "task_input"], 120),
     }
+    # a run of one token has nothing to choose from
+    selects["position"].visible = len(history.positions) > 1
     layer = _select("Layer", str(history.headline_layer), [str(i) for i in range(history.n_layers)], 70)
     heat = ColumnDataSource(
         {name: [] for name in ("left", "right", "bottom", "top", "step", "layer", "value", "chance")}

@@ -27,7 +27,8 @@ class RunPage:
         first = models.sets.data.get("split", [])
         self._steps = Range1d(-1, max(history.last_step, 1))
         self._overview = build_overview(data, self._steps)
-        self._maps = build_maps(data, kinds, len(first[0]) if len(first) else 0)
+        position = self._overview.selects["position"]
+        self._maps = build_maps(data, kinds, len(first[0]) if len(first) else 0, position)
         cost, cost_figures, self._cost_words = build_cost(data, self._steps)
         maps, overview = self._maps, self._overview
         self.figures: list[figure] = [

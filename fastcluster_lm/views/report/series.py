@@ -31,7 +31,7 @@ NULLS = {name: f"null_{name}" for name in ("ari", "ami", "f1", "knn_share", "knn
 # those whose axis does not run from 0 to 1
 UNBOUNDED = ("intrinsic_dimension", "cdnv", "kl")
 COLUMNS = (*SCORES, *NULLS.values(), "ceiling_output")
-PLACES = ("split", "space", "group", "labels")
+PLACES = ("position", "split", "space", "group", "labels")
 # steps of training that a curve shows at most
 CURVE_POINTS = 1500
 
@@ -41,7 +41,7 @@ class ScoreBlocks:
     """Scores by probe.
 
     Shapes: values (probes, series, layers) float32, NaN where there is none; settled (series, layers), NaN likewise
-    Names:  a series is split|space|group|labels|column
+    Names:  a series is position|split|space|group|labels|column
     """
 
     steps: list[int]
@@ -84,7 +84,7 @@ def _settled(steps: Sequence[int], series: Sequence[str], block: np.ndarray) -> 
     """Find when each task score settled; NaN for all else, since nobody asks for the settling of a null."""
     found = np.full(block.shape[1:], np.nan, np.float32)
     for i, name in enumerate(series):
-        _, _, _, labels, column = name.split("|")
+        labels, column = name.split("|")[-2:]
         if labels != "task" or column not in NULLS:
             continue
         for layer in range(block.shape[2]):

@@ -120,7 +120,7 @@ class RunSources:
 
     def _frames_of(self, steps: Sequence[int]) -> MapFrames:
         if steps:
-            per_map = self.history.read_map(steps[0])[0]["points"].size
+            per_map = self.history.read_map(steps[0])[0]["points"].size * len(self.history.positions)
             steps = thinned(steps, max(2, MOST_COORDINATES // per_map))
         self.n_shown = len(steps)
         frames = read_frames(self.history, steps)
@@ -135,7 +135,8 @@ class RunSources:
         assert self._tabulate is not None
         arrays, _ = self.history.read_map(step)
         of_val = arrays["is_val"] == 1
-        points = arrays["points"][:, of_val]
+        # all layers of the first token, then those of the next: (P * layers, n, 2)
+        points = np.concatenate([arrays[name] for name in self.history.points_names])[:, of_val]
         # a layer whose states were not finite has no map, and so no clusters
         known = np.isfinite(points).all((1, 2))
         counted = self._tabulate(np.where(known[:, None, None], points, 0.0), arrays["task"][of_val])

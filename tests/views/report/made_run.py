@@ -30,6 +30,7 @@ class MadeRun:
     n_layers: int
     n_points: int
     n_tasks: int
+    positions: tuple[str, ...] = ("input",)
 
     def add(self, step: int, *, warm: bool = True, places: list[tuple[str, str, str, str]] = PLACES) -> np.ndarray:
         """Add a probe's map and rows, and give the map's points (layers, n, 2)."""
@@ -45,10 +46,22 @@ class MadeRun:
             "output": np.arange(n) % 3 % 2,
             "is_val": np.repeat([0, 1], [n - n // 2, n // 2]),
         }
-        self.folder.write_map(step, arrays, {"warm": str(warm).lower()})
+        notes = {"warm": str(warm).lower()}
+        for at, position in enumerate(self.positions[1:], start=1):
+            # the points of a further token are the first's, each in the place of the next
+            arrays[f"points/{position}"] = np.roll(points, at, axis=1)
+            notes[f"warm/{position}"] = "true"
+        self.folder.write_map(step, arrays, notes)
         common = {"step": step, "tier": "full", "engine": "fused", "warm": warm}
         rows = [
-            {**common, "layer": layer, **dict(zip(NAMES, place, strict=True)), **values(step, layer, place[-1])}
+            {
+                **common,
+                "position": position,
+                "layer": layer,
+                **dict(zip(NAMES, place, strict=True)),
+                **values(step, layer + at, place[-1]),
+            }
+            for at, position in enumerate(self.positions)
             for place in places
             for layer in range(self.n_layers)
         ]
@@ -73,9 +86,18 @@ def values(step: int, layer: int, labels: str) -> dict[str, float]:
     return found
 
 
-def make_run(path: Path, *, n_layers: int = 3, n_points: int = 48, n_tasks: int = 3, name: str = "t") -> MadeRun:
+def make_run(
+    path: Path,
+    *,
+    n_layers: int = 3,
+    n_points: int = 48,
+    n_tasks: int = 3,
+    name: str = "t",
+    positions: tuple[str, ...] = ("input",),
+) -> MadeRun:
     """Make a run folder without probes; task i is called name + i."""
     config = config_to_dict(RunConfig())
+    config["probe"] |= {"position": positions[0]} | ({"positions": list(positions)} if len(positions) > 1 else {})
     config["model"]["n_layers"] = n_layers - 1
     config["training"]["steps"] = 1000
     config["resolved"] = {"engine": "fused", "device": "cpu", "threads": 1, "probe_worker": True}
@@ -91,4 +113,4 @@ def make_run(path: Path, *, n_layers: int = 3, n_points: int = 48, n_tasks: int 
         for i, own in enumerate(letters)
     ]
     config["taskset"] = {"inputs": ["x", "y"], "outputs": ["0", "1"], "lengths": [7], "tasks": tasks}
-    return MadeRun(RunFolder.create(path, config, {}), n_layers, n_points, n_tasks)
+    return MadeRun(RunFolder.create(path, config, {}), n_layers, n_points, n_tasks, positions)

@@ -246,3 +246,20 @@ def test_several_runs_stand_behind_tabs_with_a_comparison(browser, made, tmp_pat
     assert tab.page.locator("i").count() == 0
     assert tab.problems == [] and tab.requests == [path.as_uri()]
     tab.page.close()
+
+
+def test_the_token_that_is_chosen_is_the_one_that_is_drawn(browser, tmp_path):
+    run = make_run(tmp_path / "run", positions=("instruction", "input"))
+    for step in (0, 50):
+        run.add(step)
+    (tmp_path / "page.html").write_text(report_html([RunSources(read_history(run.folder), tabulate=tabulate)]))
+    tab = Tab(browser).open(tmp_path / "page.html")
+    bounds = tab.run("[model('map-1').x_range.start, model('map-1').x_range.end]")
+    arrays = run.folder.read_map(50)[0]
+    for name, points in (("instruction", "points"), ("input", "points/input"), ("instruction", "points")):
+        tab.run(f"select('Token').value = '{name}'")
+        tab.page.wait_for_function(f"select('Token').value === '{name}'")
+        assert abs(drawn(tab, 1) - arrays[points][1]).max() < (bounds[1] - bounds[0]) / 65_535
+        assert tab.run("model('label-1').text") == f"Layer 1   {ari_of(50, 1 + (name == 'input')):.2f} (null 0.10)"
+    assert tab.problems == []
+    tab.page.close()

@@ -5,7 +5,7 @@ import gzip
 import numpy as np
 import pytest
 
-from fastcluster_lm.errors import UsageError
+from fastcluster_lm.errors import RunFolderError, UsageError
 from fastcluster_lm.store import FIRST_VAL_ID
 from fastcluster_lm.views.extras import require
 from fastcluster_lm.views.report.frames import TOP, bounds_of, label_names, quantise, read_frames, thinned
@@ -74,19 +74,19 @@ def test_scores_stand_where_their_row_says(tmp_path):
         run.add(step)
     # a step probe scores less
     run.folder.append_scores([{"step": 110, "layer": 1, "split": "train", "space": "hidden", "group": "all",
-                               "labels": "task", "tier": "step", "ari": 0.25}])  # fmt: skip
+                               "labels": "task", "tier": "step", "ari": 0.25, "position": "input"}])  # fmt: skip
     blocks = score_blocks(run.folder.scores(), 3)
     assert blocks.steps == [0, 50, 100, 110]
     assert blocks.values.shape == (4, 28 * len(COLUMNS), 3)
-    row = blocks.series.index("val|hidden|input_output|task|ari")
+    row = blocks.series.index("input|val|hidden|input_output|task|ari")
     expected = [[ari_of(step, layer) for layer in range(3)] for step in (0, 50, 100)]
     np.testing.assert_allclose(blocks.values[:3, row], expected, rtol=1e-6)
-    last = blocks.values[3, blocks.series.index("train|hidden|all|task|ari")]
+    last = blocks.values[3, blocks.series.index("input|train|hidden|all|task|ari")]
     assert np.isnan(last[[0, 2]]).all() and last[1] == 0.25
     # ari_of is within 5 % of its last value at the last probe alone, and flat scores settle at once
     assert blocks.settled[row].tolist() == [100, 100, 100]
-    assert blocks.settled[blocks.series.index("val|hidden|input_output|task|ami")].tolist() == [0, 0, 0]
-    assert np.isnan(blocks.settled[blocks.series.index("val|hidden|input_output|task|null_ari")]).all()
+    assert blocks.settled[blocks.series.index("input|val|hidden|input_output|task|ami")].tolist() == [0, 0, 0]
+    assert np.isnan(blocks.settled[blocks.series.index("input|val|hidden|input_output|task|null_ari")]).all()
 
 
 def test_curves_are_thinned_but_keep_validations_probes_and_the_end():
@@ -105,12 +105,56 @@ def test_maps_of_one_probe_set_share_its_labels(tmp_path):
     ids = np.where(arrays["is_val"] == 1, FIRST_VAL_ID + 2 * 3, 2 * 7 + 1)
     run.folder.write_map(100, {**arrays, "ids": ids, "right": np.arange(48) % 2}, {"warm": "true"})
     frames = read_frames(read_history(run.folder), [0, 50, 100])
-    assert frames.set_of == [0, 0, 1] and frames.warm == [False, True, True]
+    assert frames.set_of == [0, 0, 1] and frames.warm == [[False], [True], [True]]
     assert sorted(frames.sets[0]) == ["distribution", "input", "output", "split", "task"]
     # three tasks of two distributions with six training instructions each come before those of validation
     assert frames.sets[1]["instruction"].tolist() == [7] * 24 + [36 + 3] * 24
     names = label_names(run.folder.config(), ["right", "split", "task", "kind"])
     assert names == {"right": ["wrong", "right"], "split": ["training", "validation"], "task": ["t0", "t1", "t2"]}
+
+
+def test_of_several_tokens_each_has_its_series_and_its_points(tmp_path):
+    run = make_run(tmp_path / "run", positions=("instruction", "input"))
+    for step in (0, 50):
+        run.add(step, warm=step > 0)
+    history = read_history(run.folder, "input")
+    assert (history.positions, history.position) == (["instruction", "input"], "input")
+    source = RunSources(history, tabulate=lambda points, task: np.zeros((len(points), 3, 3), int))
+    source.fill(packed=False)
+    frames, models = read_frames(history, [0, 50]), source.models
+    assert frames.points[0].shape == (2, 3, 2 * 48) and frames.warm == [[False, True], [True, True]]
+    # the points of the second token lie behind those of the first, in one square with them
+    assert (frames.points[1][:, :, 48:] == np.roll(frames.points[1][:, :, :48], 1, axis=2)).all()
+    assert len(models.maps.data["tables"][0]) == 2 * 3 * 3 * 3
+    blocks = score_blocks(history.score_rows, 3)
+    found = {
+        position: blocks.values[:, blocks.series.index(f"{position}|val|hidden|all|task|ari")]
+        for position in run.positions
+    }
+    for at, position in enumerate(run.positions):
+        expected = [[ari_of(step, layer + at) for layer in range(3)] for step in (0, 50)]
+        np.testing.assert_allclose(found[position], expected, rtol=1e-6)
+    with pytest.raises(UsageError, match=r"one of the run's tokens \(instruction, input\), got 'inputs'; did you mean"):
+        read_history(run.folder, "inputs")
+
+
+@pytest.mark.parametrize("damage", ["gone", "other shape", "no floats"])
+def test_a_map_that_lacks_a_tokens_points_is_refused(tmp_path, damage):
+    run = make_run(tmp_path / "run", positions=("instruction", "input"))
+    run.add(0)
+    arrays, notes = run.folder.read_map(0)
+    wrong = {"gone": None, "other shape": arrays["points"][:, :-1], "no floats": arrays["points"].astype(int)}[damage]
+    arrays.pop("points/input")
+    run.folder.write_map(0, arrays | ({} if wrong is None else {"points/input": wrong}), notes)
+    with pytest.raises(RunFolderError, match=r"the map of step 0 .* is damaged: .*points/input"):
+        read_frames(read_history(run.folder), [0])
+
+
+def test_rows_of_an_older_version_are_of_the_only_token(tmp_path):
+    run = make_run(tmp_path / "run")
+    run.folder.append_scores([{"step": 0, "layer": 1, "split": "val", "space": "hidden", "group": "all",
+                               "labels": "task", "ari": 0.25}])  # fmt: skip
+    assert [row["position"] for row in read_history(run.folder).score_rows] == ["input"]
 
 
 def test_maps_beyond_what_a_page_holds_are_left_out_evenly_and_it_says_so(tmp_path, monkeypatch):

@@ -13,6 +13,8 @@ const is_dark = dark.active
 const step = n_frames ? frames.data.step[frame] : null
 const focus = Number(layer.value)
 const n_layers = sources.length
+// the points of one token behind those of another
+const n_tokens = position.options.length, token = position.options.indexOf(position.value)
 const points = maps.data.points === undefined ? undefined : maps.data.points[frame]
 
 const escape = (text) => String(text).replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`)
@@ -26,7 +28,7 @@ function score_at(column, at_layer) {
   return scores.data.values[probe][row * n_layers + at_layer]
 }
 function place() {
-  return `${split.value}|${space.value}|${group.value}|${labels.value}`
+  return `${position.value}|${split.value}|${space.value}|${group.value}|${labels.value}`
 }
 
 // one text, colour and mark a point, made anew only where they differ from what is drawn
@@ -66,10 +68,10 @@ function draw_table() {
   const tables = maps.data.tables === undefined ? undefined : maps.data.tables[frame]
   const data = {cluster: [], task: [], name: [], count: [], share: []}
   if (tables !== undefined && tables.length) {
-    const k = Math.round(Math.sqrt(tables.length / n_layers))
+    const k = Math.round(Math.sqrt(tables.length / (n_tokens * n_layers)))
     for (let cluster = 0; cluster < k; cluster++) {
       let total = 0
-      const at = (task) => tables[(focus * k + cluster) * k + task]
+      const at = (task) => tables[((token * n_layers + focus) * k + cluster) * k + task]
       for (let task = 0; task < k; task++) total += at(task)
       for (let task = 0; task < k; task++) {
         data.cluster.push(cluster)
@@ -94,13 +96,15 @@ if (points !== undefined && sets.data.split !== undefined) {
   }
   const {shown, fill, mark, text} = memory.tags[1]
   const n = points.length / (2 * n_layers)
+  const begin = token * n / n_tokens
   for (let one = 0; one < n_layers; one++) {
     const half = bounds.data.half[one]
     const low_x = bounds.data.x[one] - half, low_y = bounds.data.y[one] - half
     const unit = 2 * half / 65535
     const x = new Float32Array(shown.length), y = new Float32Array(shown.length)
     for (let i = 0; i < shown.length; i++) {
-      const across = points[one * n + shown[i]], up = points[(n_layers + one) * n + shown[i]]
+      const at = begin + shown[i]
+      const across = points[one * n + at], up = points[(n_layers + one) * n + at]
       // a layer whose states were not finite has no map at this step
       const none = across === 0 && up === 0
       x[i] = none ? NaN : low_x + unit * across

@@ -5,7 +5,8 @@ const focus = Number(layer.value)
 const tints = dark.active ? tints_dark : tints_light
 const values = scores.data.values ?? []
 const row_of = (column) =>
-  series.data.name.indexOf(`${split.value}|${space.value}|${group.value}|${labels.value}|${column}`)
+  series.data.name.indexOf(
+    `${position.value}|${split.value}|${space.value}|${group.value}|${labels.value}|${column}`)
 const at = (probe, row, one) => (row < 0 || values[probe] === undefined ? NaN : values[probe][row * n_layers + one])
 const range = (row) => steps.map((_, probe) => Array.from({length: n_layers}, (_, one) => at(probe, row, one)))
 
