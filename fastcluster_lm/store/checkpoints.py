@@ -17,6 +17,7 @@ from fastcluster_lm.store.files import (
     encode_json,
     explaining,
     fitting,
+    is_folder,
     publish_folder,
     remove_temporaries,
     temporary_sibling,
@@ -159,7 +160,7 @@ def check_whole(path: Path) -> None:
 
 def _existing(folder: Path, step: int) -> Path:
     path = folder / step_name(step)
-    if not path.is_dir():
+    if not is_folder(path):
         known = ", ".join(map(str, checkpoint_steps(folder))) or "none"
         raise RunFolderError(f"{folder} has no checkpoint of step {step}; whole ones: {known}")
     return path

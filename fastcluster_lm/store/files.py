@@ -40,6 +40,24 @@ def explaining(action: str, path: Path) -> Iterator[None]:
         raise RunFolderError(f"cannot {action} {path}: {advice}") from error
 
 
+def is_folder(path: Path) -> bool:
+    """Say whether a folder is there.
+
+    Errors: RunFolderError if the disk does not say
+    """
+    with explaining("look at", path):
+        return path.is_dir()
+
+
+def is_file(path: Path) -> bool:
+    """Say whether a plain file is there.
+
+    Errors: RunFolderError if the disk does not say
+    """
+    with explaining("look at", path):
+        return path.is_file()
+
+
 def replace_file(path: Path, data: bytes) -> None:
     """Write a whole file aside, force it to disk, and rename it into place.
 

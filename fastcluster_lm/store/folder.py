@@ -19,6 +19,8 @@ from fastcluster_lm.store.files import (
     encode_json,
     explaining,
     fitting,
+    is_file,
+    is_folder,
     new_folder,
     read_json,
     remove_folder,
@@ -182,7 +184,7 @@ class RunFolder:
         Errors: RunFolderError if there are none, or the file is damaged; NewerFormatError if a newer fclm wrote it
         """
         path = self._map_path(step)
-        if not path.is_file():
+        if not is_file(path):
             known = ", ".join(map(str, self.map_steps())) or "none"
             raise RunFolderError(f"{self.path} has no maps of step {step}; steps that have some: {known}")
         with explaining("read", path), fitting(path):
@@ -213,7 +215,7 @@ class RunFolder:
         if steps:
             checkpoints.check_whole(self._checkpoints / checkpoints.step_name(steps[-1]))
             return steps[-1]
-        if not self._checkpoints.is_dir():
+        if not is_folder(self._checkpoints):
             raise RunFolderError(f"{self._checkpoints} is not there, though every run is made with it: restore it")
         return None
 
@@ -376,7 +378,7 @@ def list_runs(root: str | Path) -> list[RunFolder]:
     Errors: RunFolderError if there is no such folder
     """
     root = Path(root)
-    if not root.is_dir():
+    if not is_folder(root):
         raise RunFolderError(f"there is no folder {root} to look for runs in")
     with explaining("read", root):
         found = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
@@ -392,6 +394,6 @@ def _encode_toml(config: Mapping[str, object]) -> bytes:
 
 
 def _nearest_run(path: Path) -> str:
-    if not path.parent.is_dir():
+    if not is_folder(path.parent):
         return ""
     return nearest_name(path.name, [run.path.name for run in list_runs(path.parent)])

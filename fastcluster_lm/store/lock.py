@@ -70,8 +70,9 @@ class _Lock:
 
 def is_locked(path: Path) -> bool:
     """Say whether some process holds the lock; leaves the folder as it is."""
-    if not path.exists():
-        return False
+    with explaining("look at", path):
+        if not path.exists():
+            return False
     with explaining("read", path), opened_regular(path) as descriptor:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastcluster_lm.errors import RunFolderError
 from fastcluster_lm.store import checkpoints, lines
-from fastcluster_lm.store.files import explaining, read_json, remove_temporaries, replace_file, sync_folder
+from fastcluster_lm.store.files import explaining, is_folder, read_json, remove_temporaries, replace_file, sync_folder
 
 PLACE = "set-aside"
 # scores first, so that no step lacks its own
@@ -58,7 +58,8 @@ def set_aside_after(run: Path, step: int) -> SetAside | None:
         ],
     }
     late = {folder: [name for name in names if checkpoints.step_of(name) > step] for folder, names in late.items()}
-    finished = (run / SUMMARY).exists()
+    with explaining("look at", run / SUMMARY):
+        finished = (run / SUMMARY).exists()
     place = None
     if finished or any(late.values()) or any(one.later or one.damaged for one in split.values()):
         place = _new_place(run)
@@ -91,7 +92,7 @@ def let_go_of_repeated(run: Path, summary: Mapping[str, Any] | None = None) -> l
     depends on it. summary is what the run is about to be marked as finished with
     """
     said: list[str] = []
-    if (run / PLACE).is_dir():
+    if is_folder(run / PLACE):
         with _keeping(run / PLACE, said):
             for place in sorted((run / PLACE).iterdir()):
                 with _keeping(place, said):
@@ -193,5 +194,6 @@ def _same_summary(one: Mapping[str, Any], other: Mapping[str, Any] | None) -> bo
 
 
 def _remove_if_empty(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+    with explaining("remove", folder):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()

@@ -622,3 +622,29 @@ def refusing(real, refused):
         return real(path, *more)
 
     return call
+
+
+@pytest.mark.parametrize(
+    ("place", "asked"),
+    [
+        ("checkpoints/step-000005", lambda run: run.read_checkpoint(5)),
+        ("checkpoints", lambda run: run.latest_checkpoint()),
+        ("maps/step-000005.safetensors", lambda run: run.read_map(5)),
+        ("lock", lambda run: run.status()),
+        ("set-aside", lambda run: run.let_go_of_repeated()),
+        ("summary.json", lambda run: run.set_aside_after(0)),
+        ("", lambda run: list_runs(run.path)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_disk_that_does_not_say_whether_a_file_is_there_is_our_error(run, place, asked, monkeypatch):
+    plain = Path.stat
+
+    def stat(path, **options):
+        if path == run.path / place:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return plain(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    with pytest.raises(RunFolderError, match="Input/output error"):
+        asked(run)
