@@ -4,13 +4,12 @@ import math
 import operator
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from fastcluster_lm.kernels import native
 from fastcluster_lm.probe.pending import Captured, ProbeResult
 from fastcluster_lm.probe.plan import ProbePlan, narrowest_group
 from fastcluster_lm.probe.points import labelled_points
-from fastcluster_lm.probe.record import Record, Subject
+from fastcluster_lm.probe.record import Record, Subject, trainer_goes_on
 from fastcluster_lm.probe.scorer import Scorer
 from fastcluster_lm.probe.sources.inputs import Inputs, as_inputs, count_instances
 from fastcluster_lm.probe.sources.modules import LayerReader, Layers, Position
@@ -34,27 +33,14 @@ from fastcluster_lm.scores.engines.params import TsneParams
 from fastcluster_lm.store import RunFolder, default_run_path
 
 Row = dict[str, Any]
+_T = TypeVar("_T")
 
 # instances of the trial at construction
 TRIAL = 2
 
 
-# whether the trainer that has a probe built goes on from a checkpoint of its own
-_GOES_ON: ContextVar[bool] = ContextVar("goes_on", default=False)
-
-
 class ProbeSkippedWarning(UserWarning):
     """A probe gave no scores, or none of some layers; training goes on."""
-
-
-@contextmanager
-def going_on(yes: bool) -> Iterator[None]:
-    """Let probes that are built within go on with their runs, where a trainer says that it goes on itself."""
-    token = _GOES_ON.set(yes)
-    try:
-        yield
-    finally:
-        _GOES_ON.reset(token)
 
 
 class ClusterProbe:
@@ -164,8 +150,8 @@ class ClusterProbe:
             subject = Subject(self._reader.model, last, width, self._points, names, self._config, of)
             when = {"every": every, "map_points": map_points, "plan": plan.described()}
             described = subject.described("attached", self._scorer, when, "hidden")
-            goes_on = resume or _GOES_ON.get()
-            self._record = Record(out or default_run_path("attached"), described, resume=goes_on)
+            path = out or default_run_path("attached")
+            self._record = Record(path, described, resume=resume or trainer_goes_on())
 
     @property
     def folder(self) -> RunFolder | None:
@@ -320,10 +306,11 @@ class ClusterProbe:
         try:
             with generators_kept():
                 for name, own in self._inputs.items():
-                    states[name] = self._read(own)
+                    states[name] = _in_less_memory(partial(self._reader.read, own), self._reader.halve_batch)
                 if self._record is None:
                     return []
-                found = self._score(states, step, self._record.probes)
+                score = partial(self._score, states, step, self._record.probes)
+                found = _in_less_memory(score, self._scorer.halve_memory)
             self._record.write_scores(step, found.rows, found.maps, found.map_notes())
             self._rows, skipped = found.rows, found.skipped
             # on a GPU that trains, room for them is short
@@ -350,30 +337,22 @@ class ClusterProbe:
             self._log(metrics, step)
         return self._rows
 
-    def _read(self, inputs: Inputs) -> Tensor:
-        """Read the states; where memory is short with half as many instances at a time, and half again."""
-        while True:
-            try:
-                return self._reader.read(inputs)
-            except torch.OutOfMemoryError:
-                # ranks that share a forward cannot begin it again alone
-                if self._reader.batch_size == 1 or self._reader.sharded:
-                    raise
-                self._reader.batch_size //= 2
-
     def _score(self, states: dict[str, Tensor], step: int, n_probes: int) -> ProbeResult:
-        """Score the states; where memory is short in blocks half as large, and half again."""
         every = self._config.key_frame_every
         key_frame = n_probes == 0 or (every > 0 and n_probes % every == 0)
         points = {name: own.at(states[name]) for name, own in self._points.items()}
-        captured = Captured(step, points, key_frame=key_frame)
-        while True:
-            try:
-                with plain_torch():
-                    return self._scorer.score(captured)
-            except torch.OutOfMemoryError:
-                if not self._scorer.halve_memory():
-                    raise
+        with plain_torch():
+            return self._scorer.score(Captured(step, points, key_frame=key_frame))
+
+
+def _in_less_memory(attempt: Callable[[], _T], halve: Callable[[], bool]) -> _T:
+    """Try again with half as much at a time, and half again, where memory is short and less is possible."""
+    while True:
+        try:
+            return attempt()
+        except torch.OutOfMemoryError:
+            if not halve():
+                raise
 
 
 def _finite(value: float | None) -> float | None:

@@ -3,7 +3,8 @@
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from fastcluster_lm.store import RunFolder
 MOST_NAMES = 1000
 # what a run may go on with though it was begun otherwise; no score is another's for it, but for a device's last digits
 MAY_DIFFER = ("attached.sharded", "resolved.threads", "resolved.device")
+
+# whether the trainer that has a probe built goes on from a checkpoint of its own
+_GOES_ON: ContextVar[bool] = ContextVar("goes_on", default=False)
 
 
 @dataclass(frozen=True)
@@ -172,6 +176,21 @@ class Record:
     def close(self) -> None:
         """Release the folder; unless it was finished, as that of a run that was stopped."""
         self._open.close()
+
+
+@contextmanager
+def going_on(yes: bool) -> Iterator[None]:
+    """Let probes that are built within go on with their runs, where a trainer says that it goes on itself."""
+    token = _GOES_ON.set(yes)
+    try:
+        yield
+    finally:
+        _GOES_ON.reset(token)
+
+
+def trainer_goes_on() -> bool:
+    """Say whether a trainer does."""
+    return _GOES_ON.get()
 
 
 def _digest(points: Mapping[str, Points]) -> str:

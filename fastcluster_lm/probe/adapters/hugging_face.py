@@ -7,7 +7,8 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from fastcluster_lm.errors import UsageError
-from fastcluster_lm.probe.cluster_probe import ClusterProbe, going_on
+from fastcluster_lm.probe.cluster_probe import ClusterProbe
+from fastcluster_lm.probe.record import going_on
 
 
 class FclmTrainerCallback(TrainerCallback):

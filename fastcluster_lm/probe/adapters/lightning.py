@@ -6,7 +6,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from fastcluster_lm.probe.cluster_probe import ClusterProbe, going_on
+from fastcluster_lm.probe.cluster_probe import ClusterProbe
+from fastcluster_lm.probe.record import going_on
 
 
 class FclmLightningCallback(Callback):

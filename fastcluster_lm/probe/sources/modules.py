@@ -119,6 +119,14 @@ class LayerReader:
                     part.reshard()
         return states
 
+    def halve_batch(self) -> bool:
+        """Run half as many instances at a time; False where that is one, or where ranks share a forward."""
+        # they cannot begin it again alone
+        if self.batch_size == 1 or self.sharded:
+            return False
+        self.batch_size //= 2
+        return True
+
     def _given_by(self, function: Callable[[nn.Module, Any], Mapping[str, Tensor]], chunk: Any) -> list[Any]:
         """Let the caller's function run the model, and order what it gives by name as it did the first time."""
         given = function(self.model, chunk)
