@@ -160,6 +160,8 @@ def test_what_is_gone_on_with_is_the_same(tmp_path):
             r"attached.layers = \['blocks.0', 'blocks.1'\], and is to go on with \['emb",
         ),
         ({"every": 3}, "probe.every = 2, and is to go on with 3"),
+        ({"position": 0}, "attached.position = '-1', and is to go on with '0'"),
+        ({"position": torch.ones(48, dtype=torch.int64)}, "attached.position = '-1', and is to go on with 'tensor "),
         ({"seed": 1}, "seed = 0, and is to go on with 1"),
         ({"labels": other}, "attached.labels_sha256"),
         ({"scores": replace(QUICK, n_init=3)}, "scores.n_init = 2"),
