@@ -17,7 +17,7 @@ from fastcluster_lm.scores.engines import choose_engine
 from fastcluster_lm.scores.engines.params import Engine
 from fastcluster_lm.scores.geometry import class_distance_normalized_variance
 from fastcluster_lm.scores.parts import Divisions, Scoring
-from fastcluster_lm.scores.points import Codes, Points
+from fastcluster_lm.scores.points import Labels, Points
 from fastcluster_lm.scores.rows import ClusterSet, PendingSpace
 from fastcluster_lm.scores.spaces import Space, start_space
 
@@ -211,6 +211,6 @@ class Scorer:
         return kept
 
 
-def _task_clusters(space: str, split: str, labels: Mapping[str, Codes]) -> ClusterSet:
+def _task_clusters(space: str, split: str, labels: Mapping[str, Labels]) -> ClusterSet:
     """Name the task clusters of all points at hand, which may lack a task."""
     return ClusterSet(space, split, "all", factorize(labels["task"])[1])

@@ -6,12 +6,12 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from fastcluster_lm.kernels.transfer import to_device
 
-Codes: TypeAlias = Int[Tensor, " n"] | Int[np.ndarray, " n"]
+Labels: TypeAlias = Shaped[Tensor, " n"] | Shaped[np.ndarray, " n"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,9 +20,9 @@ class Points:
 
     name:         "train" | "val"; the split with the bank's name is the bank itself
     X:            (layers, n, d) states or (layers, n, 2) maps; (0, n, 0) where there are none yet
-    labels:       name -> (n,) integers, best on the host; `distribution` are the blocks of nulls and knn_share_across,
-                  `input` and `output` make the groups and ceilings; what is absent leaves its scores None, but that
-                  without `distribution` nulls are permutations
+    labels:       name -> (n,) integers, text or numbers, best on the host; `distribution` are the blocks of nulls and
+                  knn_share_across, `input` and `output` make the groups and ceilings; what is absent leaves its scores
+                  None, but that without `distribution` nulls are permutations
     instructions: (n,) identity of the instruction; None: every point is its own
     sq_norms:     (layers, n) squared norms of X, if whoever made it knows them; they tell whether all is finite
     ids:          (n,) numbers on the host, by which a later probe knows a point again, distinct over all splits
@@ -31,8 +31,8 @@ class Points:
 
     name: str
     X: Float[Tensor, "layers n d"]
-    labels: Mapping[str, Codes]
-    instructions: Codes | None = None
+    labels: Mapping[str, Labels]
+    instructions: Labels | None = None
     sq_norms: Float[Tensor, "layers n"] | None = None
     ids: Int[Tensor, " n"] | None = None
     on_map: Int[Tensor, " m"] | None = None
