@@ -10,7 +10,7 @@ from torch import Tensor
 from fastcluster_lm.errors import DataError
 from fastcluster_lm.kernels.deferred import check
 from fastcluster_lm.kernels.kmeans_runs import Best, Starts, kmeans_runs
-from fastcluster_lm.kernels.native import thread_count
+from fastcluster_lm.kernels.native import compiled, thread_count
 from fastcluster_lm.kernels.pages import room
 from fastcluster_lm.kernels.transfer import to_device
 from fastcluster_lm.scores.batches import WHOLE_BYTES, Frame, spared_scaling
@@ -72,7 +72,8 @@ def _run(X: Tensor, frame: Frame, starts: Sequence[Starts], memory_budget: int) 
     """Run KMeans from each of the starts, on a CPU on as many layers of large points at a time as keep threads busy."""
     layers, buffer = len(X), None
     if X.device.type == "cpu":
-        if X.numel() * X.element_size() > WHOLE_BYTES:
+        # torch's own bits depend on how many layers a batch of matmuls has
+        if compiled() and X.numel() * X.element_size() > WHOLE_BYTES:
             layers = min(layers, -(-thread_count() // min(one.runs for one in starts)))
         buffer = room(layers, *X.shape[1:], dtype=torch.float32)
     found: list[list[Best]] = [[] for _ in starts]
