@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fastcluster_lm.errors import ShapeError
 from fastcluster_lm.kernels import native
-from fastcluster_lm.kernels.adamw_step import Moments, adamw_step_native, reference
+from fastcluster_lm.kernels.adamw_step import AdamWStep, Moments, reference
 from tests.tolerances import ADAMW_STEP
 
 pytestmark = pytest.mark.skipif(not native.status()[0], reason=native.status()[1])
@@ -35,8 +35,8 @@ def test_steps_are_no_further_from_the_truth_than_torchs(limit):
     theirs = [weight.clone().requires_grad_() for weight in ours.weights]
     groups = [{"params": [weight], "weight_decay": decay} for weight, decay in zip(theirs, ours.decays, strict=True)]
     optimizer = torch.optim.AdamW(groups, lr=RATE, betas=BETAS, eps=EPS, fused=True)
-    native_step = adamw_step_native(ours)
-    assert native_step is not None
+    native_step = AdamWStep(ours)
+    assert native_step.compiled
     for step in range(6):
         expected = reference.adamw_step(truth, gradients_of(step, torch.float64), RATE, limit)
         for weight, gradient in zip(theirs, gradients_of(step), strict=True):
@@ -64,7 +64,7 @@ def test_no_bit_depends_on_the_threads():
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             moments = draw()
-            step = adamw_step_native(moments)
+            step = AdamWStep(moments)
             norms = [step.take(gradients_of(number), RATE, 1.0) for number in range(3)]
             found.append((norms, moments))
     finally:
@@ -81,15 +81,27 @@ def test_a_gradient_that_is_not_finite_moves_nothing(broken, place):
     moments, untouched = draw(), draw()
     gradients = gradients_of(0)
     gradients[place[0]][place[1]] = broken
-    assert not math.isfinite(adamw_step_native(moments).take(gradients, RATE, 1.0))
+    assert not math.isfinite(AdamWStep(moments).take(gradients, RATE, 1.0))
     for one, other in zip(moments[:4], untouched[:4], strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def test_unfit_arguments_are_refused():
-    step = adamw_step_native(draw())
+    step = AdamWStep(draw())
     with pytest.raises(ShapeError, match="there are 6 gradients and 7 weights"):
         step.take(gradients_of(0)[:-1], RATE, 1.0)
     with pytest.raises(ValueError, match="expected a contiguous torch.float32 CPU tensor, got torch.float64"):
         step.take([*gradients_of(0)[:-1], torch.zeros(20011, dtype=torch.float64)], RATE, 1.0)
-    assert adamw_step_native(draw(torch.float64)) is None
+
+
+def test_what_compiled_code_does_not_take_is_moved_by_the_reference():
+    moments, expected = draw(torch.float64), draw(torch.float64)
+    step = AdamWStep(moments)
+    assert not step.compiled
+    for number in range(2):
+        given = gradients_of(number, torch.float64)
+        assert step.take(given, RATE, 1.0) == reference.adamw_step(expected, given, RATE, 1.0)
+    for one, other in zip(moments[:4], expected[:4], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    with pytest.raises(ShapeError, match="there are 6 gradients and 7 weights"):
+        step.take(gradients_of(0, torch.float64)[:-1], RATE, 1.0)

@@ -6,7 +6,7 @@ import torch
 from fastcluster_lm.config import TrainingConfig
 from fastcluster_lm.device import Device, graph_policy, precision_policy
 from fastcluster_lm.errors import TrainingError
-from fastcluster_lm.training import update
+from fastcluster_lm.kernels.adamw_step import op as adamw
 from fastcluster_lm.training.optimizer import build_optimizer
 from fastcluster_lm.training.step import WARM_UPS, GraphedStep
 from tests.training.test_loop import CONFIG, build
@@ -47,7 +47,7 @@ def graphed(splits, vocabulary):
 def test_a_played_step_is_the_step(splits, vocabulary, monkeypatch):
     # both by torch's optimiser: one that rounds otherwise makes other steps of a gradient that is nothing but rounding,
     # as that of the keys' biases is
-    monkeypatch.setattr(update, "adamw_step_native", lambda moments: None)
+    monkeypatch.setattr(adamw, "library", lambda source: None)
     eager, (played, record) = build(splits, vocabulary), graphed(splits, vocabulary)
     kept = []
     for step in range(6):

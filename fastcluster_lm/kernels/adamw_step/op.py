@@ -1,4 +1,4 @@
-"""Dispatch of adamw_step: C++ for float32 on a CPU; None elsewhere, where the caller has torch's optimiser."""
+"""Dispatch of adamw_step: C++ for float32 on a CPU, plain torch elsewhere."""
 
 import ctypes
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastcluster_lm.errors import ShapeError
+from fastcluster_lm.kernels.adamw_step import reference
 from fastcluster_lm.kernels.adamw_step.moments import Moments
 from fastcluster_lm.kernels.native import library, place
 
@@ -15,11 +16,19 @@ SOURCE = Path(__file__).with_name("cpu.cpp")
 
 
 class AdamWStep:
-    """Moves weights in place, again and again; the places of weights and moments are looked up once."""
+    """Moves weights in place, again and again; the places of weights and moments are looked up once.
 
-    def __init__(self, native: ctypes.CDLL, moments: Moments) -> None:
+    compiled: whether C++ takes the steps; else the reference does, weight by weight
+    """
+
+    def __init__(self, moments: Moments) -> None:
+        self._moments = moments
+        native = _compiled(moments)
+        self.compiled = native is not None
+        if native is None:
+            return
         count, pointers = len(moments.weights), ctypes.c_void_p * len(moments.weights)
-        self._native, self._moments, self._pointers = native, moments, pointers
+        self._native, self._pointers = native, pointers
         self._sizes = (ctypes.c_int64 * count)(*(weight.numel() for weight in moments.weights))
         self._decays = (ctypes.c_double * count)(*moments.decays)
         kept = (moments.weights, moments.means, moments.square_means, moments.steps)
@@ -31,25 +40,25 @@ class AdamWStep:
     def take(self, gradients: Sequence[Tensor], rate: float, limit: float) -> float:
         """Clip the whole gradient's norm and move all weights by one step; give the norm before the clip.
 
-        Units:  a norm that is not finite moves nothing; gradients stay as they are; no bit depends on the threads,
+        Notes:  a norm that is not finite moves nothing; gradients stay as they are; no bit depends on the threads,
                 of which there are as many as torch's
-        Errors: ShapeError for another number of gradients, ValueError for one that is no contiguous float32 on a CPU
+        Errors: ShapeError for another number of gradients; where compiled, ValueError for one that is no contiguous
+                float32 on a CPU
         """
-        if len(gradients) != len(self._sizes):
-            raise ShapeError(f"there are {len(gradients)} gradients and {len(self._sizes)} weights; expected as many")
+        weights = self._moments.weights
+        if len(gradients) != len(weights):
+            raise ShapeError(f"there are {len(gradients)} gradients and {len(weights)} weights; expected as many")
+        if not self.compiled:
+            return reference.adamw_step(self._moments, gradients, rate, limit)
         places = self._pointers(*[place(gradient, torch.float32) for gradient in gradients])
-        weights, *kept = self._places
         betas = (self._moments.beta1, self._moments.beta2, self._moments.eps)
         return self._native.adamw_step(
-            weights, places, *kept, self._sizes, len(gradients), self._decays, rate, *betas, limit,
+            self._places[0], places, *self._places[1:], self._sizes, len(gradients), self._decays, rate, *betas, limit,
             torch.get_num_threads(),
         )  # fmt: skip
 
 
-def adamw_step_native(moments: Moments) -> AdamWStep | None:
-    """Prepare steps of these weights; None where compiled code cannot take them."""
+def _compiled(moments: Moments) -> ctypes.CDLL | None:
     tensors = (*moments.weights, *moments.means, *moments.square_means, *moments.steps)
-    if not all(part.is_cpu and part.dtype == torch.float32 and part.is_contiguous() for part in tensors):
-        return None
-    native = library(SOURCE)
-    return None if native is None else AdamWStep(native, moments)
+    fit = all(part.is_cpu and part.dtype == torch.float32 and part.is_contiguous() for part in tensors)
+    return library(SOURCE) if fit else None

@@ -23,15 +23,15 @@ class StateCapture:
         batch, _, width = like.shape
         self._positions = positions
         self._slices: list[Tensor] = []
-        self._fused = like.is_cuda
-        if self._fused:
+        self._on_cuda = like.is_cuda
+        if self._on_cuda:
             self._states = like.new_empty((batch, n_layers, width), dtype=torch.float32)
             self._sq_norms = like.new_empty((batch, n_layers), dtype=torch.float32)
             self._next = 0
 
     def add(self, x: Float[Tensor, "B T D"]) -> None:
         """Take the next layer's state at the positions."""
-        if self._fused:
+        if self._on_cuda:
             self._write(x.detach(), self._positions)
         else:
             self._slices.append(
@@ -40,18 +40,18 @@ class StateCapture:
 
     def add_rows(self, rows: Float[Tensor, "B 1 D"]) -> None:
         """Take the next layer's state where it is computed at the positions alone."""
-        if self._fused:
+        if self._on_cuda:
             self._write(rows.detach(), torch.zeros_like(self._positions))
         else:
             self._slices.append(rows.detach().float())
 
     def states(self) -> Float[Tensor, "B layers D"]:
         """Give all that was taken."""
-        return self._states if self._fused else torch.cat(self._slices, 1)
+        return self._states if self._on_cuda else torch.cat(self._slices, 1)
 
     def sq_norms(self) -> Float[Tensor, "B layers"] | None:
         """Give each state's squared norm, finite only where the state is; None on a CPU, where it needs a pass."""
-        return self._sq_norms if self._fused else None
+        return self._sq_norms if self._on_cuda else None
 
     def _write(self, x: Tensor, positions: Tensor) -> None:
         _capture_on_cuda(x, positions, self._states, self._sq_norms, self._next)

@@ -55,9 +55,9 @@ def neighbor_votes(
 def first_others(
     indices: Int[Tensor, "layers q many"], query_ids: Int[Tensor, " q"], bank_ids: Int[Tensor, " m"], k: int
 ) -> Int[Tensor, "layers q k"] | None:
-    """Keep each query's first k neighbours of another identity than its own; None where some query has fewer.
+    """Keep each query's first k neighbours of another identity than its own; None: some query has fewer in this list.
 
-    On a GPU, which would have to wait to learn that, None where the ids alone leave it open
+    On a GPU, which would have to wait to learn that, None too where the ids alone leave it open
     Shapes: indices (layers, q, many) into the bank, nearest first; ids (q,) and (m,) on the host -> (layers, q, k)
     Errors: ShapeError if the ids do not fit; DataError for an index outside the bank
     """
@@ -68,15 +68,10 @@ def first_others(
     native = library(SOURCE) if indices.device.type == "cpu" else None
     if native is None:
         check_codes(indices, len(bank_ids), "indices")
-        on_cpu = indices.device.type == "cpu"
-        if not on_cpu and indices.shape[-1] - most_shared(query_ids, bank_ids) < k:
+        if not indices.is_cpu and indices.shape[-1] - most_shared(query_ids, bank_ids) < k:
             return None
         query_ids, bank_ids = (to_device(ids, indices.device) for ids in (query_ids, bank_ids))
-        other = bank_ids[indices] != query_ids[None, :, None]
-        if on_cpu and bool((other.sum(-1) < k).any()):
-            return None
-        # a stable sort brings the others to the front, in their order
-        return indices.gather(-1, (~other).to(torch.uint8).argsort(dim=-1, stable=True)[..., :k])
+        return reference.first_others(indices, query_ids, bank_ids, k)
     indices, query_ids, bank_ids = (tensor.long().contiguous() for tensor in (indices, query_ids, bank_ids))
     chosen = torch.empty(*indices.shape[:2], k, dtype=torch.int64)
     native.first_others.restype = ctypes.c_int64
@@ -104,6 +99,4 @@ def most_shared(query_ids: Int[Tensor, "*layers q"], bank_ids: Int[Tensor, "*lay
         places = (address(own, torch.int64), address(others, torch.int64), *sizes, address(most, torch.int64))
         native.most_shared(*places, ctypes.c_int32(thread_count()))
         return most
-    sought, ordered = query_ids.contiguous(), bank_ids.contiguous().sort(dim=-1).values
-    counts = torch.searchsorted(ordered, sought, right=True) - torch.searchsorted(ordered, sought)
-    return counts.amax(-1)
+    return reference.most_shared(query_ids, bank_ids)

@@ -29,3 +29,25 @@ def neighbor_votes(
     rank = votes * k - torch.arange(k, device=votes.device)
     winner = found.gather(-1, rank.argmax(-1, keepdim=True)).squeeze(-1)
     return (winner == own).to(torch.float64).mean(-1)
+
+
+def first_others(
+    indices: Int[Tensor, "layers q many"], query_ids: Int[Tensor, " q"], bank_ids: Int[Tensor, " m"], k: int
+) -> Int[Tensor, "layers q k"] | None:
+    """Keep each query's first k neighbours of another identity; None on a CPU: some query has fewer.
+
+    Shapes: as op.py's, all on one device
+    """
+    other = bank_ids[indices] != query_ids[None, :, None]
+    # a GPU would have to wait for the answer, which its caller knows
+    if indices.is_cpu and bool((other.sum(-1) < k).any()):
+        return None
+    # a stable sort brings the others to the front, in their order
+    return indices.gather(-1, (~other).to(torch.uint8).argsort(dim=-1, stable=True)[..., :k])
+
+
+def most_shared(query_ids: Int[Tensor, "*layers q"], bank_ids: Int[Tensor, "*layers m"]) -> Int[Tensor, "*layers"]:
+    """Count the most bank points that share the identity of one query."""
+    sought, ordered = query_ids.contiguous(), bank_ids.contiguous().sort(dim=-1).values
+    counts = torch.searchsorted(ordered, sought, right=True) - torch.searchsorted(ordered, sought)
+    return counts.amax(-1)
