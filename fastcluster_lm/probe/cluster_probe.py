@@ -1,6 +1,5 @@
 """Score the layers of any model inside any training loop; it trains nothing, and training does not notice it."""
 
-import hashlib
 import math
 import operator
 import time
@@ -24,10 +23,11 @@ from fastcluster_lm.kernels import native
 from fastcluster_lm.probe.pending import Captured, ProbeResult
 from fastcluster_lm.probe.plan import ProbePlan, narrowest_group
 from fastcluster_lm.probe.points import labelled_points
+from fastcluster_lm.probe.positions import Scorers, joined
 from fastcluster_lm.probe.record import Record, Subject, trainer_goes_on
-from fastcluster_lm.probe.scorer import Scorer
 from fastcluster_lm.probe.sources.inputs import Inputs, as_inputs, count_instances
-from fastcluster_lm.probe.sources.modules import LayerReader, Layers, Position
+from fastcluster_lm.probe.sources.modules import LayerReader, Layers
+from fastcluster_lm.probe.sources.tokens import ByLayer, describe_position, named_positions
 from fastcluster_lm.probe.undisturbed import plain_torch
 from fastcluster_lm.scores.engines import choose_engine
 from fastcluster_lm.scores.engines.params import TsneParams
@@ -60,6 +60,9 @@ class ClusterProbe:
     every:    steps between probes
     position: whose token's state is scored: an index, the name of an input whose last marked token it is
               ("attention_mask"), a tensor of indices (n,) or marks (n, T), or a function of (output, rows) -> (B, D)
+    positions: several of these in place of `position`, by name, {"question": 0, "answer": "attention_mask"}: their
+              states are of one forward, each is scored and has its maps, and the rows say which it is. What a name
+              stands for may differ by layer, {"encoder.block.*": 0, "decoder.block.*": -1}
     out:      the run folder; dated under runs/ by default
     resume:   go on with the run in `out`, if it is there, at the step that is given first; what it holds of that and of
               later steps is moved aside within the folder, and the next map starts from the last one before
@@ -87,7 +90,8 @@ class ClusterProbe:
         layers: Layers,
         every: int = 50,
         val: tuple[Any, Any] | None = None,
-        position: Position | np.ndarray | list[Any] = -1,
+        position: ByLayer | np.ndarray | list[Any] = -1,
+        positions: Mapping[str, Any] | None = None,
         out: str | Path | None = None,
         scores: ScoresConfig | None = None,
         map_points: int = 480,
@@ -103,10 +107,7 @@ class ClusterProbe:
         for name, value in (("every", every), ("batch_size", batch_size), ("map_points", map_points)):
             if value < 1:
                 raise UsageError(f"{name}: expected 1 or more, got {value}")
-        if isinstance(position, np.ndarray | list):
-            position = torch.as_tensor(position, device="cpu")
-        if val is not None and isinstance(position, Tensor):
-            raise UsageError("position: expected an index, a name or a function where there is val too, got a tensor")
+        tokens = named_positions(position, positions, several_splits=val is not None)
         self.every, self._config = every, scores or ScoresConfig()
         own_inputs = {"val": inputs} if val is None else {"train": inputs, "val": val[0]}
         self._inputs: dict[str, Inputs] = {name: as_inputs(own) for name, own in own_inputs.items()}
@@ -123,11 +124,12 @@ class ClusterProbe:
                 )
         plan = (plan or ProbePlan()).fitting(self._points.values())
         self._scores = self._fitting(sum(len(own.shown()) for own in self._points.values()))
-        self._reader = LayerReader(model, layers, position=position, batch_size=batch_size, autocast=autocast)
+        at = list(tokens.values())
+        self._reader = LayerReader(model, layers, positions=at, batch_size=batch_size, autocast=autocast)
         with plain_torch():
             device = self._reader.device
             engine = choose_engine(self._scores.engine, device, self._scores.memory_mib)
-            self._scorer = Scorer(self._scores, engine, device, seed, plan)
+            self._scorers = Scorers([*tokens], self._scores, engine, device, seed, plan)
             self._group = narrowest_group(list(self._points.values())[-1], plan)
         self.is_writer = not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank())
         self._log = log
@@ -146,11 +148,16 @@ class ClusterProbe:
         if self.is_writer:
             # before the first probe, whose time is written down
             native.prepare()
-            of = {"layers": self.layers, "position": _told(position), "sharded": self._reader.sharded}
+            told = {name: describe_position(own) for name, own in tokens.items()}
+            of = {
+                "layers": self.layers,
+                "position": told if len(told) > 1 else next(iter(told.values())),
+                "sharded": self._reader.sharded,
+            }
             last = len(self.layers) - 1
             subject = Subject(self._reader.model, last, width, self._points, names, self._config, of)
-            when = {"every": every, "map_points": map_points, "plan": plan.described()}
-            described = subject.described("attached", self._scorer, when, "hidden")
+            when = {"every": every, "map_points": map_points, "positions": [*tokens], "plan": plan.described()}
+            described = subject.described("attached", self._scorers.first, when, "hidden")
             path = out or default_run_path("attached")
             self._record = Record(path, described, resume=resume or trainer_goes_on())
 
@@ -165,6 +172,11 @@ class ClusterProbe:
         return self._reader.names
 
     @property
+    def positions(self) -> tuple[str, ...]:
+        """The names of the scored tokens, the `position` of a row; one alone is named after what it is."""
+        return self._scorers.names
+
+    @property
     def scores(self) -> list[Row]:
         """The rows of the newest probe."""
         return self._rows
@@ -177,11 +189,16 @@ class ClusterProbe:
     def states(self) -> dict[str, Float[Tensor, "layers n d"]]:
         """Give the states that were just scored, by split, on the host; they are kept until the next step is given.
 
+        Of several positions those of each are named split/position
         Errors: UsageError where there are none
         """
         if not self._states:
             raise UsageError("states: expected a probe in the step that was given last, there was none")
-        return dict(self._states)
+        names = self.positions
+        if len(names) == 1:
+            return dict(self._states)
+        apart = {split: X.chunk(len(names)) for split, X in self._states.items()}
+        return {f"{split}/{name}": own[at] for split, own in apart.items() for at, name in enumerate(names)}
 
     def __repr__(self) -> str:
         sizes = " and ".join(f"{len(own)} {name}" for name, own in self._points.items())
@@ -242,10 +259,15 @@ class ClusterProbe:
             self.abandon()
 
     def headline(self) -> dict[str, float]:
-        """Give the newest task scores of each layer, of the narrowest group, under names such as fclm/blocks.3/ari."""
+        """Give the newest task scores of each layer, of the narrowest group, under names such as fclm/blocks.3/ari.
+
+        With several positions such as fclm/answer/blocks.3/ari
+        """
+        # the position's name in front, where there are several
+        front = {name: f"fclm/{name}" if len(self.positions) > 1 else "fclm" for name in self.positions}
         wanted = {"split": "val", "space": "hidden", "group": self._group, "labels": "task"}
         return {
-            f"fclm/{self.layers[row['layer']]}/{column}": row[column]
+            f"{front[row['position']]}/{self.layers[row['layer']]}/{column}": row[column]
             for row in self._rows
             if all(row[key] == value for key, value in wanted.items())
             for column in ("ari", "knn_share")
@@ -286,7 +308,7 @@ class ClusterProbe:
             before = self._record.go_back(number, self.every)
             self._last, self._known = before.last, before.row
             with plain_torch():
-                self._scorer.load_state({name: torch.from_numpy(array) for name, array in before.state.items()})
+                self._scorers.load_state({name: torch.from_numpy(array) for name, array in before.state.items()})
             for note in before.notes:
                 warnings.warn(f"{self._record.folder.path}: {note}", stacklevel=3)
         elif number > self._given:
@@ -310,8 +332,7 @@ class ClusterProbe:
                     states[name] = _in_less_memory(partial(self._reader.read, own), self._reader.halve_batch)
                 if self._record is None:
                     return []
-                score = partial(self._score, states, step, self._record.probes)
-                found = _in_less_memory(score, self._scorer.halve_memory)
+                found = self._score(states, step, self._record.probes)
             self._record.write_scores(step, found.rows, found.maps, found.map_notes())
             self._rows, skipped = found.rows, found.skipped
             # on a GPU that trains, room for them is short
@@ -330,7 +351,7 @@ class ClusterProbe:
         try:
             if self._record is not None:
                 with plain_torch():
-                    self._record.write_state(step, self._scorer.state())
+                    self._record.write_state(step, self._scorers.state())
                 self._record.write_step(step, time.perf_counter() - started, skipped=skipped, **seen)
         except FclmError as error:
             warnings.warn(f"step {step} could not be written: {error}", ProbeSkippedWarning, stacklevel=3)
@@ -342,8 +363,12 @@ class ClusterProbe:
         every = self._config.key_frame_every
         key_frame = n_probes == 0 or (every > 0 and n_probes % every == 0)
         points = {name: own.at(states[name]) for name, own in self._points.items()}
-        with plain_torch():
-            return self._scorer.score(Captured(step, points, key_frame=key_frame))
+        found = {}
+        # one after the other, so that where memory is short none is scored twice: its map would have gone on
+        for name, scorer, own in self._scorers.apart(Captured(step, points, key_frame=key_frame)):
+            with plain_torch():
+                found[name] = _in_less_memory(partial(scorer.score, own), self._scorers.halve_memory)
+        return joined(found)
 
 
 def _in_less_memory(attempt: Callable[[], _T], halve: Callable[[], bool]) -> _T:
@@ -354,13 +379,6 @@ def _in_less_memory(attempt: Callable[[], _T], halve: Callable[[], bool]) -> _T:
         except torch.OutOfMemoryError:
             if not halve():
                 raise
-
-
-def _told(position: Position) -> str:
-    """Say in run.toml which token it is, so that no other's curves go on from there."""
-    if isinstance(position, Tensor):
-        return f"tensor {hashlib.sha256(position.cpu().numpy().tobytes()).hexdigest()[:16]}"
-    return str(position) if isinstance(position, int | str) else getattr(position, "__qualname__", "a function")
 
 
 def _finite(value: float | None) -> float | None:

@@ -70,6 +70,10 @@ class Scorers:
         found = zip(self._scorers.items(), pending.parts, strict=True)
         return joined({name: scorer.finish(part) for (name, scorer), part in found})
 
+    def halve_memory(self) -> bool:
+        """Make the engines' blocks half as large; False once they are at their smallest."""
+        return all([scorer.halve_memory() for scorer in self._scorers.values()])
+
     def apart(self, captured: Captured) -> Iterator[tuple[str, Scorer, Captured]]:
         """Give each position's name, its scorer and what was captured there.
 

@@ -17,7 +17,7 @@ from fastcluster_lm.cli import main
 from fastcluster_lm.config import ScoresConfig
 from fastcluster_lm.errors import RunExistsError, ShapeError, UsageError
 from fastcluster_lm.probe import ProbeSkippedWarning, scorer, undisturbed
-from fastcluster_lm.store import RunFolder
+from fastcluster_lm.store import SCORE_COLUMNS, RunFolder
 from tests.probe.attached import QUICK, Net, NoisyNet, fingerprint, instances, seed_all
 from tests.probe.attached_loops import FAULTS, KINDS, attach
 
@@ -368,6 +368,12 @@ def test_a_layer_that_falls_silent_skips_the_probe(tmp_path):
         ({"position": "mask"}, UsageError, "the name of an input tensor, got 'mask'"),
         ({"layers": "norm", "inputs": {"tokens": tokens, "x": tokens[:9]}}, ShapeError, "one row an instance, got"),
         ({"val": (tokens, labels), "position": tokens[:, 0]}, UsageError, "an index, a name or a function"),
+        ({"val": (tokens, labels), "positions": {"a": 0, "b": [1] * 48}}, UsageError, "an index, a name or a function"),
+        ({"position": 1, "positions": {"a": 0}}, UsageError, "positions: expected without position, got both"),
+        ({"positions": {}}, UsageError, "positions: expected names and what they stand for, .* got {}"),
+        ({"positions": {"a/b": 0}}, UsageError, "without / and |, got 'a/b'"),
+        ({"positions": {"a": 0, "b": {"blocks.0": 0}}}, UsageError, "none of blocks.0 matches 'blocks.1'"),
+        ({"positions": {"a": {"block.*": 0}}}, UsageError, r"position: .* none matches 'block\.\*'; did you"),
         ({"val": (tokens, labels["task"])}, UsageError, "the same kinds in each split"),
     ],
 )  # fmt: skip
@@ -375,6 +381,62 @@ def test_what_is_wrong_is_said_before_training(tmp_path, options, error, part):
     with pytest.raises(error, match=part):
         attach(Net(), tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
+
+
+ANSWERS = {"question": 0, "answer": lambda output, rows: output[:, -1]}
+
+
+def test_several_tokens_of_one_forward_have_the_rows_and_maps_of_each_alone(tmp_path):
+    seed_all()
+    model = Net()
+    model.noise = 0.0
+    probe = attach(model, tmp_path / "both", positions=ANSWERS, layers=["embed", "blocks.*"])
+    calls = model.calls.item()
+    rows = [row for step in range(3) for row in probe.step(step)]
+    # one forward a probe, put back afterwards; the trial at construction is another
+    assert model.calls.item() == calls and probe.positions == ("question", "answer")
+    assert list(dict.fromkeys(row["position"] for row in rows)) == ["question", "answer"]
+    states = probe.states()
+    assert {name: tuple(X.shape) for name, X in states.items()} == {
+        "val/question": (3, 48, 16), "val/answer": (3, 48, 16),
+    }  # fmt: skip
+    metrics = probe.headline()
+    assert {name.split("/")[1] for name in metrics} == {"question", "answer"} and "fclm/answer/blocks.1/ari" in metrics
+    probe.close()
+    for name, position in (("question", 0), ("answer", 1)):
+        alone = attach(model, tmp_path / name, position=position, layers=["embed", "blocks.*"])
+        own = [{**row, "position": name} for step in range(3) for row in alone.step(step)]
+        assert own == [row for row in rows if row["position"] == name]
+        assert torch.equal(alone.states()["val"], states[f"val/{name}"])
+        array = "points" if name == "question" else f"points/{name}"
+        assert (alone.folder.read_map(2)[0]["points"] == probe.folder.read_map(2)[0][array]).all()
+        alone.close()
+    assert RunFolder.open(tmp_path / "both").scores() == [dict.fromkeys(SCORE_COLUMNS) | row for row in rows]
+    out = tmp_path / "report.html"
+    assert CliRunner().invoke(main, ["report", str(tmp_path / "both"), "-o", str(out)]).exit_code == 0
+
+
+def test_a_loop_of_several_tokens_goes_on_as_if_it_had_not_stopped(tmp_path):
+    def loop(path, steps, resume=False, positions=ANSWERS):
+        seed_all()
+        model = Net()
+        model.noise = 0.0
+        with attach(model, path, positions=positions, resume=resume) as probe:
+            for step in steps:
+                probe.step(step)
+        return RunFolder.open(path)
+
+    whole = loop(tmp_path / "whole", range(4))
+    loop(tmp_path / "run", range(2))
+    run = loop(tmp_path / "run", range(2, 4), resume=True)
+    assert run.scores() == whole.scores() and {row["warm"] for row in run.scores()} == {True, False}
+    assert run.map_steps() == whole.map_steps() == [0, 2]
+    for step in run.map_steps():
+        (arrays, notes), (own, own_notes) = whole.read_map(step), run.read_map(step)
+        assert notes == own_notes and all((own[name] == arrays[name]).all() for name in arrays)
+    for other in ({"question": 0}, {"question": 1, "answer": -1}, {"answer": -1, "question": 0}):
+        with pytest.raises(UsageError, match="was begun with .*position"):
+            loop(tmp_path / "run", range(4, 5), resume=True, positions=other)
 
 
 def test_a_run_folder_that_exists_is_left_alone(tmp_path):

@@ -37,7 +37,7 @@ def is_sharded(model: nn.Module) -> bool:
     return any(parts) or any(isinstance(weight, sharding_classes("tensor", "DTensor")) for weight in model.parameters())
 
 
-def matching_layers(model: nn.Module, patterns: Sequence[str]) -> list[str]:
+def matching_layers(model: nn.Module, patterns: Sequence[str], what: str = "layers") -> list[str]:
     """List the modules that match any pattern, in the module's own order; `*` stands for one part between dots.
 
     Errors: UsageError if a pattern matches none, naming the nearest and what there is
@@ -45,18 +45,18 @@ def matching_layers(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     names = [name for name in named_layers(model) if name]
     # a name as the wrapped model spells it is the same layer's
     patterns = [
-        _plain(pattern) if not any(_matches(name, pattern) for name in names) else pattern for pattern in patterns
+        _plain(pattern) if not any(matches(name, pattern) for name in names) else pattern for pattern in patterns
     ]
     for pattern in patterns:
-        if not any(_matches(name, pattern) for name in names):
+        if not any(matches(name, pattern) for name in names):
             known = list(dict.fromkeys(re.sub(r"(?<![^.])\d+(?![^.])", "*", name) for name in names))
             near = difflib.get_close_matches(pattern, [*known, *names], n=1, cutoff=0.5)
             shown = ", ".join(known[:_SHOWN]) + (f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else "")
             raise UsageError(
-                f"layers: expected names of the model's modules, but none matches {pattern!r}"
+                f"{what}: expected names of the model's modules, but none matches {pattern!r}"
                 f"{f'; did you mean {near[0]!r}?' if near else ''}; there are: {shown or 'none'}"
             )
-    return [name for name in names if any(_matches(name, pattern) for pattern in patterns)]
+    return [name for name in names if any(matches(name, pattern) for pattern in patterns)]
 
 
 def sharding_classes(module: str, *names: str) -> tuple[Any, ...]:
@@ -68,7 +68,8 @@ def sharding_classes(module: str, *names: str) -> tuple[Any, ...]:
     return tuple(getattr(loaded, name) for name in names) if loaded is not None else ()
 
 
-def _matches(name: str, pattern: str) -> bool:
+def matches(name: str, pattern: str) -> bool:
+    """Say whether a pattern stands for a layer; `*` stands for one part between dots, or some of it."""
     parts, wanted = name.split("."), pattern.split(".")
     return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
 

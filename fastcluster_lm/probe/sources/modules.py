@@ -1,4 +1,4 @@
-"""Read the states of named layers of any module, one position an instance; it scores nothing and keeps no hook."""
+"""Read the states of named layers of any module at some tokens of each instance; it scores nothing, keeps no hook."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,13 +16,11 @@ from fastcluster_lm.probe.sources.layer_names import (
     sharding_classes,
     unwrapped,
 )
+from fastcluster_lm.probe.sources.tokens import ByLayer, Position, position_of, tokens_at
 from fastcluster_lm.probe.undisturbed import undisturbed
 
 # names of modules, or a function of (model, batch) that runs the model and gives what else there is, by name
 Layers = str | Sequence[str] | Callable[[nn.Module, Any], Mapping[str, Tensor]]
-# an index, the key of an input that marks tokens, such marks themselves, or a function of (output, rows)
-Position = int | str | Tensor | Callable[[Tensor, Tensor], Tensor]
-
 # gives the tensor of a shape that states are written into
 Room = Callable[[tuple[int, int, int]], Tensor]
 
@@ -32,6 +30,7 @@ class LayerReader:
 
     layers: names of modules, or a function of the model and a batch of its inputs, as its forward takes them, that runs
             it and gives states by name, the same names each time
+    positions: of the tokens, whose states come side by side: all layers of the first, then those of the next
     Units:  states in float32, whatever the model computes in; a layer called more than once gives its last output
     Errors: UsageError if no module has such a name, naming the nearest and what there is
     """
@@ -41,7 +40,7 @@ class LayerReader:
         model: nn.Module,
         layers: Layers,
         *,
-        position: Position = -1,
+        positions: Sequence[ByLayer] = (-1,),
         batch_size: int = 256,
         autocast: torch.dtype | None = None,
     ) -> None:
@@ -53,7 +52,13 @@ class LayerReader:
             [] if callable(layers) else matching_layers(self.model, [layers] if isinstance(layers, str) else layers)
         )
         self.batch_size = batch_size
-        self._position, self._autocast = position, autocast
+        self._positions, self._autocast = list(positions), autocast
+        for position in self._positions:
+            if isinstance(position, Mapping) and self.names:
+                # a pattern that matches no module is refused, and so is a layer that no pattern matches
+                matching_layers(self.model, [*position], "position")
+                for name in self.names:
+                    position_of(position, name)
 
     @property
     def device(self) -> torch.device:
@@ -74,12 +79,16 @@ class LayerReader:
             raise ProbeError(f"the model has no layer {gone[0]!r} any more; it was replaced after the probe was made")
         n = count_instances(inputs) if n is None else n
         states = torch.empty(0)
-        latest: dict[int, Tensor] = {}
+        # by layer the states (B, d) at each position
+        latest: dict[int, list[Tensor]] = {}
         rows = torch.arange(0, device="cpu")
 
         def keep(index: int) -> Callable[..., None]:
             def hook(_module: nn.Module, _arguments: Any, output: Any) -> None:
-                latest[index] = self._select(self.names[index], output, inputs, rows)
+                name, out = self.names[index], self._states_of(self.names[index], output)
+                latest[index] = [
+                    self._select(name, out, position_of(position, name), inputs, rows) for position in self._positions
+                ]
 
             return hook
 
@@ -104,7 +113,9 @@ class LayerReader:
                             f"layer {silent[0]!r} gave nothing in a forward of the probe's inputs; "
                             "expected it to be called: choose other layers"
                         )
-                    chunks = [latest[index] for index in range(len(self.names))]  # (B, d) of each layer
+                    # (B, d) of each layer at the first position, then at the next
+                    places = range(len(self._positions))
+                    chunks = [latest[index][at] for at in places for index in range(len(self.names))]
                     if not start:
                         widths = [chunk.shape[1] for chunk in chunks]
                         shape = (len(chunks), n, max(widths))
@@ -144,7 +155,8 @@ class LayerReader:
         self, chunks: Sequence[Float[Tensor, "B _"]], widths: Sequence[int], states: Float[Tensor, "layers B d"]
     ) -> None:
         """Write one batch's states in their places, zeros beyond a layer's own width."""
-        for name, chunk, width, own in zip(self.names, chunks, widths, states, strict=True):
+        names = self.names * len(self._positions)
+        for name, chunk, width, own in zip(names, chunks, widths, states, strict=True):
             if chunk.shape[1] != width:
                 raise ShapeError(
                     f"layer {name!r} gives states of width {chunk.shape[1]} after ones of width {width}; expected one "
@@ -159,19 +171,26 @@ class LayerReader:
         dtype = self._autocast or torch.get_autocast_dtype(device.type)
         return torch.autocast(device.type, dtype=dtype if enabled else None, enabled=enabled, cache_enabled=False)
 
-    def _select(self, name: str, output: Any, inputs: Inputs, rows: Int[Tensor, " B"]) -> Float[Tensor, "B d"]:
-        """Take the state at the position, as a float32 copy, since the model may go on to write into its own."""
+    @staticmethod
+    def _states_of(name: str, output: Any) -> Tensor:
+        """Take the states of a layer's output, whole where they are sharded."""
         states = _first_tensor(output)
         if states is None:
             raise ShapeError(f"layer {name!r} gives a {type(output).__name__} without a tensor; choose another layer")
         if isinstance(states, sharding_classes("tensor", "DTensor")):
             states = states.full_tensor()
-        position = self._position
+        return states
+
+    @staticmethod
+    def _select(
+        name: str, states: Tensor, position: Position, inputs: Inputs, rows: Int[Tensor, " B"]
+    ) -> Float[Tensor, "B d"]:
+        """Take the state at a position, as a float32 copy, since the model may go on to write into its own."""
         if callable(position):
             states = position(states, rows)
         elif states.ndim == 3 and states.shape[0] == len(rows):
             states = states[
-                torch.arange(len(rows), device="cpu"), _tokens_at(position, inputs, rows, states.shape[1], name)
+                torch.arange(len(rows), device="cpu"), tokens_at(position, inputs, rows, states.shape[1], name)
             ]
         if states.ndim != 2 or states.shape[0] != len(rows):
             raise ShapeError(
@@ -195,60 +214,3 @@ def _first_tensor(output: Any) -> Tensor | None:
         return output
     entries = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
     return next((found for entry in entries if (found := _first_tensor(entry)) is not None), None)
-
-
-def _tokens_at(position: Any, inputs: Inputs, rows: Int[Tensor, " B"], n_tokens: int, name: str) -> Int[Tensor, " B"]:
-    """Give each row's token: the index itself, or the last that is marked."""
-    if isinstance(position, str):
-        if not isinstance(inputs, Mapping) or not isinstance(inputs.get(position), Tensor):
-            raise UsageError(f"position: expected the name of an input tensor, got {position!r}")
-        position = inputs[position]
-    at = _last_marked(position, rows, n_tokens, name)
-    mask = _mask_of(inputs, n_tokens, name)
-    # all instances with the first of them, which a probe's construction tries
-    if mask is not None and not int(rows[0]):
-        everyone = torch.arange(len(mask), device="cpu")
-        _refuse_padding(mask, _last_marked(position, everyone, n_tokens, name), name)
-    return at
-
-
-def _last_marked(position: int | Tensor, rows: Int[Tensor, " B"], n_tokens: int, name: str) -> Int[Tensor, " B"]:
-    if isinstance(position, int):
-        at = torch.full((len(rows),), position, device="cpu")
-    else:
-        marks = position.cpu()[rows]
-        if marks.ndim == 2:
-            if marks.shape[1] != n_tokens or not bool((marks != 0).any(1).all()):
-                raise ShapeError(
-                    f"position: expected marks (n, {n_tokens}) with one or more in each row, as layer {name!r} has "
-                    f"{n_tokens} tokens; got shape {tuple(position.shape)}"
-                )
-            marks = n_tokens - 1 - (marks != 0).flip(1).int().argmax(1)
-        at = marks.long()
-    if bool(((at < -n_tokens) | (at >= n_tokens)).any()):
-        raise ShapeError(f"position: expected tokens 0 to {n_tokens - 1} of layer {name!r}, got {int(at.max())}")
-    return at % n_tokens
-
-
-def _mask_of(inputs: Inputs, n_tokens: int, name: str) -> Int[Tensor, "n T"] | None:
-    """Give the inputs' marks of tokens that are no padding, where there are such for this layer's tokens."""
-    if not isinstance(inputs, Mapping):
-        return None
-    # of a model with both, a decoder's layers read other tokens than its encoder's
-    two = any(str(key).startswith("decoder_") for key in inputs) or "labels" in inputs
-    mask = inputs.get("decoder_attention_mask" if two and "decoder" in name.split(".") else "attention_mask")
-    return mask.cpu() if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] == n_tokens else None
-
-
-def _refuse_padding(mask: Int[Tensor, "n T"], at: Int[Tensor, " n"], name: str) -> None:
-    """Refuse tokens that the model was told to leave out: their states say nothing of an instance.
-
-    Errors: UsageError
-    """
-    padded = (mask[torch.arange(len(at), device="cpu"), at] == 0).nonzero()[:, 0].tolist()
-    if padded:
-        raise UsageError(
-            f"position: token {int(at[padded[0]])} of instance {padded[0]} is padding in layer {name!r} (its attention "
-            f"mask is 0 there; so it is in {len(padded)} of {len(at)} instances); give position='attention_mask' for "
-            "the last token that counts, or pad on the other side"
-        )

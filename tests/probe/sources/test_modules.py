@@ -72,7 +72,7 @@ def expected(at):
 
 @pytest.mark.parametrize("kind", ["tensor", "tuple", "named tuple", "list", "mapping"])
 def test_the_first_tensor_of_any_output_is_read_before_it_is_written_over(kind):
-    states = LayerReader(Counter(kind), "layers.*", position=1).read(short)
+    states = LayerReader(Counter(kind), "layers.*", positions=[1]).read(short)
     assert torch.equal(states, expected(1))
 
 
@@ -92,12 +92,12 @@ def test_the_first_tensor_of_any_output_is_read_before_it_is_written_over(kind):
 )  # fmt: skip
 @pytest.mark.parametrize("batch_size", [1, 2, 256])
 def test_the_state_at_each_position_is_known(position, at, batch_size):
-    reader = LayerReader(Counter(), "layers.*", position=position, batch_size=batch_size)
+    reader = LayerReader(Counter(), "layers.*", positions=[position], batch_size=batch_size)
     assert torch.equal(reader.read(short), expected(at))
 
 
 def test_a_position_off_by_one_would_be_seen():
-    states = LayerReader(Counter(), "layers.*", position=1).read(short)
+    states = LayerReader(Counter(), "layers.*", positions=[1]).read(short)
     assert not torch.equal(states, expected(2)) and not torch.equal(states, expected(0))
 
 
@@ -129,9 +129,9 @@ def test_a_token_that_is_padding_is_refused_with_the_remedy_though_the_first_ins
     with pytest.raises(
         UsageError, match=r"of instance 4 is padding .* 1 of 5 instances\); give position='attention_mask'"
     ):
-        LayerReader(Masked(), "layers.*", position=position).read(inputs, 2)
-    LayerReader(Masked(), "layers.*", position="attention_mask").read(inputs)
-    LayerReader(Masked(), "layers.*", position=-1 if side == "left" else 0).read(inputs)
+        LayerReader(Masked(), "layers.*", positions=[position]).read(inputs, 2)
+    LayerReader(Masked(), "layers.*", positions=["attention_mask"]).read(inputs)
+    LayerReader(Masked(), "layers.*", positions=[-1 if side == "left" else 0]).read(inputs)
 
 
 def test_a_decoder_s_tokens_are_judged_by_its_own_mask():
@@ -145,10 +145,21 @@ def test_a_decoder_s_tokens_are_judged_by_its_own_mask():
 
     inputs = padded("right")
     inputs["labels"] = inputs["input_ids"]
-    LayerReader(Both(), "decoder.layers.*", position=-1).read(inputs)
+    LayerReader(Both(), "decoder.layers.*", positions=[-1]).read(inputs)
     inputs["decoder_attention_mask"] = inputs["attention_mask"]
     with pytest.raises(UsageError, match="is padding"):
-        LayerReader(Both(), "decoder.layers.*", position=-1).read(inputs)
+        LayerReader(Both(), "decoder.layers.*", positions=[-1]).read(inputs)
+
+
+def test_several_positions_come_from_one_forward_and_may_differ_by_layer():
+    model = Counter()
+    forwards = []
+    model.register_forward_hook(lambda *_: forwards.append(1))
+    by_layer = {"layers.0": 0, "layers.*": 1}
+    both = LayerReader(model, "layers.*", positions=[by_layer, 1], batch_size=len(short)).read(short)
+    assert len(forwards) == 1
+    first, second = (LayerReader(model, "layers.*", positions=[at]).read(short) for at in (0, 1))
+    assert torch.equal(both, torch.cat([first[:1], second[1:], second]))
 
 
 def test_a_position_may_be_the_name_of_an_input():
@@ -157,7 +168,7 @@ def test_a_position_may_be_the_name_of_an_input():
             return super().forward(tokens)
 
     mask = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [0, 0, 1, 1]])
-    reader = LayerReader(Masked(), "layers.*", position="attention_mask", batch_size=2)
+    reader = LayerReader(Masked(), "layers.*", positions=["attention_mask"], batch_size=2)
     states = reader.read({"tokens": short, "attention_mask": mask})
     assert torch.equal(states, expected(torch.tensor([2, 0, 3])))
     with pytest.raises(ShapeError, match=r"marks \(n, 4\) with one or more in each row"):
@@ -240,7 +251,7 @@ def test_images_need_a_function_and_are_told_so():
     model, X = nn.Sequential(nn.Conv2d(1, 2, 3)), torch.randn(5, 1, 6, 6)
     with pytest.raises(ShapeError, match=r"gives shape \(5, 2, 4, 4\) for 5 instances; .* give position=function"):
         LayerReader(model, "0").read(X)
-    states = LayerReader(model, "0", position=lambda output, rows: output.mean((2, 3))).read(X)
+    states = LayerReader(model, "0", positions=[lambda output, rows: output.mean((2, 3))]).read(X)
     with torch.no_grad():
         torch.testing.assert_close(states[0], model(X).mean((2, 3)))
 
@@ -248,7 +259,7 @@ def test_images_need_a_function_and_are_told_so():
 def test_hooks_are_gone_after_an_error_too():
     model = Counter()
     with pytest.raises(ShapeError):
-        LayerReader(model, "layers.*", position=9).read(short)
+        LayerReader(model, "layers.*", positions=[9]).read(short)
     assert not any(part._forward_hooks for part in model.modules())
 
 
@@ -345,7 +356,7 @@ def test_a_function_of_the_forward_gives_what_no_module_does():
         return {"before": h, "sum": (h + model.layers[1](h))[:, 0]}
 
     inputs = {"tokens": short}
-    reader = LayerReader(model, between, position=1, batch_size=2)
+    reader = LayerReader(model, between, positions=[1], batch_size=2)
     assert reader.names == []
     states = reader.read(inputs)
     assert reader.names == ["before", "sum"]
