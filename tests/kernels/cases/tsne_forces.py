@@ -4,7 +4,7 @@ import torch
 
 from fastcluster_lm.kernels.edges import Edges
 from fastcluster_lm.kernels.tsne_affinities.reference import symmetrise, weights_of
-from fastcluster_lm.kernels.tsne_forces import StepRule, fused
+from fastcluster_lm.kernels.tsne_forces import StepRule, cuda
 from fastcluster_lm.kernels.tsne_forces.reference import dense_affinities, gradient, kl_divergence
 from fastcluster_lm.kernels.tsne_forces.tiled import TiledDescent
 from tests.kernels.cases import Kernel, tiles_of
@@ -23,8 +23,8 @@ def kernels() -> list[Kernel]:
     state = ("points_ptr", "update_ptr", "gains_ptr", "gradient_ptr", "attraction_ptr", "repulsion_ptr")
     step = {**dict.fromkeys(state, "*fp32"), **dict.fromkeys(("sums_ptr", "centres_ptr", "new_centres_ptr"), "*fp64")}
     return [
-        Kernel("tsne_forces", tsne_forces_kernel, forces, tiles_of(fused.block_sizes, ((n,) for n in range(2, 40000)))),
-        Kernel("tsne_step", tsne_step_kernel, {**step, "active_ptr": "*u8"}, [fused.step_sizes()]),
+        Kernel("tsne_forces", tsne_forces_kernel, forces, tiles_of(cuda.block_sizes, ((n,) for n in range(2, 40000)))),
+        Kernel("tsne_step", tsne_step_kernel, {**step, "active_ptr": "*u8"}, [cuda.step_sizes()]),
     ]
 
 
@@ -40,7 +40,7 @@ def check(shape: tuple[int, ...], device: torch.device) -> None:
     start, flow = points.to(device), Edges(*(_behind_nan(part).to(device) for part in edges))
     everywhere = torch.ones(n_layers, dtype=torch.bool)
     with poisoned():
-        descent = fused.TritonDescent(start, flow)
+        descent = cuda.TritonDescent(start, flow)
         # steps of length 0, so that the gradient stays that of the start
         descent.advance(2, StepRule(1.0, 0.0, 0.0, 1e9), everywhere)
         torch.testing.assert_close(descent.kl_divergence(), kl, rtol=1e-5, atol=1e-6)
@@ -58,7 +58,7 @@ def _walk(start: torch.Tensor, edges: Edges, steps: int) -> None:
     active = torch.arange(n_layers) < max(1, n_layers - 1)
 
     def run() -> tuple[torch.Tensor, ...]:
-        descent = fused.TritonDescent(start, edges)
+        descent = cuda.TritonDescent(start, edges)
         descent.advance(steps, StepRule(4.0, 0.5, n / 4, 0.25), active)
         return descent.points(), descent.update, descent.gains, descent.gradient_norm()
 
