@@ -4,12 +4,13 @@ import math
 import operator
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,11 +21,13 @@ from fastcluster_lm.config import ScoresConfig
 from fastcluster_lm.device import generators_kept
 from fastcluster_lm.errors import FclmError, ShapeError, UsageError
 from fastcluster_lm.kernels import native
-from fastcluster_lm.probe.pending import Captured, ProbeResult
+from fastcluster_lm.probe.cost import Cost
 from fastcluster_lm.probe.plan import ProbePlan, narrowest_group
 from fastcluster_lm.probe.points import labelled_points
-from fastcluster_lm.probe.positions import Scorers, joined
+from fastcluster_lm.probe.positions import Scorers
 from fastcluster_lm.probe.record import Record, Subject, trainer_goes_on
+from fastcluster_lm.probe.runners.attached import AttachedInline, AttachedRunner, AttachedWorker, Scored, beside_policy
+from fastcluster_lm.probe.runners.shared_states import Setup, StatesScorer, in_less_memory, reason_of
 from fastcluster_lm.probe.sources.inputs import Inputs, as_inputs, count_instances
 from fastcluster_lm.probe.sources.modules import LayerReader, Layers
 from fastcluster_lm.probe.sources.tokens import ByLayer, describe_position, named_positions
@@ -34,7 +37,6 @@ from fastcluster_lm.scores.engines.params import TsneParams
 from fastcluster_lm.store import RunFolder, default_run_path
 
 Row = dict[str, Any]
-_T = TypeVar("_T")
 
 # instances of the trial at construction
 TRIAL = 2
@@ -71,6 +73,10 @@ class ClusterProbe:
               only where each of its clusters has five points or more
     batch_size: instances of one forward
     autocast: dtype of the probe's forward; None: as the caller autocasts
+    worker:   where states are scored: "on" in a process beside training, on the CPU, from copies of the states, which
+              holds training up for the forward and the copy alone; rows come some steps later, the same to the last
+              byte if the model is on the CPU too; "off" at once, while training waits; "auto" beside it where scores
+              take long and a core is free: from 1 MiB of states on, of a model on the CPU whose torch leaves a core
     log:      called with (metrics, step) after each probe, as `wandb.log` is: task ARI and neighbour share of each
               layer under names such as fclm/blocks.3/ari
 
@@ -101,6 +107,7 @@ class ClusterProbe:
         resume: bool = False,
         log: Callable[[dict[str, float], int], object] | None = None,
         plan: ProbePlan | None = None,
+        worker: str = "auto",
     ) -> None:
         if resume and out is None:
             raise UsageError("resume: expected out= the run folder to go on with, got none")
@@ -126,11 +133,6 @@ class ClusterProbe:
         self._scores = self._fitting(sum(len(own.shown()) for own in self._points.values()))
         at = list(tokens.values())
         self._reader = LayerReader(model, layers, positions=at, batch_size=batch_size, autocast=autocast)
-        with plain_torch():
-            device = self._reader.device
-            engine = choose_engine(self._scores.engine, device, self._scores.memory_mib)
-            self._scorers = Scorers([*tokens], self._scores, engine, device, seed, plan)
-            self._group = narrowest_group(list(self._points.values())[-1], plan)
         self.is_writer = not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank())
         self._log = log
         # of the newest probe: rows, and states until the next step
@@ -141,10 +143,21 @@ class ClusterProbe:
         # what stood beside the first step, if it had been probed before
         self._known: Mapping[str, Any] = {}
         self._record: Record | None = None
+        # probes that are asked for and not written yet
+        self._asked: deque[_Asked] = deque()
+        self._cost = Cost(every, self._reader.device)
         width = 0
         with generators_kept():
             if self._takes_part:
                 width = max(self._reader.read(own, TRIAL).shape[2] for own in self._inputs.values())
+        with plain_torch():
+            n = sum(len(own) for own in self._points.values())
+            beside, reason = beside_policy(worker, self._reader.device, 4 * len(tokens) * len(self.layers) * n * width)
+            device = torch.device("cpu") if beside else self._reader.device
+            engine = choose_engine(self._scores.engine, device, self._scores.memory_mib)
+            self._scorers = Scorers([*tokens], self._scores, engine, device, seed, plan)
+            self._group = narrowest_group(list(self._points.values())[-1], plan)
+        self._runner: AttachedRunner | None = None
         if self.is_writer:
             # before the first probe, whose time is written down
             native.prepare()
@@ -158,8 +171,14 @@ class ClusterProbe:
             subject = Subject(self._reader.model, last, width, self._points, names, self._config, of)
             when = {"every": every, "map_points": map_points, "positions": [*tokens], "plan": plan.described()}
             described = subject.described("attached", self._scorers.first, when, "hidden")
+            described["resolved"] |= {"probe_worker": beside, "probe_worker_reason": reason}
             path = out or default_run_path("attached")
             self._record = Record(path, described, resume=resume or trainer_goes_on())
+            try:
+                self._runner = self._start_runner(beside)
+            except FclmError:
+                self._record.close()
+                raise
 
     @property
     def folder(self) -> RunFolder | None:
@@ -194,10 +213,13 @@ class ClusterProbe:
         """
         if not self._states:
             raise UsageError("states: expected a probe in the step that was given last, there was none")
+        # what a worker scores lies where the next ones will
+        beside = isinstance(self._runner, AttachedWorker)
+        states = {split: X.clone() if beside else X for split, X in self._states.items()}
         names = self.positions
         if len(names) == 1:
-            return dict(self._states)
-        apart = {split: X.chunk(len(names)) for split, X in self._states.items()}
+            return states
+        apart = {split: X.chunk(len(names)) for split, X in states.items()}
         return {f"{split}/{name}": own[at] for split, own in apart.items() for at, name in enumerate(names)}
 
     def __repr__(self) -> str:
@@ -216,12 +238,25 @@ class ClusterProbe:
         """Probe the model if it is time: where `every` divides the number of optimiser steps taken.
 
         Call it between an optimiser step and the next forward; a number of any kind will do, a tensor's too. Gives the
-        rows of this probe, none where it was not time or the probe was skipped; loss and val_accuracy are written
-        beside them
+        rows of this probe, none where it was not time or the probe was skipped; with a worker those of probes that are
+        done since, so call it after every step. loss and val_accuracy are written beside them
         Errors: UsageError for what is no step, one before the last, or any after the end
         """
         step = self._counted(step)
-        return self._probe(step, loss, val_accuracy) if self.is_due(step) else []
+        self._cost.count(step)
+        started = time.perf_counter()
+        if self.is_due(step):
+            self._probe(step, loss, val_accuracy)
+        rows = self._collect(wait=False)
+        self._cost.spend(time.perf_counter() - started)
+        return rows
+
+    def wait(self) -> list[Row]:
+        """Wait for the probes that a worker has not done yet, and give their rows; before a loop saves itself, say.
+
+        A loop that goes on from a checkpoint has then all rows of the steps before
+        """
+        return self._collect(wait=True)
 
     def close(self, step: Any = None) -> list[Row]:
         """End the run; with the last step's number that step is probed too, unless it was, and its rows are given.
@@ -231,10 +266,11 @@ class ClusterProbe:
         """
         if self._closed and (step is None or step == self._given):
             return []
-        rows = []
         if step is not None:
             step = self._counted(step)
-            rows = [] if step == self._last else self._probe(step, None, None)
+            if step != self._last:
+                self._probe(step, None, None)
+        rows = self._collect(wait=True)
         if self._record is not None and (self._given >= 0 or not self._record.resumes):
             for said in self._record.finish(max(self._last, 0)):
                 warnings.warn(said, stacklevel=2)
@@ -242,8 +278,13 @@ class ClusterProbe:
         return rows
 
     def abandon(self) -> None:
-        """Give the run folder free as it is, that of a run that was stopped."""
-        self._closed, self._states = True, {}
+        """Release the run folder as it is, that of a run that was stopped; what a worker has not done is lost."""
+        if not self._closed:
+            self._closed = True
+            self._collect(wait=False)
+        self._states = {}
+        if self._runner is not None:
+            self._runner.close()
         if self._record is not None:
             self._record.close()
 
@@ -307,8 +348,8 @@ class ClusterProbe:
         if self._given < 0 and self._record is not None and self._record.resumes:
             before = self._record.go_back(number, self.every)
             self._last, self._known = before.last, before.row
-            with plain_torch():
-                self._scorers.load_state({name: torch.from_numpy(array) for name, array in before.state.items()})
+            if self._runner is not None:
+                self._runner.load({name: torch.from_numpy(array) for name, array in before.state.items()})
             for note in before.notes:
                 warnings.warn(f"{self._record.folder.path}: {note}", stacklevel=3)
         elif number > self._given:
@@ -320,65 +361,98 @@ class ClusterProbe:
     def _takes_part(self) -> bool:
         return self.is_writer or self._reader.sharded
 
-    def _probe(self, step: int, loss: float | None, val_accuracy: float | None) -> list[Row]:
+    def _start_runner(self, beside: bool) -> AttachedRunner:
+        """Start what scores, in the place that was decided on."""
+        if not beside:
+            return AttachedInline(StatesScorer(self._scorers, self._points))
+        return AttachedWorker(Setup.of(self._scorers, self._points))
+
+    def _probe(self, step: int, loss: float | None, val_accuracy: float | None) -> None:
+        """Read the states, and ask for their scores."""
         if not self._takes_part:
-            return []
+            return
         started = time.perf_counter()
         self._last, self._rows, skipped = step, [], None
         states: dict[str, Tensor] = {}
         try:
+            if self._runner is not None:
+                self._runner.make_ready()
             with generators_kept():
                 for name, own in self._inputs.items():
-                    states[name] = _in_less_memory(partial(self._reader.read, own), self._reader.halve_batch)
-                if self._record is None:
-                    return []
-                found = self._score(states, step, self._record.probes)
-            self._record.write_scores(step, found.rows, found.maps, found.map_notes())
-            self._rows, skipped = found.rows, found.skipped
+                    room = partial(self._runner.room, name) if isinstance(self._runner, AttachedWorker) else None
+                    read = partial(self._reader.read, own, room=room)
+                    states[name] = in_less_memory(read, self._reader.halve_batch)
+            if self._record is None or self._runner is None:
+                return
+            n_probes = self._record.probes + sum(asked.skipped is None for asked in self._asked)
+            every = self._config.key_frame_every
+            key_frame = n_probes == 0 or (every > 0 and n_probes % every == 0)
+            self._runner.submit(step, states, key_frame=key_frame)
             # on a GPU that trains, room for them is short
             self._states = {name: X.cpu() for name, X in states.items()}
-            if skipped is not None:
-                warnings.warn(f"the probe of step {step} skipped {skipped}", ProbeSkippedWarning, stacklevel=3)
         except (torch.OutOfMemoryError, FclmError) as error:
             if self._reader.sharded and isinstance(error, torch.OutOfMemoryError) and len(states) < len(self._inputs):
                 # the other ranks wait inside a forward that this one left; to go on would mix up what they exchange
                 raise
-            skipped = f"{type(error).__name__}: {error}".partition("\n")[0]
-            warnings.warn(f"the probe of step {step} was skipped: {skipped}", ProbeSkippedWarning, stacklevel=3)
+            skipped = reason_of(error)
         seen = {"loss": _finite(loss), "val_accuracy": _finite(val_accuracy)}
         # a trainer that has just gone on may know less of this step than it did before
         seen = {name: self._known.get(name) if value is None else value for name, value in seen.items()}
+        self._asked.append(_Asked(step, started, time.perf_counter() - started, seen, skipped))
+
+    def _collect(self, *, wait: bool) -> list[Row]:
+        """Write the probes that are done, in the order of their steps, and give their rows."""
+        if self._runner is None:
+            return []
+        found = {scored.step: scored for scored in self._runner.collect(wait=wait)}
+        rows: list[Row] = []
+        while self._asked and (self._asked[0].skipped is not None or self._asked[0].step in found):
+            asked = self._asked.popleft()
+            rows += self._write(asked, found.get(asked.step))
+        return rows
+
+    def _write(self, asked: "_Asked", scored: Scored | None) -> list[Row]:
+        """Write what became of a probe: its rows and map, the state behind it, and last the row of its step."""
+        assert self._record is not None
+        step, skipped, rows = asked.step, asked.skipped if scored is None else scored.skipped, []
+        lacks, seconds = skipped, asked.seconds
         try:
-            if self._record is not None:
-                with plain_torch():
-                    self._record.write_state(step, self._scorers.state())
-                self._record.write_step(step, time.perf_counter() - started, skipped=skipped, **seen)
+            if scored is not None and scored.result is not None:
+                result = scored.result
+                self._record.write_scores(step, result.rows, result.maps, result.map_notes())
+                rows, skipped, lacks = result.rows, result.skipped, None
+                seconds += result.seconds if isinstance(self._runner, AttachedWorker) else 0.0
+                if skipped is not None:
+                    warnings.warn(f"the probe of step {step} skipped {skipped}", ProbeSkippedWarning, stacklevel=4)
         except FclmError as error:
-            warnings.warn(f"step {step} could not be written: {error}", ProbeSkippedWarning, stacklevel=3)
+            skipped = lacks = reason_of(error)
+        if lacks is not None:
+            warnings.warn(f"the probe of step {step} was skipped: {lacks}", ProbeSkippedWarning, stacklevel=4)
+        self._rows = rows
+        try:
+            if scored is not None:
+                self._record.write_state(step, scored.state)
+            if isinstance(self._runner, AttachedInline):
+                seconds = time.perf_counter() - asked.started
+                asked = asked._replace(seconds=seconds)
+            self._record.write_step(step, seconds, wait=asked.seconds, skipped=skipped, **asked.seen)
+        except FclmError as error:
+            warnings.warn(f"step {step} could not be written: {error}", ProbeSkippedWarning, stacklevel=4)
+        if rows:
+            self._cost.probed(step, asked.seconds, seconds if isinstance(self._runner, AttachedWorker) else 0.0)
         if self._log is not None and (metrics := self.headline()):
             self._log(metrics, step)
-        return self._rows
-
-    def _score(self, states: dict[str, Tensor], step: int, n_probes: int) -> ProbeResult:
-        every = self._config.key_frame_every
-        key_frame = n_probes == 0 or (every > 0 and n_probes % every == 0)
-        points = {name: own.at(states[name]) for name, own in self._points.items()}
-        found = {}
-        # one after the other, so that where memory is short none is scored twice: its map would have gone on
-        for name, scorer, own in self._scorers.apart(Captured(step, points, key_frame=key_frame)):
-            with plain_torch():
-                found[name] = _in_less_memory(partial(scorer.score, own), self._scorers.halve_memory)
-        return joined(found)
+        return rows
 
 
-def _in_less_memory(attempt: Callable[[], _T], halve: Callable[[], bool]) -> _T:
-    """Try again with half as much at a time, and half again, where memory is short and less is possible."""
-    while True:
-        try:
-            return attempt()
-        except torch.OutOfMemoryError:
-            if not halve():
-                raise
+class _Asked(NamedTuple):
+    """A probe whose states were read, or not: seconds that training stood still for it, and what is known beside."""
+
+    step: int
+    started: float
+    seconds: float
+    seen: Mapping[str, float | None]
+    skipped: str | None
 
 
 def _finite(value: float | None) -> float | None:

@@ -25,7 +25,13 @@ from fastcluster_lm.store import RunFolder
 # names of one kind of labels that run.toml holds at most
 MOST_NAMES = 1000
 # what a run may go on with though it was begun otherwise; no score is another's for it, but for a device's last digits
-MAY_DIFFER = ("attached.sharded", "resolved.threads", "resolved.device")
+MAY_DIFFER = (
+    "attached.sharded",
+    "resolved.threads",
+    "resolved.device",
+    "resolved.probe_worker",
+    "resolved.probe_worker_reason",
+)
 
 # whether the trainer that has a probe built goes on from a checkpoint of its own
 _GOES_ON: ContextVar[bool] = ContextVar("goes_on", default=False)
@@ -157,13 +163,15 @@ class Record:
         arrays = {name: tensor.cpu().numpy() for name, tensor in state.items()}
         self.folder.write_checkpoint(step, {"probe": arrays}, {"probes": self.probes})
 
-    def write_step(self, step: int, seconds: float, **columns: Any) -> None:
-        """Write how long a probe took, and what else is known of its step; training stood still for all of it.
+    def write_step(self, step: int, seconds: float, *, wait: float | None = None, **columns: Any) -> None:
+        """Write how long a probe took, and what else is known of its step.
 
+        wait: seconds of it that training stood still for; None: all
         Errors: RunFolderError if the disk refuses
         """
         self.seconds += seconds
-        self.folder.append_steps([{"step": step, "probe_ms": seconds * 1e3, "probe_wait_ms": seconds * 1e3} | columns])
+        wait_ms = (seconds if wait is None else wait) * 1e3
+        self.folder.append_steps([{"step": step, "probe_ms": seconds * 1e3, "probe_wait_ms": wait_ms} | columns])
 
     def finish(self, last_step: int) -> list[str]:
         """Mark the run as finished, and close it; sentences say what of what was set aside cannot be read and stays."""
