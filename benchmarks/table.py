@@ -61,10 +61,18 @@ def _read_lines(path: Path) -> list[Line]:
         try:
             line = decode_object(text)
             check(line, ResultLine)
+            _check_judged(line)
         except (ValueError, RecursionError) as error:
             raise RunFolderError(f"{path}, line {number} is damaged: {error}") from error
         lines.append(line)
     return lines
+
+
+def _check_judged(line: Line) -> None:
+    """Refuse a figure without what it was judged by."""
+    needed = ["kind", "target", "target_is", "pass", *(["steps"] if line["bench"] == "maps" else [])]
+    if "found" in line and (gone := [name for name in needed if name not in line]):
+        raise ValueError(f"expected {gone[0]} beside found")
 
 
 if __name__ == "__main__":

@@ -95,8 +95,13 @@ def _parquet(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes
 
     kinds = {**dict.fromkeys(_WHOLE, pa.int64()), **dict.fromkeys(_TEXT, pa.string()), "warm": pa.bool_()}
     schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in columns])
+    # a whole number in a column of others may be larger than Arrow takes as such
+    plain = [
+        {name: float(value) if type(value) is int and name not in kinds else value for name, value in row.items()}
+        for row in rows
+    ]
     target = io.BytesIO()
-    parquet.write_table(pa.Table.from_pylist(list(rows), schema), target)
+    parquet.write_table(pa.Table.from_pylist(plain, schema), target)
     return target.getvalue()
 
 

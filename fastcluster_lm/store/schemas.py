@@ -82,8 +82,8 @@ class Attached(TypedDict, total=False):
 
 
 class _AnyRun(TypedDict, total=False):
-    name: Word
-    seed: Whole
+    name: Required[Word]
+    seed: Required[Whole]
     model: Required[Model]
     report: Required[Report]
     probe: Probe

@@ -1,6 +1,7 @@
 """What other programs get: transformers computes our logits from the exported folder, Parquet holds our tables."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -82,6 +83,15 @@ def test_parquet_holds_the_tables(run, tmp_path):
         assert table.to_pylist() == rows
         assert not any(str(field.type) == "null" for field in table.schema)
     assert {str(table.schema.field(key).type) for key in ("loss", "skipped")} == {"double", "string"}
+
+
+def test_parquet_takes_whole_numbers_of_any_size_in_columns_of_others(run, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    shutil.copytree(run.path, tmp_path / "run")
+    with (tmp_path / "run" / "steps.jsonl").open("a") as file:
+        file.write('{"step": 1000, "tokens_per_s": 1000000000000000000000000000000}\n')
+    out = export_parquet(tmp_path / "run", tmp_path / "tables")
+    assert parquet.read_table(out / "steps.parquet").column("tokens_per_s").to_pylist()[-1] == 1e30
 
 
 def test_a_token_with_a_blank_is_refused(run, tmp_path):

@@ -10,6 +10,7 @@ import tomli_w
 from click.testing import CliRunner
 from safetensors.numpy import save
 
+from fastcluster_lm.benchmarks.table import read_results, table
 from fastcluster_lm.cli import main
 from fastcluster_lm.config import load_config
 from fastcluster_lm.errors import ConfigError, FclmError, RunFolderError, TaskError
@@ -183,3 +184,30 @@ def test_layers_that_the_run_does_not_have_are_refused(run):
     run.append_scores([{"step": 1, "layer": 3}])
     with pytest.raises(FclmError, match="expected layers up to 2, as run.toml says, found scores of layer 3"):
         read_history(run)
+
+
+@pytest.mark.parametrize("key", ["name", "seed", "model", "report", "resolved"])
+def test_a_run_toml_without_what_every_run_has_is_damaged(run, key):
+    values = minimal()
+    del values[key]
+    (run.path / "run.toml").write_text(tomli_w.dumps(values))
+    with pytest.raises(RunFolderError, match=f"missing required field `{key}`"):
+        run.config()
+
+
+def test_a_map_without_points_of_validation_is_damaged(run):
+    labels = {"task": np.zeros(4, np.int64), "ids": np.arange(4)}
+    run.write_map(1, {"points": np.ones((3, 4, 2), np.float32), "is_val": np.zeros(4, np.int64), **labels}, {})
+    with pytest.raises(RunFolderError, match="is_val: expected points of validation, found none"):
+        read_history(run).read_map(1)
+
+
+@pytest.mark.parametrize("key", ["kind", "target", "target_is", "pass", "steps"])
+def test_a_measured_figure_without_what_it_is_judged_by_is_damaged(tmp_path, key):
+    line = {"bench": "maps", "kind": "a", "found": 1.0, "target": 2.0, "target_is": "at most", "pass": True, "steps": 3}
+    (tmp_path / "one.jsonl").write_text(json.dumps(line) + "\n")
+    assert table(read_results(tmp_path)).count("\n") == 2
+    del line[key]
+    (tmp_path / "one.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(RunFolderError, match=f"line 1 is damaged: expected {key} beside found"):
+        read_results(tmp_path)

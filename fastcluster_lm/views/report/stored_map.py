@@ -54,6 +54,8 @@ def _check(arrays: Mapping[str, np.ndarray], places: Sequence[str], n_layers: in
         most = counts.get(name, MOST_LABELS)
         if int(values.min()) < 0 or int(values.max()) >= most:
             raise ValueError(f"{name}: expected numbers from 0 to {most - 1}, found {values.min()} to {values.max()}")
+    if not arrays["is_val"].any():
+        raise ValueError("is_val: expected points of validation, found none")
 
 
 def _label_counts(config: Mapping[str, Any]) -> dict[str, int]:
