@@ -256,7 +256,7 @@ class ClusterProbe:
 
         A loop that goes on from a checkpoint has then all rows of the steps before
         """
-        return self._collect(wait=True)
+        return [] if self._closed else self._collect(wait=True)
 
     def close(self, step: Any = None) -> list[Row]:
         """End the run; with the last step's number that step is probed too, unless it was, and its rows are given.

@@ -276,3 +276,27 @@ def test_the_line_is_told_in_a_loop(tmp_path, caplog):
     for step in range(12):
         probe.step(step)
     assert len([record for record in caplog.records if "of training's time" in record.getMessage()]) == 1
+
+
+@pytest.mark.parametrize("trainer", ["hugging_face", "lightning"])
+def test_a_trainer_that_saves_itself_waits_for_what_came_before(tmp_path, trainer):
+    """Else who goes on from the checkpoint would lack rows, and the map that the next goes on from."""
+    probe = attach(Net(), tmp_path / "run", worker="on")
+    probe.step(0)
+    if trainer == "hugging_face":
+        transformers = pytest.importorskip("transformers")
+        from fastcluster_lm import FclmTrainerCallback
+
+        callback = FclmTrainerCallback(lambda model: probe)
+        callback.probe = probe
+        arguments = transformers.TrainingArguments(output_dir=str(tmp_path / "out"), report_to=[])
+        callback.on_save(arguments, transformers.TrainerState(), transformers.TrainerControl())
+    else:
+        lightning = pytest.importorskip("lightning.pytorch")
+        from fastcluster_lm import FclmLightningCallback
+
+        callback = FclmLightningCallback(lambda model: probe)
+        callback.probe = probe
+        callback.on_save_checkpoint(lightning.Trainer(logger=False), lightning.LightningModule(), {})
+    assert [row["step"] for row in probe.folder.steps()] == [0]
+    probe.close()

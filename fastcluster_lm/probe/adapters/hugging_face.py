@@ -43,6 +43,11 @@ class FclmTrainerCallback(TrainerCallback):
         """Probe if it is time; the step is an optimiser step, however many batches it took."""
         self._step(args, state, control)
 
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Wait for probes that a worker has not done: who goes on from this checkpoint has all that came before it."""
+        if self.probe is not None:
+            self._log(self.probe.wait(), args, state, control)
+
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:

@@ -37,6 +37,11 @@ class FclmLightningCallback(Callback):
         """Probe if it is time; a batch that led to no optimiser step is passed over."""
         self._step(trainer, outputs)
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Wait for probes that a worker has not done: who goes on from this checkpoint has all that came before it."""
+        if self.probe is not None:
+            self._log(trainer, self.probe.wait())
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score the trained model, unless that was done, and end the run."""
         if self.probe is not None:
