@@ -7,6 +7,8 @@ from msgspec import Meta
 from fastcluster_lm.store.schemas import Finite, Layer, Whole
 
 Score = Finite | None
+# what a system takes for the name of a file
+Name = Annotated[str, Meta(pattern=r"^[^\x00]+\Z")]
 
 
 class CellRecord(TypedDict, total=False):
@@ -15,7 +17,7 @@ class CellRecord(TypedDict, total=False):
     seconds: Required[Finite]
     cost: Finite
     code: str
-    files: dict[str, Whole]
+    files: dict[Name, Whole]
 
 
 class Found(TypedDict, total=False):

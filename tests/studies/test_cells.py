@@ -124,7 +124,7 @@ def test_a_cell_with_an_unfinished_run_is_never_published(tmp_path):
     assert not cells.has(cell) and not cells.path(cell).exists()
 
 
-@pytest.mark.parametrize("harm", ["gone", "cut", "hollow", "garbled", "empty"])
+@pytest.mark.parametrize("harm", ["gone", "cut", "hollow", "garbled", "no name", "empty"])
 def test_a_published_cell_that_is_not_whole_is_moved_aside_and_made_again(tmp_path, harm):
     study, said = study_of(tmp_path / "log"), []
     folder = StudyFolder(tmp_path / "s")
@@ -137,6 +137,9 @@ def test_a_published_cell_that_is_not_whole_is_moved_aside_and_made_again(tmp_pa
         (path / "number").write_text("")
     elif harm == "garbled":
         (path / "cell.json").write_text("{")
+    elif harm == "no name":
+        known = json.loads((path / "cell.json").read_text())
+        (path / "cell.json").write_text(json.dumps(known | {"files": known["files"] | {"a\0b": 1}}))
     else:
         # an older version's cell lists no files
         (path / "cell.json").write_text(json.dumps({"seconds": 1.0, "cost": 1.0}))
