@@ -9,6 +9,9 @@ import numpy as np
 from fastcluster_lm.errors import TaskError
 from fastcluster_lm.tasks.expressions import Expression
 
+# letters of an instruction; its strings are counted letter by letter
+LONGEST = 1000
+
 
 @dataclass(frozen=True)
 class Task:
@@ -134,6 +137,8 @@ class TaskSet:
         for index, length in enumerate(self.lengths):
             if length < 1:
                 raise TaskError(f"lengths[{index}]: expected a length of 1 or more, found {length}; raise it")
+            if length > LONGEST:
+                raise TaskError(f"lengths[{index}]: expected a length of {LONGEST} or less, found {length}; lower it")
             first = self.lengths.index(length)
             if first != index:
                 raise TaskError(f"lengths[{index}]: {length} stands at lengths[{first}] too; name each length once")

@@ -42,6 +42,7 @@ def test_good_taskset_passes_and_describes_itself() -> None:
         (replace(GOOD, inputs=("A", "")), r"inputs\[1\]: expected a token"),
         (replace(GOOD, lengths=()), "lengths: expected at least one"),
         (replace(GOOD, lengths=(3, 0)), r"lengths\[1\]: expected a length of 1 or more, found 0"),
+        (replace(GOOD, lengths=(3, 2**31)), r"lengths\[1\]: expected a length of 1000 or less, found 2147483648"),
         (replace(GOOD, lengths=(3, 4, 3)), r"lengths\[2\]: 3 stands at lengths\[0\]"),
         (replace(GOOD, tasks=()), "tasks: expected at least one"),
         (replace(GOOD, tasks=(Task("", ("a{3,4}",), (0, 0)),)), r"tasks\[0\]\.name: expected a name"),
