@@ -300,3 +300,15 @@ def test_a_trainer_that_saves_itself_waits_for_what_came_before(tmp_path, traine
         callback.on_save_checkpoint(lightning.Trainer(logger=False), lightning.LightningModule(), {})
     assert [row["step"] for row in probe.folder.steps()] == [0]
     probe.close()
+
+
+def test_several_tokens_are_scored_beside_training_as_at_once(tmp_path):
+    for worker in ("on", "off"):
+        seed_all()
+        probe = attach(Net(), tmp_path / worker, worker=worker, positions={"word": 0, "input": 1}, layers="blocks.*")
+        probe.step(0), probe.step(2)
+        probe.wait()
+        assert sorted(probe.states()) == ["val/input", "val/word"]
+        probe.close()
+    assert left(tmp_path / "on") == left(tmp_path / "off")
+    assert {row["position"] for row in probe.scores} == {"word", "input"}
