@@ -417,11 +417,11 @@ def test_several_tokens_of_one_forward_have_the_rows_and_maps_of_each_alone(tmp_
 
 
 def test_a_loop_of_several_tokens_goes_on_as_if_it_had_not_stopped(tmp_path):
-    def loop(path, steps, resume=False, positions=ANSWERS):
+    def loop(path, steps, resume=False, positions=ANSWERS, worker="off"):
         seed_all()
         model = Net()
         model.noise = 0.0
-        with attach(model, path, positions=positions, resume=resume) as probe:
+        with attach(model, path, positions=positions, resume=resume, worker=worker) as probe:
             for step in steps:
                 probe.step(step)
         return RunFolder.open(path)
@@ -434,6 +434,10 @@ def test_a_loop_of_several_tokens_goes_on_as_if_it_had_not_stopped(tmp_path):
     for step in run.map_steps():
         (arrays, notes), (own, own_notes) = whole.read_map(step), run.read_map(step)
         assert notes == own_notes and all((own[name] == arrays[name]).all() for name in arrays)
+    # nor does it depend on where it is scored
+    beside = loop(tmp_path / "beside", range(4), worker="on")
+    assert beside.scores() == whole.scores() and beside.config()["resolved"]["probe_worker"] is True
+    assert all((beside.read_map(2)[0][name] == array).all() for name, array in whole.read_map(2)[0].items())
     for other in ({"question": 0}, {"question": 1, "answer": -1}, {"answer": -1, "question": 0}):
         with pytest.raises(UsageError, match="was begun with .*position"):
             loop(tmp_path / "run", range(4, 5), resume=True, positions=other)
