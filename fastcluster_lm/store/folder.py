@@ -145,8 +145,9 @@ class RunFolder:
         return [dict.fromkeys(SCORE_COLUMNS) | row for row in lines.read_lines(self.path / "scores.jsonl", ScoreRow)]
 
     def follow(self, table: Literal["steps", "scores"]) -> LineTail:
-        """Read a table as it grows; columns that an older version did not write are missing."""
-        return LineTail(self.path / f"{table}.jsonl", StepRow if table == "steps" else ScoreRow)
+        """Read a table as it grows; a column that an older version did not write is None."""
+        schema, columns = (StepRow, STEP_COLUMNS) if table == "steps" else (ScoreRow, SCORE_COLUMNS)
+        return LineTail(self.path / f"{table}.jsonl", schema, columns)
 
     def set_aside_after(self, step: int) -> SetAside | None:
         """Move all that is later than a step, and the mark of the finished run, to a place of its own; -1: every step.

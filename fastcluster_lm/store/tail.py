@@ -1,6 +1,7 @@
 """Rows of a table of JSON lines as they come, for a reader beside the writer; it writes and mends nothing."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ from fastcluster_lm.untrusted import opened_regular, read_lines
 
 
 class LineTail:
-    """Reads on from where its last reading ended; what is not a whole line yet is left for the next one."""
+    """Reads on from where its last reading ended; what is not a whole line yet is left for the next one.
 
-    def __init__(self, path: Path, schema: Any = dict) -> None:
-        self._path, self._schema = path, schema
+    columns: those that a row lacks are None
+    """
+
+    def __init__(self, path: Path, schema: Any = dict, columns: Iterable[str] = ()) -> None:
+        self._path, self._schema, self._empty = path, schema, dict.fromkeys(columns)
         self._end = self._lines = 0
         self._inode: int | None = None
 
@@ -45,7 +49,7 @@ class LineTail:
                     ) from error
                 break
             check_row(self._path, self._lines + 1, row, self._schema)
-            rows.append(row)
+            rows.append(self._empty | row)
             self._end += len(line) + 1
             self._lines += 1
         return rows, anew

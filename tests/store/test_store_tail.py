@@ -5,9 +5,10 @@ import os
 
 import pytest
 
-from fastcluster_lm.store import LineTail
+from fastcluster_lm.store import LineTail, RunFolder
 from fastcluster_lm.store.files import replace_file
 from fastcluster_lm.store.lines import append_lines, split_after
+from tests.store.minimal import minimal
 
 
 def line(step: int) -> bytes:
@@ -74,3 +75,12 @@ def test_a_file_that_was_written_anew_is_read_anew(tmp_path):
     path.unlink()
     assert tail.read() == ([], True)
     assert tail.read() == ([], False)
+
+
+def test_columns_that_a_row_lacks_are_none(tmp_path):
+    run = RunFolder.create(tmp_path / "run", minimal(), {})
+    (run.path / "scores.jsonl").write_bytes(b'{"step": 0, "layer": 1, "ari": 0.5}\n')
+    (run.path / "steps.jsonl").write_bytes(b'{"step": 0}\n')
+    (scores, _), (rows, _) = run.follow("scores").read(), run.follow("steps").read()
+    assert scores == run.scores() and scores[0]["group"] is None
+    assert rows == run.steps() and rows[0]["loss"] is None
