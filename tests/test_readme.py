@@ -34,7 +34,10 @@ def test_the_loop_with_the_probe_attached_runs_as_it_stands(tmp_path, monkeypatc
     assert len(added) == 4 and [re.search(r"# (\d)", line).group(1) for line in added[1:]] == ["1", "2", "3"]
     (tmp_path / "loop.py").write_text(code)
     done = subprocess.run([sys.executable, "loop.py"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stderr == "", done.stderr
+    # what a probe takes is told where it is more than a twentieth, and that is the machine's
+    told = r"the probe of step 0 took .* under 5%"
+    said = [line for line in done.stderr.splitlines() if not re.fullmatch(told, line)]
+    assert done.returncode == 0 and not said and done.stderr.count("\n") <= 1, done.stderr
     run = RunFolder.open(tmp_path / "attached")
     assert run.status() == "finished"
     assert [row["step"] for row in run.steps()] == [0, 25, 50, 75, 100]

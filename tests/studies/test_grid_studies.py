@@ -170,7 +170,8 @@ def test_chosen_pairs_are_those_of_all_instances(taskset, vocabulary):
     chosen = torch.tensor([35, 0, 17, 5])
     joined = vocabularies.join(taskset, texts, vocabulary, chosen // 3, chosen % 3, cpu)
     for name, value in vars(whole.select(chosen)).items():
-        assert torch.equal(getattr(joined, name), value) if isinstance(value, torch.Tensor) else value
+        own = getattr(joined, name)
+        assert torch.equal(own, value) if isinstance(value, torch.Tensor) else own == value, name
 
 
 def test_scored_pairs_are_balanced_over_distributions_and_inputs():
