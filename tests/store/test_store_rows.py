@@ -5,6 +5,7 @@ import pytest
 
 from fastcluster_lm.errors import DataError
 from fastcluster_lm.store import SCORE_COLUMNS, STEP_COLUMNS, score_row, step_row
+from fastcluster_lm.store.schemas import ScoreRow, StepRow
 
 
 def test_columns_are_those_of_the_design():
@@ -40,3 +41,8 @@ def test_numbers_that_are_not_finite_are_refused(value):
 def test_values_that_are_not_plain_are_refused(value):
     with pytest.raises(DataError, match="'loss' of a step row is a"):
         step_row({"step": 1, "loss": value})
+
+
+def test_every_column_that_is_written_is_checked_when_it_is_read():
+    assert set(ScoreRow.__annotations__) == set(SCORE_COLUMNS)
+    assert set(StepRow.__annotations__) == set(STEP_COLUMNS)
