@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from fastcluster_lm.device import cpu_cores
-from fastcluster_lm.errors import FclmError, UsageError
+from fastcluster_lm.errors import UsageError
 from fastcluster_lm.probe.pending import ProbeResult
 from fastcluster_lm.probe.runners.patience import Patience
 from fastcluster_lm.probe.runners.process import WorkerProcess, started
-from fastcluster_lm.probe.runners.shared_states import Region, Setup, StatesScorer, reason_of
+from fastcluster_lm.probe.runners.shared_states import Region, Setup, StatesScorer
 from fastcluster_lm.probe.runners.worker import as_tensors
 
 # what the process calls
@@ -81,11 +81,7 @@ class AttachedInline:
 
     def submit(self, step: int, states: Mapping[str, Tensor], *, key_frame: bool) -> None:
         """Score now."""
-        result, skipped = None, None
-        try:
-            result = self._scorer.score(step, states, key_frame=key_frame)
-        except (torch.OutOfMemoryError, FclmError) as error:
-            skipped = reason_of(error)
+        result, skipped = self._scorer.attempt(step, states, key_frame=key_frame)
         self._done.append(Scored(step, result, self._scorer.state(), skipped))
 
     def collect(self, *, wait: bool) -> list[Scored]:

@@ -110,6 +110,15 @@ class StatesScorer:
                 found[name] = in_less_memory(partial(scorer.score, own), self.scorers.halve_memory)
         return replace(joined(found), seconds=time.perf_counter() - started)
 
+    def attempt(
+        self, step: int, states: Mapping[str, Tensor], *, key_frame: bool
+    ) -> tuple[ProbeResult | None, str | None]:
+        """Score one probe, or say why it has no scores: for want of memory, or by an error of ours."""
+        try:
+            return self.score(step, states, key_frame=key_frame), None
+        except (torch.OutOfMemoryError, FclmError) as error:
+            return None, reason_of(error)
+
     def state(self) -> dict[str, Tensor]:
         """Give all that the next probe depends on."""
         with plain_torch():
@@ -212,11 +221,7 @@ def _answer(
     places: Mapping[str, tuple[int, tuple[int, ...]]],
 ) -> tuple[int, ProbeResult | None, dict[str, Any], str | None]:
     states = {split: regions[number].tensor(shape) for split, (number, shape) in places.items()}
-    result, skipped = None, None
-    try:
-        result = scorer.score(step, states, key_frame=key_frame)
-    except (torch.OutOfMemoryError, FclmError) as error:
-        skipped = reason_of(error)
+    result, skipped = scorer.attempt(step, states, key_frame=key_frame)
     return step, result, copies(scorer.state()), skipped
 
 
