@@ -70,8 +70,8 @@ def report(run: tuple[Path, ...], out: Path | None, png: Path | None, position: 
 def watch(run: Path, port: int, idle_exit: float | None, position: str | None) -> None:
     """Show RUN while it runs, in a browser on this machine; the page stays when training ends.
 
-    Only the address that is printed opens it, or the same with localhost: a link on another page does not, nor does
-    a tunnel that ends at another port. Eight pages can be open at once.
+    Only the address that is printed opens it, or the same with localhost: a link on another page does not. From another
+    machine, give a tunnel the same port at both ends: ssh -L 5006:127.0.0.1:5006 HOST. Eight pages can be open at once.
 
     \b
     Example:

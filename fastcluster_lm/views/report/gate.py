@@ -88,6 +88,11 @@ class Gate(Router):  # type: ignore[misc, unused-ignore]
         self._application, self._pages = application, pages
         self.sockets: WeakSet[IOStream] = WeakSet()
         self._url = f"http://{ADDRESS}:{port}/"
+        # who comes from another machine by a tunnel that ends at another port names that one
+        self._tunnel = (
+            f"a tunnel needs the same port at both ends: ssh -L {port}:{ADDRESS}:{port} "
+            "(fclm watch --port N takes another)"
+        )
 
     def find_handler(self, request: HTTPServerRequest, **_: Any) -> HTTPMessageDelegate:
         """Give who answers a request."""
@@ -104,9 +109,9 @@ class Gate(Router):  # type: ignore[misc, unused-ignore]
         # not request.host, which has a default
         host = headers.get_list("Host")
         if len(host) != 1 or host[0] not in self._hosts:
-            return 403, f"refused: expected Host to be the address of this page; open {self._url}"
+            return 403, f"refused: expected Host to be the address of this page; open {self._url}; {self._tunnel}"
         if any(origin != f"http://{host[0]}" for origin in headers.get_list("Origin")):
-            return 403, f"refused: the request comes from another page; open {self._url} by itself"
+            return 403, f"refused: the request comes from another page; open {self._url} by itself; {self._tunnel}"
         if any(site not in ("none", "same-origin") for site in headers.get_list("Sec-Fetch-Site")):
             return 403, f"refused: another page led here; type or paste {self._url} as the address"
         if request.method != "GET":

@@ -111,6 +111,18 @@ def test_a_refusal_says_what_to_do_in_one_line(port):
         assert "text/plain" in answer.head and "Content-Security-Policy" in answer.head
 
 
+def test_who_comes_by_a_tunnel_to_another_port_is_told_how_to_come(port):
+    # a browser at the tunnel's own end names that port, as host and, with a script's request, as origin
+    for told in (
+        request("GET / HTTP/1.1", "127.0.0.1:1"),
+        request("GET / HTTP/1.1", "localhost:1", "Origin: http://localhost:1"),
+        request("GET / HTTP/1.1", f"127.0.0.1:{port}", "Origin: http://127.0.0.1:1"),
+    ):
+        answer = ask(port, told)
+        assert answer.status == 403 and answer.body.count("\n") == 1
+        assert f"ssh -L {port}:127.0.0.1:{port}" in answer.body and "fclm watch --port" in answer.body, answer.body
+
+
 def test_pages_beyond_a_number_wait_until_one_was_left(monkeypatch, request):
     # longer than a page needs to be opened here beside other work
     lifetime_ms = 3000
