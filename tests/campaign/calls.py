@@ -20,6 +20,8 @@ READING = ("open to read", "read", "pread", "listdir", "scandir", "stat")
 # calls that a full disk does not refuse
 WITHOUT_SPACE = ("unlink", "remove", "rmdir", "ftruncate")
 MOMENTS = ("before", "during", "after")
+# what a process prints that ends itself at a call
+STRUCK = "struck at the call"
 
 Act = Callable[[str, str, Callable[[], Any], tuple[Any, ...]], Any]
 
@@ -115,7 +117,10 @@ def counted(folder: Path, action: Callable[[], Any]) -> list[tuple[str, str]]:
 
 
 def kill_at(folder: Path, at: int, moment: str) -> None:
-    """End this process by SIGKILL at the call of this number among those that change the disk, 0 the first."""
+    """End this process by SIGKILL at the call of this number among those that change the disk, 0 the first.
+
+    The last thing that it prints is STRUCK, which tells it from a process that was killed from outside
+    """
     count = -1
 
     def act(name: str, path: str, real: Callable[[], Any], args: tuple[Any, ...]) -> Any:
@@ -127,6 +132,7 @@ def kill_at(folder: Path, at: int, moment: str) -> None:
             os.write(args[0], bytes(args[1])[: len(args[1]) // 2])
         elif moment != "before":
             real()
+        os.write(1, f"{STRUCK} {name}\n".encode())
         os.kill(os.getpid(), signal.SIGKILL)
 
     Calls(folder, act)

@@ -5,6 +5,7 @@ write is also killed halfway.
 """
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from itertools import chain, zip_longest
@@ -13,7 +14,7 @@ from signal import SIGKILL
 from typing import Any, NamedTuple
 
 from fastcluster_lm.config import RunConfig
-from tests.campaign.calls import kill_at
+from tests.campaign.calls import STRUCK, kill_at
 from tests.campaign.children import End, fork
 from tests.campaign.outcome import Outcome
 from tests.campaign.survival import SOURCES, WHERE, begun, changing_calls, gone_on, life, unreadable, whole_runs
@@ -40,6 +41,13 @@ class Kill(NamedTuple):
     beside: bool = False
 
     @property
+    def kind(self) -> str:
+        """Say which of the kinds it is, in the row's words."""
+        if self.call is not None:
+            return "within calls"
+        return "beside a process" if self.beside else "at random moments" if self.again is None else "twice"
+
+    @property
     def config(self) -> RunConfig:
         """The run's config."""
         return tiny(self.source, worker="on" if self.beside else "off")
@@ -52,8 +60,8 @@ def run(times: int, seed: int, folder: Path) -> Outcome:
         (where, source): life(where, source, folder / f"{where}-{source}") for where in WHERE for source in SOURCES
     }
     kills = _kills(times, random.Random(seed), {where: changing_calls(where, folder / where) for where in WHERE})
-    draw, done, broken, damaged, missed = random.Random(f"{seed} again"), list[Kill](), list[str](), 0, 0
-    held = 0
+    draw, done, broken, damaged, held = random.Random(f"{seed} again"), list[Kill](), list[str](), 0, 0
+    struck = Counter[str]()
     for number, planned in enumerate(kills):
         kill, ends, at = _until_killed(planned, folder / f"{number}", lives, draw)
         fault = _fault_of(kill, ends)
@@ -64,10 +72,31 @@ def run(times: int, seed: int, folder: Path) -> Outcome:
         if _happened(kill, ends):
             done.append(kill)
             held += not fault
-        else:
-            missed += 1
-    figure = f"{len(done)} killed on their way, {damaged} unreadable; {_counts(done)}; {missed} planned ones never came"
+            struck.update(where for end in ends if (where := _struck(end)))
+    broken += _miscounted(Counter(kill.kind for kill in kills), Counter(kill.kind for kill in done), struck)
+    missed = f"{len(kills) - len(done)} planned ones never came"
+    figure = f"{len(done)} killed on their way, {damaged} unreadable; {_counts(done)}; {missed}"
     return Outcome("kills (SIGKILL), each resumed", len(done), held, figure, broken)
+
+
+def _struck(end: End) -> str:
+    """Say where a process was killed, by what it left and not by what was planned; nothing if it was not."""
+    if end.signal != SIGKILL:
+        return ""
+    return "at a call" if STRUCK in end.output else "from outside"
+
+
+def _miscounted(planned: Counter[str], came: Counter[str], struck: Counter[str]) -> list[str]:
+    """Say what is wrong with the count of kills: a kind that never came, or ends that do not add up to it."""
+    expected = {
+        "at a call": came["within calls"] + came["twice"],
+        "from outside": came.total() - came["within calls"],
+    }
+    return [f"none of {times} kills {kind} came" for kind, times in planned.items() if not came[kind]] + [
+        f"{times} kills are counted that came {where}, but {struck[where]} processes were killed so"
+        for where, times in expected.items()
+        if struck[where] != times
+    ]
 
 
 def _until_killed(
@@ -81,9 +110,17 @@ def _until_killed(
         ends = _kill(kill, at / "run", lives[kill.where, kill.source])
         if attempt == TRIES - 1 or _happened(kill, ends) or _fault_of(kill, ends):
             break
-        again = None if kill.again is None else draw.randrange(AGAIN)
-        kill = kill._replace(share=kill.share * draw.random(), again=again)
+        kill = _sooner_or_later(kill, ends, draw)
     return kill, ends, at
+
+
+def _sooner_or_later(kill: Kill, ends: list[End], draw: random.Random) -> Kill:
+    """Plan a kill that did not come anew: earlier if the run was over, later if there was nothing yet to resume."""
+    if ends[0].signal != SIGKILL:
+        return kill._replace(share=kill.share * draw.random())
+    if len(ends) == 1:
+        return kill._replace(share=1 - (1 - kill.share) * draw.random())
+    return kill._replace(again=draw.randrange(kill.again or 1))
 
 
 def _happened(kill: Kill, ends: list[End]) -> bool:
@@ -146,7 +183,5 @@ def _killed(folder: Path, at: int, moment: str, action: Callable[[], Any]) -> No
 
 
 def _counts(kills: list[Kill]) -> str:
-    calls = sum(kill.call is not None for kill in kills)
-    twice = sum(kill.again is not None for kill in kills)
-    beside = sum(kill.beside for kill in kills)
-    return f"{calls} within calls, {twice} twice, {beside} beside a process"
+    came = Counter(kill.kind for kill in kills)
+    return ", ".join(f"{came[kind]} {kind}" for kind in ("within calls", "twice", "beside a process"))

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.campaign import kills, schedule, studies
+from tests.campaign.calls import STRUCK
 from tests.campaign.children import End
 from tests.campaign.outcome import Outcome
 from tests.campaign.page import BEGIN, END, write_page
@@ -94,26 +95,54 @@ def kills_that(end: Callable[[kills.Kill], list[End]], monkeypatch: pytest.Monke
     return kills.run(24, 0, folder)
 
 
+KILLED, ENDED = End(signal=signal.SIGKILL), End(value=None)
+AT_CALL = End(signal=signal.SIGKILL, output=f"{STRUCK} write\n")
+
+
+def as_planned(kill: kills.Kill) -> list[End]:
+    """End as a kill that comes does."""
+    return [AT_CALL] if kill.call else [KILLED] if kill.again is None else [KILLED, AT_CALL]
+
+
 def test_a_kill_counts_only_if_it_happened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    killed, ended = End(signal=signal.SIGKILL), End(value=None)
-    twice = {True: [killed, killed], False: [killed]}
-    every = kills_that(lambda kill: twice[kill.again is not None], monkeypatch, tmp_path / "every")
+    every = kills_that(as_planned, monkeypatch, tmp_path / "every")
     assert every.met and every.times == 24 and "0 planned ones" in every.figure and " 0 twice" not in every.figure
-    at_call = kills_that(
-        lambda kill: [ended] if kill.call else twice[kill.again is not None], monkeypatch, tmp_path / "call"
-    )
+    at_call = kills_that(lambda kill: [ENDED] if kill.call else as_planned(kill), monkeypatch, tmp_path / "call")
     assert not at_call.met and "not killed at its call" in at_call.broken[0] and at_call.held == at_call.times
-    none_twice = kills_that(
-        lambda kill: [killed] if kill.again is None else [killed, ended], monkeypatch, tmp_path / "a"
-    )
-    assert none_twice.met and " 0 twice" in none_twice.figure and none_twice.times == none_twice.held < 24
-    assert f"{24 - none_twice.times} planned ones" in none_twice.figure
     fails = kills_that(
-        lambda kill: [End(error="E"), killed] if kill.again is not None else [killed], monkeypatch, tmp_path / "first"
+        lambda kill: as_planned(kill) if kill.again is None else [End(error="E"), AT_CALL], monkeypatch, tmp_path / "f"
     )
     assert not fails.met and "before the kill: E" in fails.broken[0]
-    never = kills_that(lambda kill: [ended], monkeypatch, tmp_path / "never")
+    never = kills_that(lambda kill: [ENDED], monkeypatch, tmp_path / "never")
     assert not never.met and never.times == never.held == 0
+
+
+def test_kills_of_which_none_came_are_told_and_not_met(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    once = kills_that(
+        lambda kill: as_planned(kill)[:1] + [ENDED] * (kill.again is not None), monkeypatch, tmp_path / "a"
+    )
+    assert " 0 twice" in once.figure and once.times == once.held < 24 and not once.met
+    assert f"{24 - once.times} planned ones" in once.figure
+    assert once.broken == [f"none of {24 - once.times} kills twice came"]
+    late = kills_that(lambda kill: as_planned(kill) if kill.call else [ENDED], monkeypatch, tmp_path / "late")
+    kinds = {line.partition("kills ")[2] for line in late.broken}
+    assert not late.met and kinds == {"at random moments came", "twice came", "beside a process came"}
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        (lambda kill: [ENDED] if kill.call is None and kill.again is None else as_planned(kill), "from outside"),
+        (lambda kill: [KILLED] if kill.call else as_planned(kill), "at a call"),
+        (lambda kill: as_planned(kill)[:1], "at a call"),
+    ],
+)
+def test_a_wrong_count_of_kills_is_seen(end, told, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # whatever ended, it counts as killed
+    monkeypatch.setattr(kills, "_happened", lambda kill, ends: True)
+    wrong = kills_that(end, monkeypatch, tmp_path / "kills")
+    assert wrong.times == wrong.held == 24 and not wrong.met
+    assert any(f"that came {told}, but" in line for line in wrong.broken), wrong.broken
 
 
 def test_a_worker_that_ended_before_its_kill_was_not_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
