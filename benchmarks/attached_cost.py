@@ -75,7 +75,7 @@ def main() -> None:
         step = {"processor_s": used() - began, "wall_s": time.perf_counter() - clock}
         worker: dict[str, float] = {}
         if asked.worker == "on":
-            pid, done = str(probe._runner._process.pid), threading.Event()
+            pid, done = str(probe._probes.runner._process.pid), threading.Event()
 
             def watch() -> None:
                 while not done.wait(0.2):

@@ -10,8 +10,9 @@ plan.py says which rows there are, positions.py scores several tokens side by si
 which stream.
 """
 
+from fastcluster_lm.probe.attached_probes import ProbeSkippedWarning
 from fastcluster_lm.probe.cadence import Cadence
-from fastcluster_lm.probe.cluster_probe import ClusterProbe, ProbeSkippedWarning
+from fastcluster_lm.probe.cluster_probe import ClusterProbe
 from fastcluster_lm.probe.pending import ProbeResult
 from fastcluster_lm.probe.plan import ProbePlan
 from fastcluster_lm.probe.run_probe import RunProbe

@@ -4,13 +4,11 @@ import math
 import operator
 import time
 import warnings
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,31 +17,26 @@ from torch import Tensor, distributed, nn
 
 from fastcluster_lm.config import ScoresConfig
 from fastcluster_lm.device import generators_kept
-from fastcluster_lm.errors import FclmError, ShapeError, UsageError
+from fastcluster_lm.errors import ShapeError, UsageError
 from fastcluster_lm.kernels import native
+from fastcluster_lm.probe.attached_probes import AttachedProbes, Row
 from fastcluster_lm.probe.cost import Cost
 from fastcluster_lm.probe.plan import ProbePlan, narrowest_group
 from fastcluster_lm.probe.points import labelled_points
 from fastcluster_lm.probe.positions import Scorers
 from fastcluster_lm.probe.record import Record, Subject, trainer_goes_on
-from fastcluster_lm.probe.runners.attached import AttachedInline, AttachedRunner, AttachedWorker, Scored, beside_policy
-from fastcluster_lm.probe.runners.shared_states import Setup, StatesScorer, in_less_memory, reason_of
-from fastcluster_lm.probe.sources.inputs import Inputs, as_inputs, count_instances
+from fastcluster_lm.probe.runners.attached import beside_policy
+from fastcluster_lm.probe.sources.inputs import as_inputs, count_instances
 from fastcluster_lm.probe.sources.modules import LayerReader, Layers
 from fastcluster_lm.probe.sources.tokens import ByLayer, describe_position, named_positions
 from fastcluster_lm.probe.undisturbed import plain_torch
 from fastcluster_lm.scores.engines import choose_engine
 from fastcluster_lm.scores.engines.params import TsneParams
+from fastcluster_lm.scores.points import Points
 from fastcluster_lm.store import RunFolder, default_run_path
-
-Row = dict[str, Any]
 
 # instances of the trial at construction
 TRIAL = 2
-
-
-class ProbeSkippedWarning(UserWarning):
-    """A probe gave no scores, or none of some layers; training goes on."""
 
 
 class ClusterProbe:
@@ -109,55 +102,51 @@ class ClusterProbe:
         plan: ProbePlan | None = None,
         worker: str = "auto",
     ) -> None:
+        # 1. what is asked for, before the model runs or anything is written
         if resume and out is None:
             raise UsageError("resume: expected out= the run folder to go on with, got none")
         for name, value in (("every", every), ("batch_size", batch_size), ("map_points", map_points)):
             if value < 1:
                 raise UsageError(f"{name}: expected 1 or more, got {value}")
         tokens = named_positions(position, positions, several_splits=val is not None)
-        self.every, self._config = every, scores or ScoresConfig()
-        own_inputs = {"val": inputs} if val is None else {"train": inputs, "val": val[0]}
-        self._inputs: dict[str, Inputs] = {name: as_inputs(own) for name, own in own_inputs.items()}
-        given = {"val": labels} if val is None else {"train": labels, "val": val[1]}
+        config, self.every, self._log = scores or ScoresConfig(), every, log
+        given = {"val": (inputs, labels)} if val is None else {"train": (inputs, labels), "val": val}
+        own_inputs = {name: as_inputs(own) for name, (own, _) in given.items()}
         with plain_torch():
             self._points, names = labelled_points(
-                given, map_points=map_points, n_neighbors=self._config.n_neighbors, seed=seed
+                {name: own for name, (_, own) in given.items()},
+                map_points=map_points,
+                n_neighbors=config.n_neighbors,
+                seed=seed,
             )
-        for name, own in self._inputs.items():
+        for name, own in own_inputs.items():
             if count_instances(own) != len(self._points[name]):
                 raise ShapeError(
                     f"{name}: got {count_instances(own)} rows of inputs and {len(self._points[name])} labels; "
                     "expected one label a row"
                 )
         plan = (plan or ProbePlan()).fitting(self._points.values())
-        self._scores = self._fitting(sum(len(own.shown()) for own in self._points.values()))
-        at = list(tokens.values())
-        self._reader = LayerReader(model, layers, positions=at, batch_size=batch_size, autocast=autocast)
+        fitted = _fitting(config, self._points)
+        # 2. the model, which runs some instances
+        self._reader = LayerReader(
+            model, layers, positions=[*tokens.values()], batch_size=batch_size, autocast=autocast
+        )
         self.is_writer = not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank())
-        self._log = log
-        # of the newest probe: rows, and states until the next step
-        self._rows: list[Row] = []
-        self._states: dict[str, Tensor] = {}
-        # the step of the last probe, and the last step that was given
-        self._last, self._given, self._closed = -1, -1, False
-        # what stood beside the first step, if it had been probed before
-        self._known: Mapping[str, Any] = {}
-        self._record: Record | None = None
-        # probes that are asked for and not written yet
-        self._asked: deque[_Asked] = deque()
-        self._cost = Cost(every, self._reader.device)
         width = 0
         with generators_kept():
             if self._takes_part:
-                width = max(self._reader.read(own, TRIAL).shape[2] for own in self._inputs.values())
+                width = max(self._reader.read(own, TRIAL).shape[2] for own in own_inputs.values())
+        # 3. what scores, and where
         with plain_torch():
             n = sum(len(own) for own in self._points.values())
             beside, reason = beside_policy(worker, self._reader.device, 4 * len(tokens) * len(self.layers) * n * width)
             device = torch.device("cpu") if beside else self._reader.device
-            engine = choose_engine(self._scores.engine, device, self._scores.memory_mib)
-            self._scorers = Scorers([*tokens], self._scores, engine, device, seed, plan)
+            engine = choose_engine(fitted.engine, device, fitted.memory_mib)
+            scorers = Scorers([*tokens], fitted, engine, device, seed, plan)
             self._group = narrowest_group(list(self._points.values())[-1], plan)
-        self._runner: AttachedRunner | None = None
+        self.positions = scorers.names
+        # 4. the run folder
+        self._record: Record | None = None
         if self.is_writer:
             # before the first probe, whose time is written down
             native.prepare()
@@ -167,18 +156,23 @@ class ClusterProbe:
                 "position": told if len(told) > 1 else next(iter(told.values())),
                 "sharded": self._reader.sharded,
             }
-            last = len(self.layers) - 1
-            subject = Subject(self._reader.model, last, width, self._points, names, self._config, of)
+            subject = Subject(self._reader.model, len(self.layers) - 1, width, self._points, names, config, of)
             when = {"every": every, "map_points": map_points, "positions": [*tokens], "plan": plan.described()}
-            described = subject.described("attached", self._scorers.first, when, "hidden")
+            described = subject.described("attached", scorers.first, when, "hidden")
             described["resolved"] |= {"probe_worker": beside, "probe_worker_reason": reason}
             path = out or default_run_path("attached")
             self._record = Record(path, described, resume=resume or trainer_goes_on())
-            try:
-                self._runner = self._start_runner(beside)
-            except FclmError:
-                self._record.close()
-                raise
+        self._cost = Cost(every, self._reader.device)
+        self._probes = AttachedProbes(
+            self._reader, own_inputs, self._points, scorers, self._record, self._cost, beside=beside
+        )
+        # of the newest probe: rows, and states until the next step
+        self._rows: list[Row] = []
+        self._states: dict[str, Tensor] = {}
+        # the step of the last probe, and the last step that was given
+        self._last, self._given, self._closed = -1, -1, False
+        # what stood beside the first step, if it had been probed before
+        self._known: Mapping[str, Any] = {}
 
     @property
     def folder(self) -> RunFolder | None:
@@ -189,11 +183,6 @@ class ClusterProbe:
     def layers(self) -> list[str]:
         """The names of the scored layers; their places are the `layer` of a row."""
         return self._reader.names
-
-    @property
-    def positions(self) -> tuple[str, ...]:
-        """The names of the scored tokens, the `position` of a row; one alone is named after what it is."""
-        return self._scorers.names
 
     @property
     def scores(self) -> list[Row]:
@@ -214,8 +203,7 @@ class ClusterProbe:
         if not self._states:
             raise UsageError("states: expected a probe in the step that was given last, there was none")
         # what a worker scores lies where the next ones will
-        beside = isinstance(self._runner, AttachedWorker)
-        states = {split: X.clone() if beside else X for split, X in self._states.items()}
+        states = {split: X.clone() for split, X in self._states.items()}
         names = self.positions
         if len(names) == 1:
             return states
@@ -283,10 +271,7 @@ class ClusterProbe:
             self._closed = True
             self._collect(wait=False)
         self._states = {}
-        if self._runner is not None:
-            self._runner.close()
-        if self._record is not None:
-            self._record.close()
+        self._probes.close()
 
     def __enter__(self) -> "ClusterProbe":
         return self
@@ -315,18 +300,6 @@ class ClusterProbe:
             if row[column] is not None
         }
 
-    def _fitting(self, n_shown: int) -> ScoresConfig:
-        """Lower the perplexity to what the map's points allow, once and aloud; refuse a map of too few."""
-        if n_shown <= self._config.n_neighbors:
-            raise UsageError(
-                f"map_points: expected more instances on the map than scores.n_neighbors={self._config.n_neighbors}, "
-                f"got {n_shown}"
-            )
-        asked = TsneParams(perplexity=self._config.perplexity)
-        if lowered := asked.lowered(n_shown, "instances"):
-            warnings.warn(f"scores.{lowered}", stacklevel=3)
-        return replace(self._config, perplexity=asked.effective_perplexity(n_shown))
-
     def _counted(self, step: Any) -> int:
         """Take a step's number, and begin where the first one says."""
         try:
@@ -348,8 +321,7 @@ class ClusterProbe:
         if self._given < 0 and self._record is not None and self._record.resumes:
             before = self._record.go_back(number, self.every)
             self._last, self._known = before.last, before.row
-            if self._runner is not None:
-                self._runner.load({name: torch.from_numpy(array) for name, array in before.state.items()})
+            self._probes.load({name: torch.from_numpy(array) for name, array in before.state.items()})
             for note in before.notes:
                 warnings.warn(f"{self._record.folder.path}: {note}", stacklevel=3)
         elif number > self._given:
@@ -361,98 +333,39 @@ class ClusterProbe:
     def _takes_part(self) -> bool:
         return self.is_writer or self._reader.sharded
 
-    def _start_runner(self, beside: bool) -> AttachedRunner:
-        """Start what scores, in the place that was decided on."""
-        if not beside:
-            return AttachedInline(StatesScorer(self._scorers, self._points))
-        return AttachedWorker(Setup.of(self._scorers, self._points))
-
     def _probe(self, step: int, loss: float | None, val_accuracy: float | None) -> None:
-        """Read the states, and ask for their scores."""
+        """Ask for a probe of the model as it is."""
         if not self._takes_part:
             return
-        started = time.perf_counter()
-        self._last, self._rows, skipped = step, [], None
-        states: dict[str, Tensor] = {}
-        try:
-            if self._runner is not None:
-                self._runner.make_ready()
-            with generators_kept():
-                for name, own in self._inputs.items():
-                    room = partial(self._runner.room, name) if isinstance(self._runner, AttachedWorker) else None
-                    read = partial(self._reader.read, own, room=room)
-                    states[name] = in_less_memory(read, self._reader.halve_batch)
-            if self._record is None or self._runner is None:
-                return
-            n_probes = self._record.probes + sum(asked.skipped is None for asked in self._asked)
-            every = self._config.key_frame_every
-            key_frame = n_probes == 0 or (every > 0 and n_probes % every == 0)
-            self._runner.submit(step, states, key_frame=key_frame)
-            # on a GPU that trains, room for them is short
-            self._states = {name: X.cpu() for name, X in states.items()}
-        except (torch.OutOfMemoryError, FclmError) as error:
-            if self._reader.sharded and isinstance(error, torch.OutOfMemoryError) and len(states) < len(self._inputs):
-                # the other ranks wait inside a forward that this one left; to go on would mix up what they exchange
-                raise
-            skipped = reason_of(error)
-        seen = {"loss": _finite(loss), "val_accuracy": _finite(val_accuracy)}
+        self._last, self._rows = step, []
         # a trainer that has just gone on may know less of this step than it did before
+        seen = {"loss": _finite(loss), "val_accuracy": _finite(val_accuracy)}
         seen = {name: self._known.get(name) if value is None else value for name, value in seen.items()}
-        self._asked.append(_Asked(step, started, time.perf_counter() - started, seen, skipped))
+        self._states = self._probes.ask(step, seen)
 
     def _collect(self, *, wait: bool) -> list[Row]:
-        """Write the probes that are done, in the order of their steps, and give their rows."""
-        if self._runner is None:
-            return []
-        found = {scored.step: scored for scored in self._runner.collect(wait=wait)}
-        rows: list[Row] = []
-        while self._asked and (self._asked[0].skipped is not None or self._asked[0].step in found):
-            asked = self._asked.popleft()
-            rows += self._write(asked, found.get(asked.step))
-        return rows
-
-    def _write(self, asked: "_Asked", scored: Scored | None) -> list[Row]:
-        """Write what became of a probe: its rows and map, the state behind it, and last the row of its step."""
-        assert self._record is not None
-        step, skipped, rows = asked.step, asked.skipped if scored is None else scored.skipped, []
-        lacks, seconds = skipped, asked.seconds
-        try:
-            if scored is not None and scored.result is not None:
-                result = scored.result
-                self._record.write_scores(step, result.rows, result.maps, result.map_notes())
-                rows, skipped, lacks = result.rows, result.skipped, None
-                seconds += result.seconds if isinstance(self._runner, AttachedWorker) else 0.0
-                if skipped is not None:
-                    warnings.warn(f"the probe of step {step} skipped {skipped}", ProbeSkippedWarning, stacklevel=4)
-        except FclmError as error:
-            skipped = lacks = reason_of(error)
-        if lacks is not None:
-            warnings.warn(f"the probe of step {step} was skipped: {lacks}", ProbeSkippedWarning, stacklevel=4)
-        self._rows = rows
-        try:
-            if scored is not None:
-                self._record.write_state(step, scored.state)
-            if isinstance(self._runner, AttachedInline):
-                seconds = time.perf_counter() - asked.started
-                asked = asked._replace(seconds=seconds)
-            self._record.write_step(step, seconds, wait=asked.seconds, skipped=skipped, **asked.seen)
-        except FclmError as error:
-            warnings.warn(f"step {step} could not be written: {error}", ProbeSkippedWarning, stacklevel=4)
-        if rows:
-            self._cost.probed(step, asked.seconds, seconds if isinstance(self._runner, AttachedWorker) else 0.0)
-        if self._log is not None and (metrics := self.headline()):
-            self._log(metrics, step)
-        return rows
+        """Take the rows of the probes that are done, and tell the caller's log of each."""
+        found: list[Row] = []
+        for step, rows in self._probes.collect(wait=wait):
+            self._rows = rows
+            found += rows
+            if self._log is not None and (metrics := self.headline()):
+                self._log(metrics, step)
+        return found
 
 
-class _Asked(NamedTuple):
-    """A probe whose states were read, or not: seconds that training stood still for it, and what is known beside."""
-
-    step: int
-    started: float
-    seconds: float
-    seen: Mapping[str, float | None]
-    skipped: str | None
+def _fitting(config: ScoresConfig, points: Mapping[str, Points]) -> ScoresConfig:
+    """Lower the perplexity to what the map's points allow, once and aloud; refuse a map of too few."""
+    n_shown = sum(len(own.shown()) for own in points.values())
+    if n_shown <= config.n_neighbors:
+        raise UsageError(
+            f"map_points: expected more instances on the map than scores.n_neighbors={config.n_neighbors}, "
+            f"got {n_shown}"
+        )
+    asked = TsneParams(perplexity=config.perplexity)
+    if lowered := asked.lowered(n_shown, "instances"):
+        warnings.warn(f"scores.{lowered}", stacklevel=3)
+    return replace(config, perplexity=asked.effective_perplexity(n_shown))
 
 
 def _finite(value: float | None) -> float | None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fastcluster_lm import ClusterProbe
-from fastcluster_lm.probe import cluster_probe
+from fastcluster_lm.probe import attached_probes
 from fastcluster_lm.probe.sources import modules
 from tests.probe.attached import QUICK, Net, NoisyNet, fingerprint, instances, seed_all
 
@@ -104,15 +104,15 @@ def all_of_the_model_but(fault, model):
 
 def train_disturbed(path, fault):
     """Train with a probe that leaves one thing behind."""
-    kept, left_alone = cluster_probe.generators_kept, modules.undisturbed
+    kept, left_alone = attached_probes.generators_kept, modules.undisturbed
     try:
         if fault.endswith("generator"):
-            cluster_probe.generators_kept = lambda: all_generators_but(fault)
+            attached_probes.generators_kept = lambda: all_generators_but(fault)
         else:
             modules.undisturbed = lambda model: all_of_the_model_but(fault, model)
         return train_a_loop(path, "plain")
     finally:
-        cluster_probe.generators_kept, modules.undisturbed = kept, left_alone
+        attached_probes.generators_kept, modules.undisturbed = kept, left_alone
 
 
 def main(folder):

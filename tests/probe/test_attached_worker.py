@@ -94,9 +94,9 @@ def test_a_process_that_ends_costs_its_probes_and_training_goes_on(tmp_path):
     model.noise = 0.0
     probe = attach(model, tmp_path / "run", every=1, worker="on")
     probe.step(0), probe.wait()
-    os.kill(probe._runner._process.pid, signal.SIGSTOP)
+    os.kill(probe._probes.runner._process.pid, signal.SIGSTOP)
     probe.step(1), probe.step(2)
-    os.kill(probe._runner._process.pid, signal.SIGKILL)
+    os.kill(probe._probes.runner._process.pid, signal.SIGKILL)
     with pytest.warns(ProbeSkippedWarning, match=r"step [12] was skipped: the probe's process ended: its status is -9"):
         assert probe.wait() == []
     # the next one has a process of its own, which goes on from the last map
@@ -140,7 +140,7 @@ def test_reading_that_fails_is_written_in_its_turn(tmp_path):
 def test_a_loop_that_ends_in_an_error_ends_the_process_at_once(tmp_path):
     with pytest.raises(KeyError), attach(Net(), tmp_path / "run", worker="on") as probe:
         probe.step(0)
-        process = probe._runner._process._worker.process
+        process = probe._probes.runner._process._worker.process
         raise KeyError
     assert process.poll() == -signal.SIGKILL and probe.folder.status() == "stopped"
 
@@ -148,7 +148,7 @@ def test_a_loop_that_ends_in_an_error_ends_the_process_at_once(tmp_path):
 def test_signals_are_for_training(tmp_path):
     """Ctrl-C reaches the whole group of a terminal; the process is not in it, and ignores it anyway."""
     probe = attach(Net(), tmp_path / "run", worker="on")
-    pid = probe._runner._process.pid
+    pid = probe._probes.runner._process.pid
     assert os.getpgid(pid) != os.getpgid(0)
     probe.step(0)
     probe.wait()
@@ -179,7 +179,7 @@ def test_training_waits_where_there_is_no_more_room(tmp_path, monkeypatch):
     probe = attach(Net(), tmp_path / "run", every=1, worker="on")
     probe.step(0)
     assert {row["step"] for row in probe.step(1)} == {0}
-    assert len(probe._runner._process._given) == 2  # what it was told, and one probe's states
+    assert len(probe._probes.runner._process._given) == 2  # what it was told, and one probe's states
     probe.close()
     assert len(probe.folder.steps()) == 2
 

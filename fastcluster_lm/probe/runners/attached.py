@@ -65,6 +65,8 @@ def beside_policy(wanted: str, device: torch.device, n_bytes: int) -> tuple[bool
 class AttachedInline:
     """Score at once, where the states are; training waits."""
 
+    beside = False
+
     def __init__(self, scorer: StatesScorer) -> None:
         self._scorer = scorer
         self._done: list[Scored] = []
@@ -99,6 +101,8 @@ class AttachedWorker:
     A process that ends costs the probes that it had been given; the next one has another, which goes on from the last
     state that came. Scores are those of AttachedInline on the CPU, byte for byte
     """
+
+    beside = True
 
     def __init__(self, setup: Setup, *, timeout_s: float = 300.0) -> None:
         """Start the process, which loads torch while training goes on; timeout_s is the limit of a Patience.

@@ -21,8 +21,8 @@ from fastcluster_lm.probe.undisturbed import undisturbed
 
 # names of modules, or a function of (model, batch) that runs the model and gives what else there is, by name
 Layers = str | Sequence[str] | Callable[[nn.Module, Any], Mapping[str, Tensor]]
-# gives the tensor of a shape that states are written into
-Room = Callable[[tuple[int, int, int]], Tensor]
+# gives the tensor of a shape that states are written into, if there is one
+Room = Callable[[tuple[int, int, int]], Tensor | None]
 
 
 class LayerReader:
@@ -119,7 +119,8 @@ class LayerReader:
                     if not start:
                         widths = [chunk.shape[1] for chunk in chunks]
                         shape = (len(chunks), n, max(widths))
-                        states = room(shape) if room else chunks[0].new_empty(shape)
+                        given = room(shape) if room else None
+                        states = chunks[0].new_empty(shape) if given is None else given
                     self._put(chunks, widths, states[:, start : start + len(rows)])
         finally:
             for handle in handles:
