@@ -1,6 +1,7 @@
-"""Models as people have them, made from configs: BERT with padding, T5, GPT-2 with LoRA, under the Trainer they use."""
+"""Models as people have them, made from configs: BERT with padding, T5, GPT-2 and Llama with LoRA, and trainers."""
 
 import hashlib
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -21,13 +22,31 @@ tokens[::2, -1] = 0
 mask = (tokens != 0).long()
 
 
+class Client(NamedTuple):
+    """A model, what is asked of it and where, what it learns, and its trainer: two classes, and what else they take."""
+
+    model: torch.nn.Module
+    inputs: Any
+    data: Any
+    layers: str | list[str]
+    position: Any = -1
+    kinds: tuple[type, type] = (transformers.Trainer, transformers.TrainingArguments)
+    given: dict[str, Any] = {}
+
+
+def rows_of(answers, **inputs):
+    """Give a data set as a list of rows."""
+    columns = {**inputs, "labels": answers}
+    return [{name: values[at] for name, values in columns.items()} for at in range(len(answers))]
+
+
 def bert():
     config = transformers.BertConfig(
         **SMALL, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, num_labels=3
     )
     inputs = {"input_ids": tokens, "attention_mask": mask}
     model = transformers.BertForSequenceClassification(config)
-    return model, inputs, labels["output"], "bert.encoder.layer.*", "attention_mask"
+    return Client(model, inputs, rows_of(labels["output"], **inputs), "bert.encoder.layer.*", "attention_mask")
 
 
 def t5():
@@ -36,7 +55,8 @@ def t5():
     )
     inputs = {"input_ids": words + 3, "decoder_input_ids": torch.zeros(len(words), 1, dtype=torch.int64)}
     model = transformers.T5ForConditionalGeneration(config)
-    return model, inputs, labels["output"][:, None] + 3, ["encoder.block.*", "decoder.block.*"], -1
+    data = rows_of(labels["output"][:, None] + 3, **inputs)
+    return Client(model, inputs, data, ["encoder.block.*", "decoder.block.*"])
 
 
 def gpt2_with_lora():
@@ -44,7 +64,44 @@ def gpt2_with_lora():
     config = transformers.GPT2Config(**SMALL, n_positions=4, n_embd=16, n_layer=2, n_head=2)
     model = transformers.GPT2LMHeadModel(config)
     adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True))
-    return adapted, {"input_ids": tokens, "attention_mask": mask}, tokens, ["transformer.h.*"], "attention_mask"
+    inputs = {"input_ids": tokens, "attention_mask": mask}
+    return Client(adapted, inputs, rows_of(tokens, **inputs), ["transformer.h.*"], "attention_mask")
+
+
+def llama_of_trl():
+    """Give a model that trl adapts by LoRA itself, prompts in words, and completions, which alone are learnt."""
+    peft, trl, datasets = (pytest.importorskip(name) for name in ("peft", "trl", "datasets"))
+    tokenizers = pytest.importorskip("tokenizers")
+    known = [
+        "<pad>",
+        "<s>",
+        "</s>",
+        *(f"word{at}" for at in range(6)),
+        *(f"x{at}" for at in range(8)),
+        *"abc",
+        "please",
+    ]
+    plain = tokenizers.Tokenizer(tokenizers.models.WordLevel({word: at for at, word in enumerate(known)}, "<pad>"))
+    plain.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=plain, pad_token="<pad>", bos_token="<s>", eos_token="</s>",
+        model_input_names=["input_ids", "attention_mask"],
+    )  # fmt: skip
+    kinds = zip(*(labels[kind].tolist() for kind in ("distribution", "input", "output")), strict=True)
+    data = [
+        {"prompt": f"word{word} x{x}{' please' * (x % 2)}", "completion": f" {'abc'[output]}"}
+        for word, x, output in kinds
+    ]
+    config = transformers.LlamaConfig(
+        **SMALL | {"vocab_size": len(known)}, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=2, max_position_embeddings=8,
+    )  # fmt: skip
+    lora = peft.LoraConfig(r=2, target_modules="all-linear", lora_dropout=0.1)
+    inputs = tokenizer([row["prompt"] for row in data], return_tensors="pt", padding=True)
+    return Client(
+        transformers.LlamaForCausalLM(config), inputs, datasets.Dataset.from_list(data), "model.layers.*",
+        "attention_mask", (trl.SFTTrainer, trl.SFTConfig), {"processing_class": tokenizer, "peft_config": lora},
+    )  # fmt: skip
 
 
 class Killed(BaseException):
@@ -65,24 +122,23 @@ class Kill(transformers.TrainerCallback):
 def train(make, folder, *, every, end=None, resume=False):
     """Train four steps, or up to step `end`, with the probe among the callbacks; every=0 is without."""
     transformers.set_seed(0)
-    model, inputs, answers, layers, position = make()
-    arguments = transformers.TrainingArguments(
+    client = make()
+    trainer_class, arguments_class = client.kinds
+    arguments = arguments_class(
         str(folder / "trained"), max_steps=4, per_device_train_batch_size=16, logging_steps=1, use_cpu=True,
         save_steps=2, report_to="none", disable_tqdm=True, learning_rate=1e-2,
     )  # fmt: skip
-    columns = {**inputs, "labels": answers}
-    rows = [{name: values[at] for name, values in columns.items()} for at in range(len(answers))]
     told = []
     callback = FclmTrainerCallback(
         lambda model: ClusterProbe(
-            model, inputs, labels, layers=layers, position=position, every=every, out=folder / "run", scores=QUICK,
-            log=lambda metrics, step: told.append((step, metrics)),
+            model, client.inputs, labels, layers=client.layers, position=client.position, every=every,
+            out=folder / "run", scores=QUICK, log=lambda metrics, step: told.append((step, metrics)),
         )
     )  # fmt: skip
     callbacks = ([callback] if every else []) + ([] if end is None else [Kill(end)])
-    trainer = transformers.Trainer(model, arguments, train_dataset=rows, callbacks=callbacks)
+    trainer = trainer_class(client.model, arguments, train_dataset=client.data, callbacks=callbacks, **client.given)
     trainer.train(resume_from_checkpoint=resume)
-    digest = hashlib.sha256(b"".join(weight.detach().numpy().tobytes() for weight in model.parameters()))
+    digest = hashlib.sha256(b"".join(weight.detach().numpy().tobytes() for weight in trainer.model.parameters()))
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return digest.hexdigest(), losses, told, trainer.state.log_history
 
@@ -93,6 +149,7 @@ def train(make, folder, *, every, end=None, resume=False):
         (bert, ["bert.encoder.layer.0", "bert.encoder.layer.1"]),
         (t5, ["encoder.block.0", "encoder.block.1", "decoder.block.0", "decoder.block.1"]),
         (gpt2_with_lora, ["transformer.h.0", "transformer.h.1"]),
+        (llama_of_trl, ["model.layers.0", "model.layers.1"]),
     ],
 )
 def test_a_client_is_left_alone_told_by_plain_names_and_gone_on_with(tmp_path, make, layers):
