@@ -91,6 +91,7 @@ def test_a_dead_workers_cell_is_taken_over_and_its_leftovers_go(tmp_path):
     cells = StudyFolder(tmp_path / "s").cells
     cell = cells_of(study, "nano", 0)["effect"]
     while not (tmp_path / "log").exists():
+        assert worker.is_alive()
         time.sleep(0.01)
     with pytest.raises(HeldError, match=f"{cell.name} is being written by process {worker.pid} on"):
         cells.fill(cell)
@@ -107,6 +108,7 @@ def test_a_worker_waits_for_the_last_cell_says_for_whom_and_uses_it(tmp_path):
     worker = FORK.Process(target=work_on, args=(tmp_path / "s", study, 1))
     worker.start()
     while not (tmp_path / "log").exists():
+        assert worker.is_alive()
         time.sleep(0.01)
     run_studies([study], "nano", [0], StudyFolder(tmp_path / "s"), said.append)
     worker.join()
@@ -169,6 +171,7 @@ def test_a_forked_child_does_not_keep_its_dead_parents_lock(tmp_path):
     ours, theirs = FORK.Pipe()
     parent = FORK.Process(target=hold_and_fork, args=(tmp_path / "lock", theirs))
     parent.start()
+    assert ours.poll(60)
     child = ours.recv()
     try:
         assert is_locked(tmp_path / "lock")
