@@ -1,6 +1,8 @@
 """The benchmarks at their smallest: that they time what they say, judge by the target, and compare the same work."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -206,13 +208,23 @@ def test_the_command_prints_json_writes_it_and_refuses_nonsense(tmp_path):
     assert CliRunner().invoke(main, ["bench", "speed"]).exit_code == 2
 
 
+PEAKS = """
+import torch
+from fastcluster_lm.benchmarks import harness
+
+big = torch.ones(40 * 2**20 // 4)
+assert harness.peak_mib() > 40
+del big
+before = harness.resident_mib()
+assert harness.peak_mib() - before < 20
+big = torch.ones(60 * 2**20 // 4)
+assert 45 < harness.peak_mib() - before < 90
+del big
+assert 45 < harness.peak_mib() - before < 90
+"""
+
+
 def test_the_peak_of_memory_begins_anew():
-    big = torch.ones(40 * 2**20 // 4)
-    assert harness.peak_mib() > 40
-    del big
-    before = harness.resident_mib()
-    assert harness.peak_mib() - before < 20
-    big = torch.ones(60 * 2**20 // 4)
-    assert 45 < harness.peak_mib() - before < 90
-    del big
-    assert 45 < harness.peak_mib() - before < 90
+    # in a process of its own: of one that has held much for long the system may take back idle pages at any time
+    done = subprocess.run([sys.executable, "-c", PEAKS], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
