@@ -186,6 +186,16 @@ def test_n_init_zero_needs_init() -> None:
         kmeans(torch.zeros(5, 2), 2, n_init=0)
 
 
+@pytest.mark.parametrize("engine", ["fused", "reference"])
+def test_each_point_is_with_its_nearest_centroid_where_clusters_are_empty(engine: str) -> None:
+    X = torch.randn(4, 65, generator=torch.Generator().manual_seed(0))[[3, 0, 2, 1, 2, 2, 2, 1, 0, 0]]
+    for seed in range(30):
+        found = kmeans(X, 7, n_init=1, seed=seed, engine=engine)
+        to_all = torch.cdist(X, found.centroids)
+        assert torch.equal(to_all.gather(1, found.labels[:, None]), to_all.min(1, keepdim=True).values), seed
+        assert float(found.inertia) < 1e-6, seed
+
+
 @pytest.mark.parametrize("n_distinct", [1, 3])
 def test_more_clusters_than_distinct_points(n_distinct: int) -> None:
     points = torch.randn(n_distinct, 5, generator=torch.Generator().manual_seed(0)) * 7 + 0.3

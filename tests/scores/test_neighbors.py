@@ -406,3 +406,12 @@ def test_distances_that_are_equal_once_rounded_are_ties_under_each_too() -> None
     asked = [NeighborsParams(1), NeighborsParams(1, torch.zeros(1).long(), torch.ones(22).long())]
     for found in choose_engine("fused", "cpu").neighbors_under_each(torch.zeros(1, 1, 2), bank, asked):
         assert found.indices.tolist() == [[[0]]]
+
+
+def test_a_distance_halfway_between_two_numbers_of_float32_stands_where_it_is_rounded_to() -> None:
+    # distances from 0: 2^24 + 2, exactly; 2^24 + 1, which float32 rounds to 2^24; and one that calls for float64
+    bank = torch.tensor([[2.0**24 + 2, 0], [65 * 172961, 72 * 172961], [2.0**-30, 0]])
+    assert bank[1].double().square().sum().sqrt() == 2**24 + 1
+    found = nearest_neighbors(torch.zeros(1, 1, 2), bank[None], 3)
+    assert found.indices.tolist() == [[[2, 1, 0]]]
+    assert found.distances.tolist() == [[[2.0**-30, 2.0**24, 2.0**24 + 2]]]

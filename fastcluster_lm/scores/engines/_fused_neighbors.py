@@ -141,8 +141,10 @@ def _look_again(
         own = _of_layer(params, layer)
         if own.query_ids is not None and own.bank_ids is not None:
             block.masked_fill_(own.query_ids.flatten()[rows, None] == own.bank_ids.flatten(), torch.inf)
-        # the bits of a float64, rounded to the 24 that a float32 has, stand in the order of the numbers
-        rounded = (block.view(torch.int64) + (1 << 28)) >> 29
+        # the bits of a float64, rounded to the 24 that a float32 has (halves to the even one, as float() does), stand
+        # in the order of the numbers
+        bits = block.view(torch.int64)
+        rounded = (bits + ((1 << 28) - 1) + ((bits >> 29) & 1)) >> 29
         ranks = rounded.sort(dim=-1, stable=True).indices[:, :k]
         found.distances[layer, rows] = block.gather(-1, ranks).float()
         found.indices[layer, rows] = ranks

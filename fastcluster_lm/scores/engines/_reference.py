@@ -138,13 +138,15 @@ def _cluster(X: Tensor, init: Tensor | None, params: KMeansParams) -> tuple[Tens
         with warnings.catch_warnings():
             # fewer distinct points than clusters is a defined case here
             warnings.simplefilter("ignore", ConvergenceWarning)
-            fits.append(model.fit(points))
-    best = min(fits, key=lambda fit: fit.inertia_)
-    own = points - best.cluster_centers_[best.labels_]
+            model.fit(points)
+        # where a fit ends with empty clusters, its own labels and inertia are of the centroids one move before
+        labels = model.predict(points)
+        fits.append((np.square(points - model.cluster_centers_[labels]).sum(), labels, model))
+    inertia, labels, best = min(fits, key=lambda fit: fit[0])
     return (
-        torch.from_numpy(best.labels_.astype(np.int64)),
+        torch.from_numpy(labels.astype(np.int64)),
         torch.from_numpy(best.cluster_centers_).float(),
-        torch.tensor(np.square(own).sum(), dtype=torch.float64),
+        torch.tensor(inertia, dtype=torch.float64),
         torch.tensor(best.n_iter_, dtype=torch.int64),
     )
 
