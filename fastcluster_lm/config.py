@@ -20,6 +20,8 @@ TRAINING_CHANGES = ("training.learning_rate", "training.grad_clip")
 RECORD_CHANGES = ("training.checkpoint_every", "training.keep_checkpoints", "store.max_mib", "store.keep_maps")
 # the largest that every generator here takes
 MAX_SEED = 2**32 - 1
+# who can compute the scores, beside "auto", which is one of them: the one list of their names
+ENGINES = ("fused", "reference", "rapids")
 # whose states can be probed
 POSITIONS = ("input", "instruction")
 
@@ -162,7 +164,7 @@ class ProbeConfig:
 class ScoresConfig:
     """How states are scored."""
 
-    engine: str = setting("auto", "scoring engine", choices=("auto", "fused", "rapids", "reference"))
+    engine: str = setting("auto", "scoring engine", choices=("auto", *ENGINES))
     threads: int = setting(
         0, "threads of compiled CPU kernels; 0: OMP_NUM_THREADS, or all cores; no score depends on it", low=0, high=1024
     )

@@ -18,6 +18,7 @@ from fastcluster_lm.cli.report import report, watch
 from fastcluster_lm.cli.signals import Signals, stoppable
 from fastcluster_lm.cli.streams import lasting_streams
 from fastcluster_lm.cli.study import study
+from fastcluster_lm.config import ENGINES
 from fastcluster_lm.errors import ConfigError
 
 
@@ -37,7 +38,7 @@ def main() -> None:
 @click.option("-c", "--config", "config_file", type=click.Path(path_type=Path), help="TOML file laid over the preset.")
 @click.option("-s", "--set", "assignments", metavar="KEY=VALUE", multiple=True, help="One value, laid over all else.")
 @click.option("--probe-every", type=click.IntRange(min=0), metavar="N", help="Steps between probes; 0 is off.")
-@click.option("--engine", type=click.Choice(["auto", "fused", "rapids", "reference"]), help="Scoring engine.")
+@click.option("--engine", type=click.Choice(("auto", *ENGINES)), help="Scoring engine.")
 @click.option("--probe-points", type=click.IntRange(min=2), metavar="N", help="Instances a split that are scored.")
 @click.option(
     "--probe-source", type=click.Choice(["fresh", "batch"]), help="Training states scored: run afresh or as they come."

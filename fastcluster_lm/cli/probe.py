@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastcluster_lm.cli.base import listing, verbose
+from fastcluster_lm.config import ENGINES
 from fastcluster_lm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class LayersType(click.ParamType):
 )
 @click.option("--instances", type=click.IntRange(min=2), metavar="N", help="Instances a split, or prompts, to score.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of what is chosen and of the scores.")
-@click.option("--engine", type=click.Choice(["auto", "fused", "rapids", "reference"]), help="Scoring engine.")
+@click.option("--engine", type=click.Choice(("auto", *ENGINES)), help="Scoring engine.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where the model runs and is scored.")
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Instances of one forward.")
 @click.option("-s", "--set", "assignments", metavar="KEY=VALUE", multiple=True, help="A value of probe or scores.")

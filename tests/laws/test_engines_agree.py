@@ -8,10 +8,10 @@ from fastcluster_lm import kmeans, nearest_neighbors, tsne
 from fastcluster_lm.engine import Rooms
 from fastcluster_lm.scores.engines import choose_engine, engine_report
 from fastcluster_lm.tasks import taskset_of
+from tests.scores.engines import ON_CPU
 from tests.tolerances import KMEANS_INERTIA, KNN_DISTANCE, TSNE_KL
 
-# rapids takes points on a GPU, and has its own tests there
-ENGINES = [entry["name"] for entry in engine_report() if entry["available"] and entry["name"] != "rapids"]
+ENGINES = [entry["name"] for entry in engine_report() if entry["available"] and entry["name"] in ON_CPU]
 
 
 @pytest.fixture(scope="module")

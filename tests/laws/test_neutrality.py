@@ -8,13 +8,14 @@ import torch
 from fastcluster_lm.engine import Rooms, start_run
 from fastcluster_lm.probe import RunProbe
 from tests.laws.conftest import fingerprint, run_to_end
+from tests.scores.engines import ON_CPU
 
 
 def probed(config, every, **changes):
     return replace(config, probe=replace(config.probe, every=every), **changes)
 
 
-@pytest.mark.parametrize("engine", ["fused", "reference"])
+@pytest.mark.parametrize("engine", ON_CPU)
 def test_losses_and_weights_are_the_same_with_the_probe_off_and_on(small, tmp_path, engine):
     if engine == "reference":
         pytest.importorskip("openTSNE")

@@ -12,8 +12,8 @@ from fastcluster_lm import FclmError, kmeans, nearest_neighbors, score_clusters,
 from fastcluster_lm.errors import DataError, EngineError, ShapeError, UsageError
 from fastcluster_lm.kernels import native as kernels
 from fastcluster_lm.kernels.nearest_neighbors import Search, op
+from tests.scores.engines import ON_CPU
 
-ENGINES = ["fused", "reference"]
 X = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
 LABELS = np.arange(40) % 4
 
@@ -54,7 +54,7 @@ def native(request, monkeypatch):
     assert request.param == "1" or not kernels.compiled()
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ON_CPU)
 @pytest.mark.parametrize("name", TAKEN)
 @pytest.mark.parametrize("size", [2e38, 3.4e38, 1e100])
 def test_points_too_far_for_float32_are_refused(native, name, size, engine):
@@ -65,7 +65,7 @@ def test_points_too_far_for_float32_are_refused(native, name, size, engine):
         TAKEN[name](points, engine=engine)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ON_CPU)
 @pytest.mark.parametrize("size", [1e20, 1e30, 9e37])
 def test_one_far_coordinate_leaves_a_map_neighbours_and_clusters(native, engine, size):
     far = X.clone()
@@ -95,7 +95,7 @@ def test_the_second_look_keeps_the_order_of_distances_however_far_apart():
     assert found.indices[0].tolist() == [1, 2, 3, 4, 5, 6] and bool((found.distances.diff(dim=1) >= 0).all())
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ON_CPU)
 def test_queries_far_smaller_than_one_are_as_far_as_they_are_from_a_bank_at_the_origin(engine):
     found = nearest_neighbors(X * 1e-38, torch.zeros(30, 3), 2, engine=engine)
     expected = (X.double() * 1e-38).norm(dim=1, keepdim=True).expand(-1, 2)
@@ -111,7 +111,7 @@ def test_a_map_of_coordinates_very_far_apart_is_finite(native, width):
         assert bool(tsne(points, n_iter=5, perplexity=5).points.isfinite().all())
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ON_CPU)
 @pytest.mark.parametrize("other", [torch.float64, torch.int32, torch.bfloat16, torch.bool, torch.uint8])
 def test_queries_and_bank_of_unlike_numbers_are_promoted_once(native, engine, other):
     bank = (X * 3).to(other)
@@ -123,7 +123,7 @@ def test_queries_and_bank_of_unlike_numbers_are_promoted_once(native, engine, ot
     assert all(math.isfinite(row["knn_share"]) for row in rows)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ON_CPU)
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 def test_half_precision_points_are_centred_as_what_they_are(native, engine, half):
     points = (X + 20).to(half)
@@ -212,7 +212,7 @@ def test_what_is_no_array_of_numbers_is_refused_by_name(name):
             TAKEN[name](points)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ON_CPU)
 @pytest.mark.parametrize("name", POINTS)
 def test_any_layout_and_order_of_bytes_is_taken(name, engine):
     points, verb = X.numpy().astype(np.float64), POINTS[name]

@@ -13,6 +13,7 @@ from fastcluster_lm.scores.engines import _fused_kmeans as fused
 from fastcluster_lm.scores.engines import choose_engine
 from fastcluster_lm.scores.engines.params import KMeansParams
 from fastcluster_lm.scores.kmeans import kmeans
+from tests.scores.engines import ON_CPU
 
 
 @pytest.fixture(autouse=True, params=["as here", "in torch"])
@@ -34,7 +35,7 @@ def exact_inertia(X: torch.Tensor, centroids: torch.Tensor, labels: torch.Tensor
     return (X.double() - own).square().sum((-2, -1))
 
 
-@pytest.mark.parametrize("engine", ["fused", "reference"])
+@pytest.mark.parametrize("engine", ON_CPU)
 def test_separated_blobs_are_recovered(engine: str) -> None:
     X, labels = make_blobs(3, 240, 8, 6)
     found = kmeans(X + 1e3, 6, n_init=4, engine=engine)
@@ -118,7 +119,7 @@ def test_small_memory_gives_the_same_clusters() -> None:
     assert torch.equal(fused.find_clusters(X, start, memory_budget=4000).labels, whole.labels)
 
 
-@pytest.mark.parametrize("engine", ["fused", "reference"])
+@pytest.mark.parametrize("engine", ON_CPU)
 @pytest.mark.parametrize("whole_bytes", [None, 1])
 def test_clusters_under_each_of_several_parameters_are_those_under_one(engine: str, whole_bytes, monkeypatch) -> None:
     if whole_bytes is not None:
@@ -137,7 +138,7 @@ def test_clusters_under_each_of_several_parameters_are_those_under_one(engine: s
         chosen.kmeans_each(X, [*asked, KMeansParams(81)])
 
 
-@pytest.mark.parametrize("engine", ["fused", "reference"])
+@pytest.mark.parametrize("engine", ON_CPU)
 def test_a_good_start_wins_over_bad_restarts(engine: str) -> None:
     # 100 clusters and one restart: fresh seeding misses some in half of the layers, the true centres do not
     X, labels = make_blobs(8, 1000, 3, 100, spread=0.1)
@@ -176,7 +177,7 @@ def test_a_cluster_that_must_stay_empty_keeps_its_centroid() -> None:
 def test_each_layer_starts_at_its_own_centroids() -> None:
     X, labels = make_blobs(3, 500, 4, 25, spread=0.1)
     centers = torch.stack([X[:, labels == label].mean(1) for label in range(25)], 1)
-    for engine in ("fused", "reference"):
+    for engine in ON_CPU:
         found = kmeans(X, 25, n_init=0, init=centers, engine=engine)
         assert torch.equal(found.labels, labels.expand(3, -1)), engine
 
@@ -231,7 +232,7 @@ def test_equal_distances_go_to_the_lower_label() -> None:
     assert found.labels[0].tolist() == [0, 0, 1]
 
 
-@pytest.mark.parametrize("engine", ["fused", "reference"])
+@pytest.mark.parametrize("engine", ON_CPU)
 def test_global_generators_are_left_alone(engine: str) -> None:
     ours, theirs = torch.get_rng_state(), np.random.get_state()
     kmeans(torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), 3, engine=engine)
@@ -253,7 +254,7 @@ def test_unfit_arguments_are_refused() -> None:
         kmeans(torch.zeros(4), 1)
 
 
-@pytest.mark.parametrize("engine", ["fused", "reference"])
+@pytest.mark.parametrize("engine", ON_CPU)
 def test_clusters_of_points_in_a_graph_have_no_part_in_it(engine: str) -> None:
     X = torch.randn(1, 30, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
     found = choose_engine(engine, "cpu").kmeans(X, KMeansParams(3, n_init=1))

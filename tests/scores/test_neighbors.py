@@ -13,6 +13,7 @@ from fastcluster_lm.scores.engines import _fused_neighbors as fused
 from fastcluster_lm.scores.engines import choose_engine
 from fastcluster_lm.scores.engines.params import NeighborsParams
 from fastcluster_lm.scores.neighbors import nearest_neighbors
+from tests.scores.engines import ON_CPU
 
 
 @pytest.fixture(autouse=True, params=["as here", "in torch"])
@@ -57,7 +58,7 @@ def test_returns_nearest_whatever_offset_and_size(n_queries: int, n_bank: int, m
     torch.testing.assert_close(found.distances.double(), truth, rtol=1e-5, atol=1e-7 * max(mean, 1))
 
 
-@pytest.mark.parametrize("engine", ["fused", "reference"])
+@pytest.mark.parametrize("engine", ON_CPU)
 def test_each_layer_has_its_own_offset_and_units(engine: str) -> None:
     generator = torch.Generator().manual_seed(0)
     units, offset = torch.tensor([1.0, 1e-3, 1e4])[:, None, None], torch.tensor([1e3, 0.0, 1e6])[:, None, None]
@@ -183,7 +184,7 @@ def test_tiles_do_not_change_the_result() -> None:
     assert torch.equal(whole.indices, tiled.indices)
 
 
-@pytest.mark.parametrize("engine", ["fused", "reference"])
+@pytest.mark.parametrize("engine", ON_CPU)
 @pytest.mark.parametrize("per_layer", [False, True])
 def test_ids_forbid_points(engine: str, per_layer: bool) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -261,7 +262,7 @@ def test_a_lower_matmul_precision_is_lifted_and_put_back() -> None:
 
 
 def test_empty_queries_give_empty_results() -> None:
-    for engine in ("fused", "reference"):
+    for engine in ON_CPU:
         found = nearest_neighbors(torch.zeros(2, 0, 3), torch.randn(2, 5, 3), 2, engine=engine)
         assert found.indices.shape == (2, 0, 2)
 
@@ -344,7 +345,7 @@ def test_neighbours_under_each_are_those_under_one_after_the_other(width: int, u
     # identities that 32 bits do not hold, equal to each other in the lower 32
     huge = tuple(ids[0] * 2**33 for ids in layers)
     params = [NeighborsParams(4), NeighborsParams(4, *layers), NeighborsParams(4, *huge), NeighborsParams(4, *layers)]
-    for engine in ("fused", "reference"):
+    for engine in ON_CPU:
         chosen = choose_engine(engine, "cpu")
         # no more sets than there are, one alone, and numbers of neighbours that differ
         for asked in (params, params[:1], [NeighborsParams(3, *layers), NeighborsParams(20)]):

@@ -11,6 +11,7 @@ from fastcluster_lm.scores.engines import choose_engine
 from fastcluster_lm.scores.engines.params import Neighbors, NeighborsParams, TsneParams
 from fastcluster_lm.scores.neighbors import nearest_neighbors
 from fastcluster_lm.scores.tsne import tsne
+from tests.scores.engines import ON_CPU
 
 
 def make_blobs(n_layers: int, n: int, width: int, k: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -60,7 +61,7 @@ def test_blobs_stay_apart_and_a_random_map_would_not() -> None:
     assert found.points.mean(1).abs().max() < 1e-3
 
 
-@pytest.mark.parametrize("engine", ["fused", "reference"])
+@pytest.mark.parametrize("engine", ON_CPU)
 def test_a_warm_start_stays_near_its_start(engine: str) -> None:
     X, _ = make_blobs(1, 120, 8, 4)
     cold = tsne(X, n_iter=400)
@@ -96,7 +97,7 @@ def test_the_first_warm_steps_are_opentsnes() -> None:
     assert theirs.norm(dim=-1).median() > 0.5
 
 
-@pytest.mark.parametrize("engine", ["fused", "reference"])
+@pytest.mark.parametrize("engine", ON_CPU)
 def test_no_point_moves_farther_than_the_longest_step(engine: str) -> None:
     X, _ = make_blobs(1, 60, 8, 4)
     start = torch.randn(1, 60, 2, generator=torch.Generator().manual_seed(0))
@@ -106,7 +107,7 @@ def test_no_point_moves_farther_than_the_longest_step(engine: str) -> None:
     assert 0.1 < moved.norm(dim=-1).max() <= 0.5 + 1e-5
 
 
-@pytest.mark.parametrize("engine", ["fused", "reference"])
+@pytest.mark.parametrize("engine", ON_CPU)
 def test_a_start_is_left_as_it_was(engine: str) -> None:
     X, _ = make_blobs(1, 60, 5, 3)
     generator = torch.Generator().manual_seed(0)
@@ -184,7 +185,7 @@ def test_units_and_offset_of_the_data_do_not_matter() -> None:
     torch.testing.assert_close(plain.points, moved.points, rtol=1e-2, atol=1e-4)
 
 
-@pytest.mark.parametrize("engine", ["fused", "reference"])
+@pytest.mark.parametrize("engine", ON_CPU)
 def test_global_generators_are_left_alone(engine: str) -> None:
     X, _ = make_blobs(1, 40, 3, 3)
     ours, theirs = torch.get_rng_state(), np.random.get_state()
@@ -208,7 +209,7 @@ def test_unfit_arguments_are_refused() -> None:
         tsne(X)
 
 
-@pytest.mark.parametrize("engine", ["fused", "reference"])
+@pytest.mark.parametrize("engine", ON_CPU)
 def test_neighbours_that_are_known_already_give_the_same_map(engine: str) -> None:
     X, _ = make_blobs(2, 90, 6, 4)
     params = TsneParams(perplexity=10, n_iter=20)
@@ -221,7 +222,7 @@ def test_neighbours_that_are_known_already_give_the_same_map(engine: str) -> Non
         chosen.tsne(X, replace(params, neighbors=short))
 
 
-@pytest.mark.parametrize("engine", ["fused", "reference"])
+@pytest.mark.parametrize("engine", ON_CPU)
 def test_a_map_ends_once_its_gradient_has_gone(engine: str) -> None:
     X, _ = make_blobs(2, 90, 6, 4)
     chosen = choose_engine(engine, "cpu")

@@ -6,6 +6,7 @@ from typing import TypedDict
 
 import torch
 
+from fastcluster_lm.config import ENGINES
 from fastcluster_lm.errors import EngineError, nearest_name
 from fastcluster_lm.kernels import native
 from fastcluster_lm.scores.engines import _rapids_packages
@@ -35,7 +36,6 @@ __all__ = [
     "engine_report",
 ]
 
-ENGINES = ("fused", "reference", "rapids")
 REFERENCE_PACKAGES = {"sklearn": "scikit-learn", "openTSNE": "openTSNE", "faiss": "faiss-cpu"}
 
 
