@@ -65,23 +65,29 @@ class _Search:
         self.settled = torch.zeros(self.n_queries, dtype=torch.uint8)
 
     def run(self) -> None:
+        # 1. one byte a coordinate bounds each distance from below and above; most rows are settled by that
         rows = torch.arange(self.n_queries)
         if self.quantised is not None and self.n_queries and self.width <= MOST_WIDTH:
             rows = self._by_codes()
+        # 2. what is left gets float32 products, whose rounding is bounded too
         if len(rows):
             self._by_products(rows)
 
     def _by_codes(self) -> Tensor:
         """Look at codes, of few coordinates first where that pays; give the rows left, near ones together."""
         layer = self.layer
+        # 1. codes of all coordinates, and what float32 may round off in the bounds that they give
         queries, bank = self._codes(layer.queries, layer.bank, layer.offset)
         sizes = [(part.squares.sqrt() + part.errors).square() for part in (queries, bank)]
         slack = matmul_rounding(self.width) * (sizes[0] + sizes[1][: self.n_bank].amax())
+        # 2. rows in an order in which those near each other are looked at together, since they share candidates; where
+        #    it pays, a first look at a few coordinates that tell most
         if pays(self.n_queries, self.n_bank, self.width, self.k):
             rows, asked, among = self._contracted(queries, bank)
             rows = self._try(rows, asked, among, slack, LOOKED_AT_FEW)
         else:
             rows = self._cells(layer.queries, layer.offset, bank).order()
+        # 3. a look at all coordinates
         return self._try(rows, queries, bank, slack, LOOKED_AT)
 
     def _codes(self, queries: Tensor, bank: Tensor, offset: Tensor) -> tuple[Codes, Codes]:
@@ -102,14 +108,16 @@ class _Search:
     def _contracted(self, queries: Codes, bank: Codes) -> tuple[Tensor, Codes, Codes]:
         """Give an order of the queries, near ones together, and codes of queries and bank in few coordinates."""
         layer = self.layer
+        # 1. the axes along which the means of cells of near points differ most
         points = queries if self.own else quantise(layer.bank, layer.offset, bank=False)
         cells = cells_of(layer.bank, layer.offset, bank)
         axes = in_codes(contracting_axes(cells.means(points)[:, : self.width]))
+        # 2. the points' coordinates on them, in codes again
         origin = torch.zeros(axes.n_axes, dtype=torch.float32)
         reduced_bank = axes.coordinates(points)
         reduced = reduced_bank if self.own else axes.coordinates(queries)
         asked, among = self._codes(reduced, reduced_bank, origin)
-        # what the points' own codes lost comes on top of what those of their coordinates lose
+        # 3. what the points' own codes lost comes on top of what those of their coordinates lose
         asked.errors.add_(queries.errors)
         among.errors[: self.n_bank].add_(points.errors)
         own = cells if self.own else self._cells(reduced, origin, among)
@@ -131,6 +139,8 @@ class _Search:
     def _by_products(self, rows: Tensor) -> None:
         """Settle the rows by a matmul of all coordinates."""
         layer = self.layer
+        # |q - b|^2 = |q|^2 + |b|^2 - 2 q.b, of centred points; the kernel adds |q|^2, looks at the candidates of the
+        # least values exactly, and settles a row if no other can be nearer by more than the slack
         bank = layer.bank - layer.offset
         queries = bank if self.own else layer.queries - layer.offset
         query_sq, bank_sq = row_squares(queries), row_squares(bank)

@@ -46,6 +46,7 @@ def find_clusters_each(
     Errors: as there
     """
     check_kmeans(X, *params)
+    # 1. a frame for each layer, centred and of modest size, in which squares are safe; starts are brought into it
     # the mean of half-precision points is no half-precision number
     X = X if X.dtype == torch.float64 else X.float()
     frame = spared_scaling(X)
@@ -56,9 +57,11 @@ def find_clusters_each(
             init = to_device(one.init, X.device).expand(len(X), -1, -1).to(frame.offset.dtype)
             init = frame.bring(init)
             check(init.abs().amax(), _startable)
+        # 2. all random draws, whatever device they will be used on
         starts.append(Starts(one.n_clusters, _draw(X.shape[1], one, X.device), init, one.max_iter, one.tol))
     if memory_budget is None:
         memory_budget = CPU_BUDGET if X.device.type == "cpu" else GPU_BUDGET
+    # 3. all runs of all layers, and the best of each layer in the points' own units
     return [_in_units(frame, best) for best in _run(X, frame, starts, memory_budget)]
 
 
@@ -70,12 +73,14 @@ def _startable(reach: Tensor) -> DataError | None:
 
 def _run(X: Tensor, frame: Frame, starts: Sequence[Starts], memory_budget: int) -> list[Best]:
     """Run KMeans from each of the starts, on a CPU on as many layers of large points at a time as keep threads busy."""
+    # 1. how many layers are taken together
     layers, buffer = len(X), None
     if X.device.type == "cpu":
         # torch's own bits depend on how many layers a batch of matmuls has
         if compiled() and X.numel() * X.element_size() > WHOLE_BYTES:
             layers = min(layers, -(-thread_count() // min(one.runs for one in starts)))
         buffer = room(layers, *X.shape[1:], dtype=torch.float32)
+    # 2. those layers' points in their frame, clustered from each of the starts
     found: list[list[Best]] = [[] for _ in starts]
     for start in range(0, len(X), layers):
         part = slice(start, start + layers)
@@ -84,6 +89,7 @@ def _run(X: Tensor, frame: Frame, starts: Sequence[Starts], memory_budget: int) 
         with full_precision():
             for place, one in enumerate(starts):
                 found[place].append(kmeans_runs(points, one.of_layers(part), memory_budget))
+    # 3. the layers of each start one after the other
     if layers == len(X):
         return [parts[0] for parts in found]
     return [Best(*(torch.cat(column) for column in zip(*parts, strict=True))) for parts in found]

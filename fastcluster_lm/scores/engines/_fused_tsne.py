@@ -33,11 +33,14 @@ def draw_maps(X: Float[Tensor, "layers n d"], params: TsneParams, memory_budget:
     check_tsne(X, params)
     n_layers, n, _ = X.shape
     perplexity = params.effective_perplexity(n)
+    # 1. each point's neighbours, the point itself left out
     near = params.neighbors
     if near is None:
         ids = torch.arange(n)
         near = find_neighbors(X, X, NeighborsParams(params.affinity_neighbors(n), ids, ids), memory_budget)
+    # 2. bandwidths that give each point its perplexity, and the symmetrised affinities
     affinities = pair_affinities(_in_reach(near.distances), near.indices, perplexity)
+    # 3. down the gradient from the start, all layers at once
     with full_precision():
         descent = start_descent(_start(X, params), affinities)
         _descend(descent, params, n, torch.ones(n_layers, dtype=torch.bool, device=X.device))
@@ -86,17 +89,20 @@ def _descend(descent: Descent, params: TsneParams, n: int, active: Bool[Tensor, 
 def _start(X: Float[Tensor, "layers n d"], params: TsneParams) -> Float[Tensor, "layers 2 n"]:
     """Start at the points given, or at the first two principal components, tiny, with a little seeded noise."""
     n_layers, n, width = X.shape
+    # 1. points that are given, centred
     if params.init is not None:
         points = to_device(params.init, X.device).expand(n_layers, -1, -1).to(torch.float32, copy=True).mT.contiguous()
         return points.sub_(points.mean(-1, keepdim=True))
     generator = torch.Generator().manual_seed(params.seed)
     noise = to_device(torch.randn(2, n, generator=generator, dtype=torch.float32), X.device)
+    # 2. else the components, as many as there are, the first of the spread that starts have
     X = scaled(X, *scaling(X))
     points = X.new_zeros(n_layers, 2, n)
     axes = min(2, width, n)
     scores = _principal_components(X, axes)  # (layers, axes, n)
     spread = scores.std(-1, correction=0)[:, :1, None]
     points[:, :axes] = torch.where(spread > 0, scores / torch.where(spread > 0, spread, 1.0) * START_STD, 0.0)
+    # 3. noise parts points that coincide; an axis on which nothing differs is noise alone
     flat = points.std(-1, correction=0, keepdim=True) < NOISE_STD
     points += noise * torch.where(flat, points.new_full((), START_STD), NOISE_STD)
     return points.sub_(points.mean(-1, keepdim=True))
