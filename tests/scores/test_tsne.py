@@ -73,8 +73,10 @@ def test_a_warm_start_stays_near_its_start(engine: str) -> None:
     torch.testing.assert_close(untouched.points, cold.points, rtol=1e-4, atol=1e-4)
 
 
-def test_a_cold_map_starts_at_the_leading_components_of_fixed_sign_and_seeded_noise() -> None:
+@pytest.mark.parametrize("offset", [0.0, 2.0**32])
+def test_a_cold_map_starts_at_the_leading_components_of_fixed_sign_and_seeded_noise(offset: float) -> None:
     X = torch.randn(1, 80, 5, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 9, 2, 4, 0.5])
+    X = X.double() + offset
     ours, theirs = (tsne(X, n_iter=0, perplexity=10, engine=engine).points[0] for engine in ("fused", "reference"))
     for axis in range(2):
         assert torch.corrcoef(torch.stack([ours[:, axis], theirs[:, axis]]))[0, 1].abs() > 0.99

@@ -183,7 +183,8 @@ def _map(
         start = rescale(np.hstack([points - points.mean(0), np.zeros((n, 1))]))
         jitter(start, inplace=True, random_state=random)
     else:
-        start = pca(points, random_state=random)
+        # scikit-learn subtracts the mean's square from the mean square, which leaves nothing of points far from 0
+        start = pca(points - points.mean(0), random_state=random)
     embedding = TSNEEmbedding(start, affinities, n_jobs=1, random_state=params.seed)
     exaggerated, plain = params.schedule()
     phases = ((exaggerated, params.early_exaggeration, params.initial_momentum), (plain, 1.0, params.final_momentum))
