@@ -63,6 +63,10 @@ def run_benchmark(
         from fastcluster_lm.benchmarks.training import bench_train
 
         return bench_train(preset, steps)
+    if kind == "attached":
+        from fastcluster_lm.benchmarks.attached import SHAPE, WORKERS, bench_attached
+
+        return bench_attached((shapes or [SHAPE])[0], workers or WORKERS)
     if kind == "roofline":
         from fastcluster_lm.benchmarks.roofline_page import bench_roofline
 

@@ -10,7 +10,7 @@ import click
 from fastcluster_lm.cli.base import verbose
 from fastcluster_lm.errors import UsageError
 
-KINDS = ("probe", "quality", "forces", "maps", "overhead", "scale", "train", "roofline")
+KINDS = ("probe", "quality", "forces", "maps", "overhead", "scale", "train", "attached", "roofline")
 
 
 @click.command()
@@ -29,7 +29,11 @@ KINDS = ("probe", "quality", "forces", "maps", "overhead", "scale", "train", "ro
     "--every", "cadences", type=click.IntRange(min=1), multiple=True, help="Cadences of overhead; 50, 10 and 1."
 )
 @click.option(
-    "--worker", "workers", type=click.Choice(["auto", "off"]), multiple=True, help="probe.worker of overhead; both."
+    "--worker",
+    "workers",
+    type=click.Choice(["auto", "on", "off"]),
+    multiple=True,
+    help="Where probes of overhead and attached run; beside training and within.",
 )
 @click.option("--whole", is_flag=True, help="With overhead: whole commands from launch to end, at steps of its own.")
 @click.option(
@@ -48,7 +52,8 @@ def bench(kind: str, shapes: tuple[str, ...], as_json: bool, out: Path | None, *
 
     probe: a cold and a warm probe of seven layers; quality: KL, inertia, recall; forces: exact repulsion against a
     plain C++ loop; maps: warm maps against cold ones at equal steps of a run; overhead: what probes cost; scale:
-    growth with points and width; train: a training step against transformers. roofline measures nothing: it computes
+    growth with points and width; train: a training step against transformers; attached: what a probe takes of
+    somebody's own loop. roofline measures nothing: it computes
     the least time that kernels, probes and training steps need on two GPUs, and prints a page.
 
     \b

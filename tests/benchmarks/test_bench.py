@@ -181,6 +181,19 @@ def test_whole_commands_are_commands():
         whole._whole("nowhere", 2, whole.OFF)()
 
 
+def test_an_attached_probe_is_measured_within_the_loop_and_beside_it():
+    beside, within = bench("attached", shapes=[(240, 16, 6)])
+    assert (beside["worker"], within["worker"]) == ("on", "off")
+    for line in (beside, within):
+        assert line["states_mib"] == 4 * 240 * 12 * 16 / 2**20 and line["probe_s"] > 0
+        assert line["beyond_forward_s"] == pytest.approx(line["step_processor_s"] - line["forward_processor_s"])
+    # without a worker the loop's own call computes the scores
+    assert within["step_wall_s"] > 0.9 * within["probe_s"] and within["worker_peak_mib"] == 0
+    assert beside["worker_peak_mib"] > 100
+    (alone,) = bench("attached", shapes=[(240, 16, 6)], workers=("off",))
+    assert alone["kind"] == "worker off"
+
+
 def test_scale_sums_its_stages():
     (scale,) = bench("scale", shapes=[(100, 4, 5)])
     assert scale["total_s"] == pytest.approx(sum(scale["seconds_by_stage"].values()))
