@@ -1,6 +1,12 @@
-"""Models as people have them, made from configs: BERT with padding, T5, GPT-2 and Llama with LoRA, and trainers."""
+"""Models as people have them, made from configs: BERT with padding, T5, GPT-2 and Llama with LoRA; and their loops."""
 
 import hashlib
+import json
+import signal
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -8,12 +14,13 @@ import torch
 
 from fastcluster_lm import ClusterProbe, FclmTrainerCallback
 from fastcluster_lm.store import RunFolder
-from tests.probe.attached import QUICK, instances
+from tests.probe.attached import QUICK, Net, instances
 from tests.probe.test_attached_resume import assert_same_run
 
-pytest.importorskip("accelerate")
+accelerate = pytest.importorskip("accelerate")
 transformers = pytest.importorskip("transformers")
 
+ROOT = Path(__file__).parents[2]
 words, labels = instances()
 SMALL = {"vocab_size": 20, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 # every other row has a token of padding at its end
@@ -168,3 +175,92 @@ def test_a_client_is_left_alone_told_by_plain_names_and_gone_on_with(tmp_path, m
         resumed, *_ = train(make, tmp_path / "cut", every=1, resume=True)
     assert resumed == honest
     assert_same_run(tmp_path / "whole" / "run", tmp_path / "cut" / "run")
+
+
+def accelerated(folder, *, probed=True, end=None):
+    """Train four epochs with Accelerate, saved after each, up to step `end`; on from the last that was saved."""
+    # what trainers of this process left
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = accelerate.Accelerator(cpu=True, mixed_precision="bf16", gradient_accumulation_steps=2)
+    transformers.set_seed(0)
+    model = Net()
+    model.noise = 0.0
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    data = torch.utils.data.TensorDataset(words, labels["output"])
+    loader = torch.utils.data.DataLoader(data, batch_size=12, shuffle=True)
+    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    epochs = sorted(folder.glob("epoch_*"))
+    if epochs:
+        accelerator.load_state(str(epochs[-1]))
+    step, losses = 2 * len(epochs), []
+    given = {"layers": ["embed", "blocks.*"], "every": 1, "out": folder / "run", "scores": QUICK}
+    with ClusterProbe(model, words, labels, resume=True, **given) if probed else nullcontext() as probe:
+        for epoch in range(len(epochs), 4):
+            for inputs, answers in loader:
+                if probed:
+                    probe.step(step)
+                if step == end:
+                    raise Killed
+                with accelerator.accumulate(model):
+                    loss = torch.nn.functional.cross_entropy(model(inputs), answers)
+                    accelerator.backward(loss)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                step += accelerator.sync_gradients
+                losses.append(loss.item())
+            accelerator.save_state(str(folder / f"epoch_{epoch}"))
+        if probed:
+            probe.close(step)
+    digest = hashlib.sha256(b"".join(weight.detach().numpy().tobytes() for weight in model.parameters()))
+    return digest.hexdigest(), losses
+
+
+def test_a_model_that_accelerate_prepared_is_left_alone_and_gone_on_with(tmp_path):
+    honest, losses = accelerated(tmp_path / "none", probed=False)
+    assert accelerated(tmp_path / "whole") == (honest, losses) and len(losses) == 16
+    run = RunFolder.open(tmp_path / "whole" / "run")
+    assert run.config()["attached"]["layers"] == ["embed", "blocks.0", "blocks.1"]
+    assert [row["step"] for row in run.steps()] == [*range(9)]
+    with pytest.raises(Killed):
+        accelerated(tmp_path / "cut", end=5)
+    assert RunFolder.open(tmp_path / "cut" / "run").steps()[-1]["step"] == 5
+    with pytest.warns(UserWarning, match="set aside in"):
+        resumed, later = accelerated(tmp_path / "cut")
+    assert resumed == honest and later == losses[8:]
+    assert_same_run(tmp_path / "whole" / "run", tmp_path / "cut" / "run")
+
+
+def nano_gpt(folder, worker, kill=0):
+    """Run a job of tests.probe.attached_gpt in a process of its own; give how it ended, and what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.probe.attached_gpt", str(folder), worker, str(kill)],
+        cwd=ROOT, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr[-3000:]
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def whole_gpt(tmp_path_factory):
+    """Train nanoGPT's loop in one go, without the probe and with it."""
+    folder = tmp_path_factory.mktemp("gpt")
+    found = json.loads(nano_gpt(folder, "none")[1])
+    assert found["on"] == found["off"]
+    run = RunFolder.open(folder / "on" / "run")
+    assert [row["step"] for row in run.steps()] == [*range(0, 40, 3)]
+    assert run.config()["attached"]["layers"] == ["transformer.wte", "transformer.h.0", "transformer.h.1"]
+    # it learns, so that rows of one step are not those of another
+    assert run.steps()[-1]["loss"] < run.steps()[1]["loss"] - 0.3
+    return folder / "on" / "run", found["off"]
+
+
+@pytest.mark.parametrize(("worker", "kill"), [("off", 13), ("on", 24)])
+def test_a_killed_loop_of_nano_gpt_goes_on_as_if_it_had_not_been(tmp_path, whole_gpt, worker, kill):
+    whole, weights = whole_gpt
+    code, printed, _ = nano_gpt(tmp_path, worker, kill)
+    assert (code, printed) == (-signal.SIGKILL, "")
+    reached = RunFolder.open(tmp_path / "run").steps()[-1]["step"]
+    assert 0 < reached < 39 and RunFolder.open(tmp_path / "run").status() == "stopped"
+    code, printed, told = nano_gpt(tmp_path, worker)
+    assert (code, json.loads(printed)) == (0, weights), f"killed about step {reached}: {told[-3000:]}"
+    assert_same_run(whole, tmp_path / "run")
