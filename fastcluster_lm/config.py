@@ -155,6 +155,11 @@ class ProbeConfig:
     )
 
     @property
+    def full_period(self) -> int:
+        """Steps between full probes; from every 10 steps on each probe is a full one."""
+        return self.every if self.every >= 10 else self.every * -(-self.full_every // max(self.every, 1))
+
+    @property
     def all_positions(self) -> tuple[str, ...]:
         """Name every token that is probed, in order."""
         return self.positions or (self.position,)

@@ -57,7 +57,7 @@ class Rooms:
         model = build_model(config.model, len(self.vocabulary), train.tokens.shape[1], weights).to(on)
         self.trainer = Trainer(model, train, val, config.training, self.device, config.seed)
         self.cadence = Cadence(
-            config.probe.every, config.training.steps, config.scores.key_frame_every, config.probe.full_every
+            config.probe.every, config.training.steps, config.scores.key_frame_every, config.probe.full_period
         )
         shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
         self.plan = plan_disk(config, taskset, shapes)

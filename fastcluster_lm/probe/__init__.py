@@ -5,9 +5,9 @@ A probe goes through four stages, each a verb:
   launch   scorer.py   clusters, neighbours and the map are given to the device, and nothing waits
   fetch    pending.py  what was found comes to the host, each number under its name
   finish   pending.py  rows and maps are made of it, and the map goes on
-run_probe.py says when and of what in a run, cluster_probe.py in anyone's loop, layerwise.py for models that exist;
-plan.py says which rows there are, positions.py scores several tokens side by side, runners/ say in which process or on
-which stream.
+run_probe.py says when and of what in a run, cluster_probe.py in anyone's loop, whose probes attached_probes.py takes to
+their run folder, layerwise.py for models that exist; cadence.py says which of them are full ones, plan.py which rows
+there are, positions.py scores several tokens side by side, runners/ say in which process or on which stream.
 """
 
 from fastcluster_lm.probe.attached_probes import ProbeSkippedWarning

@@ -13,6 +13,7 @@ from torch import Tensor
 from fastcluster_lm.device import generators_kept
 from fastcluster_lm.errors import FclmError
 from fastcluster_lm.probe.cost import Cost
+from fastcluster_lm.probe.pending import Captured
 from fastcluster_lm.probe.positions import Scorers
 from fastcluster_lm.probe.record import Record
 from fastcluster_lm.probe.runners.attached import AttachedInline, AttachedRunner, AttachedWorker, Scored
@@ -29,9 +30,13 @@ class ProbeSkippedWarning(UserWarning):
 
 
 class Asked(NamedTuple):
-    """A probe whose states were read, or not: seconds that training stood still for it, and what is known beside."""
+    """A probe whose states were read, or not: seconds that training stood still for it, and what is known beside.
 
-    step: int
+    again: whether its step had a probe before, from whose state a loop goes on
+    """
+
+    probe: Captured
+    again: bool
     started: float
     seconds: float
     seen: Mapping[str, float | None]
@@ -57,7 +62,14 @@ class AttachedProbes:
         *,
         beside: bool,
     ) -> None:
-        self._reader, self._inputs, self._record, self._cost = reader, inputs, record, cost
+        self._reader, self._record, self._cost = reader, record, cost
+        # of a full probe, and of a step probe, by split: inputs, and which of them, None for all
+        bank = next(iter(points))
+        self._inputs: dict[bool, dict[str, tuple[Inputs, Tensor | None]]] = {
+            True: {name: (own, None) for name, own in inputs.items()},
+            False: {bank: (inputs[bank], points[bank].on_map)},
+        }
+        self._newest = -1
         self._key_frame_every = scorers.first.config.key_frame_every
         # asked for and not written yet
         self._asked: deque[Asked] = deque()
@@ -78,48 +90,49 @@ class AttachedProbes:
         if self.runner is not None:
             self.runner.load(state)
 
-    def ask(self, step: int, seen: Mapping[str, float | None]) -> dict[str, Tensor]:
+    def ask(self, step: int, seen: Mapping[str, float | None], *, full: bool) -> dict[str, Tensor]:
         """Read the states, ask for their scores, and give them on the host; none where there is no memory, say.
 
         seen: what is known of the step beside its scores
-        Shapes: -> (P * layers, n, d) by split
+        Shapes: -> (P * layers, n, d) by split; of a step probe those of the first split's points on the map
         """
-        started, skipped = time.perf_counter(), None
+        started, skipped, inputs = time.perf_counter(), None, self._inputs[full]
+        again, self._newest = step == self._newest, step
+        probe = Captured(step, {}, full=full, key_frame=full and self._is_key_frame())
         states: dict[str, Tensor] = {}
         kept: dict[str, Tensor] = {}
         try:
             if self.runner is not None:
                 self.runner.make_ready()
             with generators_kept():
-                for name, own in self._inputs.items():
+                for name, (own, chosen) in inputs.items():
                     room = None if self.runner is None else partial(self.runner.room, name)
-                    read = partial(self._reader.read, own, room=room)
+                    read = partial(self._reader.read, own, chosen, room=room)
                     states[name] = in_less_memory(read, self._reader.halve_batch)
             if self._record is None or self.runner is None:
                 return {}
-            n_probes = self._record.probes + sum(asked.skipped is None for asked in self._asked)
-            every = self._key_frame_every
-            key_frame = n_probes == 0 or (every > 0 and n_probes % every == 0)
-            self.runner.submit(step, states, key_frame=key_frame)
+            self.runner.submit(probe, states)
             # on a GPU that trains, room for them is short
             kept = {name: X.cpu() for name, X in states.items()}
         except (torch.OutOfMemoryError, FclmError) as error:
-            if self._reader.sharded and isinstance(error, torch.OutOfMemoryError) and len(states) < len(self._inputs):
+            if self._reader.sharded and isinstance(error, torch.OutOfMemoryError) and len(states) < len(inputs):
                 # the other ranks wait inside a forward that this one left; to go on would mix up what they exchange
                 raise
             skipped = reason_of(error)
-        self._asked.append(Asked(step, started, time.perf_counter() - started, seen, skipped))
+        self._asked.append(Asked(probe, again, started, time.perf_counter() - started, seen, skipped))
         return kept
 
     def collect(self, *, wait: bool) -> list[tuple[int, list[Row]]]:
         """Write the probes that are done, with `wait` all, in the order of their steps; give each's step and rows."""
         if self.runner is None:
             return []
-        found = {scored.step: scored for scored in self.runner.collect(wait=wait)}
+        found = {(scored.asked.step, scored.asked.full): scored for scored in self.runner.collect(wait=wait)}
         written = []
-        while self._asked and (self._asked[0].skipped is not None or self._asked[0].step in found):
-            asked = self._asked.popleft()
-            written.append((asked.step, self._write(asked, found.get(asked.step))))
+        while self._asked:
+            step, full = self._asked[0].probe.step, self._asked[0].probe.full
+            if self._asked[0].skipped is None and (step, full) not in found:
+                break
+            written.append((step, self._write(self._asked.popleft(), found.get((step, full)))))
         return written
 
     def close(self) -> None:
@@ -129,15 +142,23 @@ class AttachedProbes:
         if self._record is not None:
             self._record.close()
 
+    def _is_key_frame(self) -> bool:
+        """Say whether the map of a full probe that is asked for now starts cold: by how many came before it."""
+        if self._record is None:
+            return False
+        before = sum(asked.skipped is None and asked.probe.full for asked in self._asked)
+        n, every = self._record.full_probes + before, self._key_frame_every
+        return n == 0 or (every > 0 and n % every == 0)
+
     def _write(self, asked: Asked, scored: Scored | None) -> list[Row]:
         """Write what became of a probe: its rows and map, the state behind it, and last the row of its step."""
         assert self._record is not None and self.runner is not None
-        step, rows, seconds_beside = asked.step, [], 0.0
+        step, full, rows, seconds_beside = asked.probe.step, asked.probe.full, [], 0.0
         skipped = lacks = asked.skipped if scored is None else scored.skipped
         try:
             if scored is not None and scored.result is not None:
                 result = scored.result
-                self._record.write_scores(step, result.rows, result.maps, result.map_notes())
+                self._record.write_scores(step, result.rows, result.maps, result.map_notes(), full=full)
                 rows, skipped, lacks = result.rows, result.skipped, None
                 seconds_beside = result.seconds if self.runner.beside else 0.0
                 if skipped is not None:
@@ -147,12 +168,12 @@ class AttachedProbes:
         if lacks is not None:
             warnings.warn(f"the probe of step {step} was skipped: {lacks}", ProbeSkippedWarning, stacklevel=5)
         try:
-            if scored is not None:
-                self._record.write_state(step, scored.state)
+            if scored is not None and not asked.again:
+                self._record.write_state(step, scored.state, full=full)
             wait = asked.seconds if self.runner.beside else time.perf_counter() - asked.started
             self._record.write_step(step, wait + seconds_beside, wait=wait, skipped=skipped, **asked.seen)
             if rows:
-                self._cost.probed(step, wait, seconds_beside)
+                self._cost.probed(step, wait, seconds_beside, full=full)
         except FclmError as error:
             warnings.warn(f"step {step} could not be written: {error}", ProbeSkippedWarning, stacklevel=5)
         return rows

@@ -2,26 +2,24 @@
 
 from dataclasses import dataclass
 
-# below this cadence the probes between full ones are step probes
-STEP_TIER_BELOW = 10
-
 
 @dataclass(frozen=True)
 class Cadence:
     """Step 0 and the last step are always probed, in full, unless probing is off; so is every `every`-th step between.
 
-    With a cadence below 10 one in about `full_every` steps is a full probe; the others are step probes.
+    steps:      the last one; None while nobody knows it
+    full_every: steps between full probes, rounded up to a multiple of `every`; the others are step probes
     """
 
     every: int
-    steps: int
+    steps: int | None
     key_frame_every: int
-    full_every: int = 50
+    full_every: int = 1
 
     @property
     def period(self) -> int:
         """Steps between full probes, a multiple of `every`."""
-        return self.every if self.every >= STEP_TIER_BELOW else self.every * -(-self.full_every // self.every)
+        return self.every * -(-self.full_every // self.every)
 
     def is_due(self, step: int) -> bool:
         """Say whether a probe runs after this step."""
@@ -39,4 +37,5 @@ class Cadence:
 
     def count(self) -> int:
         """Count the probes of a whole run, both tiers."""
+        assert self.steps is not None
         return sum(self.is_due(step) for step in range(self.steps + 1))

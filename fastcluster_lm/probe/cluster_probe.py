@@ -4,7 +4,7 @@ import math
 import operator
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +20,7 @@ from fastcluster_lm.device import generators_kept
 from fastcluster_lm.errors import ShapeError, UsageError
 from fastcluster_lm.kernels import native
 from fastcluster_lm.probe.attached_probes import AttachedProbes, Row
+from fastcluster_lm.probe.cadence import Cadence
 from fastcluster_lm.probe.cost import Cost
 from fastcluster_lm.probe.plan import ProbePlan, narrowest_group
 from fastcluster_lm.probe.points import labelled_points
@@ -53,6 +54,9 @@ class ClusterProbe:
               one part of a name; scored in the model's order. Or, for states that no module gives, a function of
               (model, batch) that runs the model and gives them by name, {"mlp": (B, T, D) or (B, D)}
     every:    steps between probes
+    full_every: steps between full ones, rounded up to a multiple of `every`; those between are step probes, which score
+              the task alone, of the first set's instances on the map, going on from the last clusters and the last map.
+              By default all are full. The first one is, and so is one at the end
     position: whose token's state is scored: an index, the name of an input whose last marked token it is
               ("attention_mask"), a tensor of indices (n,) or marks (n, T), or a function of (output, rows) -> (B, D)
     positions: several of these in place of `position`, by name, {"question": 0, "answer": "attention_mask"}: their
@@ -88,6 +92,7 @@ class ClusterProbe:
         *,
         layers: Layers,
         every: int = 50,
+        full_every: int | None = None,
         val: tuple[Any, Any] | None = None,
         position: ByLayer | np.ndarray | list[Any] = -1,
         positions: Mapping[str, Any] | None = None,
@@ -105,11 +110,14 @@ class ClusterProbe:
         # 1. what is asked for, before the model runs or anything is written
         if resume and out is None:
             raise UsageError("resume: expected out= the run folder to go on with, got none")
-        for name, value in (("every", every), ("batch_size", batch_size), ("map_points", map_points)):
+        full_every = every if full_every is None else full_every
+        counts = {"every": every, "full_every": full_every, "batch_size": batch_size, "map_points": map_points}
+        for name, value in counts.items():
             if value < 1:
                 raise UsageError(f"{name}: expected 1 or more, got {value}")
         tokens = named_positions(position, positions, several_splits=val is not None)
         config, self.every, self._log = scores or ScoresConfig(), every, log
+        self._cadence = Cadence(every, None, config.key_frame_every, full_every)
         given = {"val": (inputs, labels)} if val is None else {"train": (inputs, labels), "val": val}
         own_inputs = {name: as_inputs(own) for name, (own, _) in given.items()}
         with plain_torch():
@@ -126,7 +134,7 @@ class ClusterProbe:
                     "expected one label a row"
                 )
         plan = (plan or ProbePlan()).fitting(self._points.values())
-        fitted = _fitting(config, self._points)
+        fitted = _fitting(config, self._points, alone=self._has_tiers)
         # 2. the model, which runs some instances
         self._reader = LayerReader(
             model, layers, positions=[*tokens.values()], batch_size=batch_size, autocast=autocast
@@ -135,7 +143,8 @@ class ClusterProbe:
         width = 0
         with generators_kept():
             if self._takes_part:
-                width = max(self._reader.read(own, TRIAL).shape[2] for own in own_inputs.values())
+                some = torch.arange(TRIAL, device="cpu")
+                width = max(self._reader.read(own, some).shape[2] for own in own_inputs.values())
         # 3. what scores, and where
         with plain_torch():
             n = sum(len(own) for own in self._points.values())
@@ -157,21 +166,27 @@ class ClusterProbe:
                 "sharded": self._reader.sharded,
             }
             subject = Subject(self._reader.model, len(self.layers) - 1, width, self._points, names, config, of)
-            when = {"every": every, "map_points": map_points, "positions": [*tokens], "plan": plan.described()}
+            when = {
+                "every": every,
+                "full_every": self._cadence.period,
+                "map_points": map_points,
+                "positions": [*tokens],
+                "plan": plan.described(),
+            }
             described = subject.described("attached", scorers.first, when, "hidden")
             described["resolved"] |= {"probe_worker": beside, "probe_worker_reason": reason}
             path = out or default_run_path("attached")
             self._record = Record(path, described, resume=resume or trainer_goes_on())
-        self._cost = Cost(every, self._reader.device)
+        self._cost = Cost(self._cadence, self._reader.device)
         self._probes = AttachedProbes(
             self._reader, own_inputs, self._points, scorers, self._record, self._cost, beside=beside
         )
         # of the newest probe: rows, and states until the next step
         self._rows: list[Row] = []
         self._states: dict[str, Tensor] = {}
-        # the step of the last probe, and the last step that was given
-        self._last, self._given, self._closed = -1, -1, False
-        # what stood beside the first step, if it had been probed before
+        # the step of the last probe, whether that was a full one, and the last step that was given
+        self._last, self._full, self._given, self._closed = -1, False, -1, False
+        # what is known of the step that was given, if it had been probed before
         self._known: Mapping[str, Any] = {}
 
     @property
@@ -216,11 +231,12 @@ class ClusterProbe:
         last = "not probed yet" if self._last < 0 else f"probed at step {self._last}"
         what = f"{len(self.layers)} layers of {type(self._reader.model).__name__}, {sizes} instances"
         closed = "closed, " if self._closed else ""
-        return f"<ClusterProbe of {what}, every {self.every} steps into {where}; {closed}{last}>"
+        when = f"every {self.every} steps" + (f", in full every {self._cadence.period}," if self._has_tiers else "")
+        return f"<ClusterProbe of {what}, {when} into {where}; {closed}{last}>"
 
     def is_due(self, step: int) -> bool:
         """Say whether `step` would probe at this step: `every` divides it, and it was not probed just now."""
-        return step % self.every == 0 and step != self._last
+        return self._cadence.is_due(step) and step != self._last
 
     def step(self, step: Any, *, loss: float | None = None, val_accuracy: float | None = None) -> list[Row]:
         """Probe the model if it is time: where `every` divides the number of optimiser steps taken.
@@ -234,7 +250,8 @@ class ClusterProbe:
         self._cost.count(step)
         started = time.perf_counter()
         if self.is_due(step):
-            self._probe(step, loss, val_accuracy)
+            # the first one of a run is a full one
+            self._probe(step, loss, val_accuracy, full=self._cadence.is_full(step) or self._last < 0)
         rows = self._collect(wait=False)
         self._cost.spend(time.perf_counter() - started)
         return rows
@@ -247,7 +264,7 @@ class ClusterProbe:
         return [] if self._closed else self._collect(wait=True)
 
     def close(self, step: Any = None) -> list[Row]:
-        """End the run; with the last step's number that step is probed too, unless it was, and its rows are given.
+        """End the run; with the last step's number that step is probed too, in full, unless it was; its rows are given.
 
         A run that was ended stays so, and one whose loop never said where it goes on is left as it was
         Errors: UsageError for a later step after the end
@@ -256,8 +273,8 @@ class ClusterProbe:
             return []
         if step is not None:
             step = self._counted(step)
-            if step != self._last:
-                self._probe(step, None, None)
+            if step != self._last or not self._full:
+                self._probe(step, None, None, full=True)
         rows = self._collect(wait=True)
         if self._record is not None and (self._given >= 0 or not self._record.resumes):
             for said in self._record.finish(max(self._last, 0)):
@@ -284,21 +301,28 @@ class ClusterProbe:
         else:
             self.abandon()
 
-    def headline(self) -> dict[str, float]:
+    def headline(self, rows: Sequence[Row] | None = None) -> dict[str, float]:
         """Give the newest task scores of each layer, of the narrowest group, under names such as fclm/blocks.3/ari.
 
-        With several positions such as fclm/answer/blocks.3/ari
+        With several positions such as fclm/answer/blocks.3/ari; those of a step probe, whose points are others, such as
+        fclm/step/blocks.3/ari
+        rows: those that `step`, `wait` or `close` gave; by default of the newest probe
         """
-        # the position's name in front, where there are several
-        front = {name: f"fclm/{name}" if len(self.positions) > 1 else "fclm" for name in self.positions}
         wanted = {"split": "val", "space": "hidden", "group": self._group, "labels": "task"}
-        return {
-            f"{front[row['position']]}/{self.layers[row['layer']]}/{column}": row[column]
-            for row in self._rows
-            if all(row[key] == value for key, value in wanted.items())
-            for column in ("ari", "knn_share")
-            if row[column] is not None
-        }
+        found: dict[str, float] = {}
+        for row in self._rows if rows is None else rows:
+            # all rows of a step probe are of the task, and of one set
+            between = row["tier"] == "step" and row["space"] == "hidden"
+            if between or all(row[key] == value for key, value in wanted.items()):
+                front = [
+                    "fclm",
+                    *([row["position"]] if len(self.positions) > 1 else []),
+                    *(["step"] if between else []),
+                ]
+                place = "/".join([*front, self.layers[row["layer"]]])
+                scores = {f"{place}/{column}": row[column] for column in ("ari", "knn_share")}
+                found |= {name: value for name, value in scores.items() if value is not None}
+        return found
 
     def _counted(self, step: Any) -> int:
         """Take a step's number, and begin where the first one says."""
@@ -319,29 +343,38 @@ class ClusterProbe:
                 "checkpoint gives a new ClusterProbe the same out= and resume=True"
             )
         if self._given < 0 and self._record is not None and self._record.resumes:
-            before = self._record.go_back(number, self.every)
+            before = self._record.go_back(number, self._cadence)
             self._last, self._known = before.last, before.row
             self._probes.load({name: torch.from_numpy(array) for name, array in before.state.items()})
             for note in before.notes:
                 warnings.warn(f"{self._record.folder.path}: {note}", stacklevel=3)
         elif number > self._given:
             self._known = {}
+        if self._given < 0 and self._has_tiers and self._reader.sharded:
+            # the other ranks, which see no folder, run the model over the same instances
+            told = [self._last]
+            distributed.broadcast_object_list(told)
+            self._last = told[0]
         self._given, self._states = number, {}
         return number
+
+    @property
+    def _has_tiers(self) -> bool:
+        return self._cadence.period > self.every
 
     @property
     def _takes_part(self) -> bool:
         return self.is_writer or self._reader.sharded
 
-    def _probe(self, step: int, loss: float | None, val_accuracy: float | None) -> None:
+    def _probe(self, step: int, loss: float | None, val_accuracy: float | None, *, full: bool) -> None:
         """Ask for a probe of the model as it is."""
         if not self._takes_part:
             return
-        self._last, self._rows = step, []
+        self._last, self._full, self._rows = step, full, []
         # a trainer that has just gone on may know less of this step than it did before
         seen = {"loss": _finite(loss), "val_accuracy": _finite(val_accuracy)}
-        seen = {name: self._known.get(name) if value is None else value for name, value in seen.items()}
-        self._states = self._probes.ask(step, seen)
+        self._known = {name: self._known.get(name) if value is None else value for name, value in seen.items()}
+        self._states = self._probes.ask(step, self._known, full=full)
 
     def _collect(self, *, wait: bool) -> list[Row]:
         """Take the rows of the probes that are done, and tell the caller's log of each."""
@@ -349,18 +382,21 @@ class ClusterProbe:
         for step, rows in self._probes.collect(wait=wait):
             self._rows = rows
             found += rows
-            if self._log is not None and (metrics := self.headline()):
+            if self._log is not None and (metrics := self.headline(rows)):
                 self._log(metrics, step)
         return found
 
 
-def _fitting(config: ScoresConfig, points: Mapping[str, Points]) -> ScoresConfig:
-    """Lower the perplexity to what the map's points allow, once and aloud; refuse a map of too few."""
-    n_shown = sum(len(own.shown()) for own in points.values())
-    if n_shown <= config.n_neighbors:
+def _fitting(config: ScoresConfig, points: Mapping[str, Points], *, alone: bool) -> ScoresConfig:
+    """Lower the perplexity to what the map's points allow, once and aloud; refuse a map of too few.
+
+    alone: whether those of the first split are scored alone, too
+    """
+    shown = [len(own.shown()) for own in points.values()]
+    n_shown = sum(shown)
+    if (least := shown[0] if alone else n_shown) <= config.n_neighbors:
         raise UsageError(
-            f"map_points: expected more instances on the map than scores.n_neighbors={config.n_neighbors}, "
-            f"got {n_shown}"
+            f"map_points: expected more instances on the map than scores.n_neighbors={config.n_neighbors}, got {least}"
         )
     asked = TsneParams(perplexity=config.perplexity)
     if lowered := asked.lowered(n_shown, "instances"):

@@ -16,6 +16,7 @@ from torch import nn
 from fastcluster_lm.config import ScoresConfig
 from fastcluster_lm.device import describe_environment
 from fastcluster_lm.errors import NewerFormatError, RunFolderError, UsageError
+from fastcluster_lm.probe.cadence import Cadence
 from fastcluster_lm.probe.plan import narrowest_group
 from fastcluster_lm.probe.scorer import Scorer
 from fastcluster_lm.scores.contingency import host_array
@@ -110,8 +111,8 @@ class Record:
     """
 
     def __init__(self, path: str | Path, described: Mapping[str, Any], *, resume: bool = False) -> None:
-        # probes of it that have scores, and how long all took
-        self.probes, self.seconds = 0, 0.0
+        # probes of it that have scores, how many of them are full ones, and how long all took
+        self.probes, self.full_probes, self.seconds = 0, 0, 0.0
         self.resumes = resume and os.path.lexists(path)
         if self.resumes:
             self.folder = RunFolder.open(path)
@@ -123,28 +124,51 @@ class Record:
         if self.resumes:
             self.folder.clean()
 
-    def go_back(self, step: int, every: int) -> Before:
+    def go_back(self, step: int, cadence: Cadence) -> Before:
         """Move all that is of this step or a later one aside, and give what a loop that goes on there needs.
 
-        So is a probe after the last step of a loop that ended, if it was not due, since one that goes on has none
+        So is a probe after the last step of a loop that ended, if it was not due or is a full one where a step probe
+        was, since one that goes on has none
         """
-        rows = {row["step"]: row for row in self.folder.steps()}
+        # of a step that was probed twice, the first is the loop's own and the second its end
+        rows: dict[int, dict[str, Any]] = {}
+        twice = set()
+        for row in self.folder.steps():
+            if rows.setdefault(row["step"], row) is not row:
+                twice.add(row["step"])
         last, state, notes = -1, {}, []
-        for at in sorted((at for at in rows if at < step and at % every == 0), reverse=True):
+        for at in sorted((at for at in rows if at < step and cadence.is_due(at)), reverse=True):
             try:
                 groups, known = self.folder.read_checkpoint(at)
-                last, state, self.probes = at, groups["probe"], int(str(known["probes"]))
-                break
             except NewerFormatError:
                 raise
             except RunFolderError as error:
                 notes.append(f"the probe of step {at} cannot be gone on from: {error}")
-        moved = self.folder.set_aside_after(last)
+                continue
+            if known.get("full", True) is (cadence.is_full(at) or at == min(rows)):
+                last, state = at, groups["probe"]
+                self.probes = int(str(known["probes"]))
+                self.full_probes = int(str(known.get("full_probes", self.probes)))
+                break
+        if last in twice:
+            own = [row for row in self.folder.scores() if row["step"] == last and row["tier"] == "step"]
+            moved = self.folder.set_aside_after(max((at for at in rows if at < last), default=-1))
+            self.folder.append_scores(own)
+            self.folder.write_checkpoint(last, groups, known)
+            self.folder.append_steps([rows[last]])
+        else:
+            moved = self.folder.set_aside_after(last)
         self.seconds = sum(row["probe_ms"] or 0.0 for at, row in rows.items() if at <= last) / 1e3
         return Before(last, state, rows.get(step, {}), notes + ([] if moved is None else [str(moved)]))
 
     def write_scores(
-        self, step: int, rows: Sequence[Mapping[str, Any]], maps: Mapping[str, np.ndarray], notes: Mapping[str, str]
+        self,
+        step: int,
+        rows: Sequence[Mapping[str, Any]],
+        maps: Mapping[str, np.ndarray],
+        notes: Mapping[str, str],
+        *,
+        full: bool = True,
     ) -> None:
         """Write what a probe found, and notes beside its maps; without a map there is no file of one.
 
@@ -154,14 +178,17 @@ class Record:
             self.folder.write_map(step, maps, notes)
         self.folder.append_scores(rows)
         self.probes += 1
+        self.full_probes += full
 
-    def write_state(self, step: int, state: Mapping[str, torch.Tensor]) -> None:
+    def write_state(self, step: int, state: Mapping[str, torch.Tensor], *, full: bool) -> None:
         """Write what the next probe depends on, sealed as a checkpoint is; before the step's row, which ends a probe.
 
+        full: whether the step's own probe was a full one
         Errors: RunFolderError if the disk refuses
         """
         arrays = {name: tensor.cpu().numpy() for name, tensor in state.items()}
-        self.folder.write_checkpoint(step, {"probe": arrays}, {"probes": self.probes})
+        known = {"probes": self.probes, "full_probes": self.full_probes, "full": full}
+        self.folder.write_checkpoint(step, {"probe": arrays}, known)
 
     def write_step(self, step: int, seconds: float, *, wait: float | None = None, **columns: Any) -> None:
         """Write how long a probe took, and what else is known of its step.

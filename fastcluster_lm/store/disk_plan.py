@@ -14,7 +14,7 @@ from fastcluster_lm.tasks import TaskSet
 
 MIB = 2**20
 # rows of one layer in a full probe: two splits, nine places of the hidden space, five of the map
-FULL_ROWS, STEP_TIER_BELOW = 28, 10
+FULL_ROWS = 28
 # bytes of a row without its position's name, as measured on nano and tiny, probed every 50 steps and every one; of a
 # step's row: bare, what a run that is probed adds to it, and what the time of its own probe adds
 FULL_ROW, STEP_PROBE_ROW = 711, 654
@@ -128,8 +128,7 @@ def _probes(config: RunConfig, taskset: TaskSet) -> tuple[list[int], int]:
     every, steps = config.probe.every, config.training.steps
     if not every:
         return [], 0
-    period = every if every >= STEP_TIER_BELOW else every * -(-config.probe.full_every // every)
-    full = sorted({*range(0, steps + 1, period), steps})
+    full = sorted({*range(0, steps + 1, config.probe.full_period), steps})
     between = sorted(set(range(0, steps + 1, every)).difference(full))
     filled = mapped = 0
     if config.probe.source == "batch":

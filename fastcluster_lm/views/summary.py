@@ -158,7 +158,9 @@ def _pick(rows: Sequence[Row], **wanted: object) -> list[Row]:
 
 
 def _series(rows: Sequence[Row], *, space: str, group: str, labels: str, split: str, layer: int) -> list[Row]:
-    return sorted(_pick(rows, space=space, group=group, labels=labels, split=split, layer=layer), key=_step)
+    # a step probe's are of fewer points, and without nulls
+    full = [row for row in rows if row.get("tier") != "step"]
+    return sorted(_pick(full, space=space, group=group, labels=labels, split=split, layer=layer), key=_step)
 
 
 def _judge(

@@ -13,6 +13,7 @@ from fastcluster_lm.probe import ProbeSkippedWarning
 from fastcluster_lm.store import RunFolder
 from tests.probe.attached import QUICK, Net, instances, seed_all
 from tests.probe.test_attached_resume import assert_same_run
+from tests.probe.test_attached_tiers import assert_same_curves
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 tokens, labels = instances()
@@ -54,7 +55,7 @@ class Killed(BaseException):
     """The process is gone."""
 
 
-def train_hugging_face(path, every, bf16=False, steps=6, *, save=0, end=None, resume=False):
+def train_hugging_face(path, every, bf16=False, steps=6, *, save=0, end=None, resume=False, **given):
     """Train, with checkpoints every `save` steps, up to the forward after step `end`, or on from the last one."""
     from transformers import Trainer, TrainingArguments
 
@@ -88,7 +89,7 @@ def train_hugging_face(path, every, bf16=False, steps=6, *, save=0, end=None, re
         trainer.add_callback(
             FclmTrainerCallback(
                 lambda model: ClusterProbe(
-                    model, inputs, labels, layers="net.blocks.*", every=every, out=path, scores=QUICK
+                    model, inputs, labels, layers="net.blocks.*", every=every, out=path, scores=QUICK, **given
                 ),
                 trainer,
             )
@@ -130,7 +131,7 @@ def test_a_hugging_face_trainer_that_goes_on_takes_the_probe_along(tmp_path, end
     assert_same_run(tmp_path / "whole" / "run", tmp_path / "cut" / "run")
 
 
-def train_lightning(path, every, precision="32-true", poison=None, steps=6, *, save=0, end=None, resume=None):
+def train_lightning(path, every, precision="32-true", poison=None, steps=6, *, save=0, end=None, resume=None, **given):
     """Train, with checkpoints every `save` steps, up to the forward after step `end`, or on from a checkpoint."""
     import lightning
     from lightning.pytorch.callbacks import ModelCheckpoint
@@ -166,7 +167,15 @@ def train_lightning(path, every, precision="32-true", poison=None, steps=6, *, s
     saves = [ModelCheckpoint(path.parent / "saved", every_n_train_steps=save, save_top_k=-1)] if save else []
     callback = FclmLightningCallback(
         lambda model: ClusterProbe(
-            model, tokens, labels, layers="net.blocks.*", every=every, out=path, scores=QUICK, position=poison or -1
+            model,
+            tokens,
+            labels,
+            layers="net.blocks.*",
+            every=every,
+            out=path,
+            scores=QUICK,
+            position=poison or -1,
+            **given,
         )
     )
     trainer = lightning.Trainer(
@@ -203,6 +212,31 @@ def test_a_lightning_trainer_that_goes_on_takes_the_probe_along(tmp_path, end):
     resumed, later = train_lightning(tmp_path / "cut" / "run", 1, save=2, resume=last)
     assert weights(resumed) == weights(whole) and later == losses[-len(later) :]
     assert_same_run(tmp_path / "whole" / "run", tmp_path / "cut" / "run")
+
+
+@pytest.mark.parametrize("trainer", ["hugging_face", "lightning"])
+@pytest.mark.filterwarnings("ignore:.* set aside in")
+def test_a_trainer_has_step_probes_and_takes_them_along(tmp_path, trainer, monkeypatch):
+    pytest.importorskip("accelerate" if trainer == "hugging_face" else "lightning")
+    train = train_hugging_face if trainer == "hugging_face" else train_lightning
+    told = {"whole": [], "cut": []}
+    for place, seen in told.items():
+        (tmp_path / place).mkdir()
+        monkeypatch.chdir(tmp_path / place)
+        given = {"save": 2, "full_every": 4, "log": lambda metrics, step, seen=seen: seen.append((step, metrics))}
+        if place == "cut":
+            with pytest.raises(Killed):
+                train(tmp_path / place / "run", 1, end=3, **given)
+            given["resume"] = True if trainer == "hugging_face" else next(Path("saved").glob("*step=2.ckpt"))
+        train(tmp_path / place / "run", 1, **given)
+    assert_same_curves(tmp_path / "whole" / "run", tmp_path / "cut" / "run")
+    # steps 1, 2, 3 and 5 have step probes, and 6, the last, has one of each tier
+    names = [(step, "fclm/step/net.blocks.1/ari" in own, "fclm/net.blocks.1/ari" in own) for step, own in told["whole"]]
+    full = {0, 4}
+    expected = [(step, step not in full, step in full) for step in range(7)]
+    assert names == [*expected, (6, False, True)]
+    # what was scored again is told again
+    assert dict(told["cut"]) == dict(told["whole"])
 
 
 def test_a_probe_that_fails_ends_no_training(tmp_path):

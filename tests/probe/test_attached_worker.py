@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fastcluster_lm.errors import ProbeError, UsageError
-from fastcluster_lm.probe import ProbePlan, ProbeSkippedWarning
+from fastcluster_lm.probe import Cadence, ProbePlan, ProbeSkippedWarning
 from fastcluster_lm.probe.cost import Cost
 from fastcluster_lm.probe.runners import attached
 from fastcluster_lm.probe.runners.shared_states import Region
@@ -257,7 +257,7 @@ def test_a_process_that_cannot_start_leaves_no_folder_locked(tmp_path, monkeypat
 def test_one_line_says_what_a_probe_takes_and_how_often_it_may_come(monkeypatch, caplog, seconds, beside, every, said):
     clock = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
-    cost = Cost(every, torch.device("cpu"))
+    cost = Cost(Cadence(every, None, 1), torch.device("cpu"))
     with caplog.at_level(logging.INFO):
         for step in range(60):
             cost.count(step)

@@ -41,7 +41,12 @@ def test_a_cadence_below_ten_has_step_probes_between_full_ones():
     assert [step for step in range(31) if cadence.is_due(step)] == [0, 4, 8, 12, 16, 20, 24, 28, 30]
     assert [step for step in range(31) if cadence.is_full(step)] == [0, 12, 24, 30]
     assert [step for step in range(31) if cadence.is_key_frame(step)] == [0, 24, 30]
-    assert Cadence(10, steps=30, key_frame_every=2, full_every=50).period == 10
+    assert not any(Cadence(4, steps=None, key_frame_every=2, full_every=10).is_full(step) for step in (4, 8, 28, 30))
+    # all are full by default, and in a run from every 10 steps on
+    assert Cadence(4, steps=30, key_frame_every=2).period == 4
+    for every, period in ((3, 51), (9, 54), (10, 10), (25, 25)):
+        config = config_from_dict({**SMALL, "probe": {**SMALL["probe"], "every": every, "full_every": 50}})
+        assert Rooms(config, taskset_of(config.tasks, 0)).cadence.period == period
 
 
 @pytest.mark.parametrize("source", ["fresh", "batch"])

@@ -67,7 +67,7 @@ class FclmTrainerCallback(TrainerCallback):
     ) -> None:
         if self.probe is None or not rows:
             return
-        logs = self.probe.headline() | ({} if state.epoch is None else {"epoch": state.epoch})
+        logs = self.probe.headline(rows) | ({} if state.epoch is None else {"epoch": state.epoch})
         state.log_history.append({**logs, "step": state.global_step})
         if self._trainer is None:
             return

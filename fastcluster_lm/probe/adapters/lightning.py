@@ -68,4 +68,4 @@ class FclmLightningCallback(Callback):
     def _log(self, trainer: Trainer, rows: list[dict[str, Any]]) -> None:
         if self.probe is not None and rows:
             for logger in trainer.loggers:
-                logger.log_metrics(self.probe.headline(), step=trainer.global_step)
+                logger.log_metrics(self.probe.headline(rows), step=trainer.global_step)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastcluster_lm.device import cpu_cores
 from fastcluster_lm.errors import UsageError
-from fastcluster_lm.probe.pending import ProbeResult
+from fastcluster_lm.probe.pending import Captured, ProbeResult
 from fastcluster_lm.probe.runners.patience import Patience
 from fastcluster_lm.probe.runners.process import WorkerProcess, started
 from fastcluster_lm.probe.runners.shared_states import Region, Setup, StatesScorer
@@ -30,9 +30,9 @@ LEAD, LEAD_BYTES = 16, 2**28
 
 
 class Scored(NamedTuple):
-    """What became of one probe: its scores, or why there are none; and all that the next one depends on."""
+    """What became of a probe that was asked for: its scores, or why it has none; all that the next one depends on."""
 
-    step: int
+    asked: Captured
     result: ProbeResult | None
     state: Mapping[str, Tensor]
     skipped: str | None = None
@@ -81,10 +81,10 @@ class AttachedInline:
     def room(self, split: str, shape: tuple[int, int, int]) -> None:
         """Leave states where they are: they are scored there."""
 
-    def submit(self, step: int, states: Mapping[str, Tensor], *, key_frame: bool) -> None:
+    def submit(self, asked: Captured, states: Mapping[str, Tensor]) -> None:
         """Score now."""
-        result, skipped = self._scorer.attempt(step, states, key_frame=key_frame)
-        self._done.append(Scored(step, result, self._scorer.state(), skipped))
+        result, skipped = self._scorer.attempt(asked, states)
+        self._done.append(Scored(asked, result, self._scorer.state(), skipped))
 
     def collect(self, *, wait: bool) -> list[Scored]:
         """Give what was done since."""
@@ -112,8 +112,8 @@ class AttachedWorker:
         self._setup, self._timeout_s = setup, timeout_s
         self._state: Mapping[str, Tensor] = {}
         self._done: list[Scored] = []
-        # the steps of probes under way, with where their states lie; places that are free
-        self._pending: deque[tuple[int, dict[str, Region]]] = deque()
+        # probes under way, with where their states lie; places that are free
+        self._pending: deque[tuple[Captured, dict[str, Region]]] = deque()
         self._free: list[dict[str, Region]] = []
         self._place: dict[str, Region] = {}
         self._process: _Process | None = _Process(self._timeout_s)
@@ -131,16 +131,16 @@ class AttachedWorker:
         self._place = self._free.pop() if self._free else {}
 
     def room(self, split: str, shape: tuple[int, int, int]) -> Tensor:
-        """Give memory that both processes see, the same as before where that is free.
+        """Give memory that both processes see, the same as before where that is free and large enough.
 
         Errors: ProbeError where the system has no more
         """
         size = 4 * prod(shape)
-        if split not in self._place or self._place[split].size != size:
+        if split not in self._place or self._place[split].size < size:
             self._place[split] = Region.of(size)
         return self._place[split].tensor(shape)
 
-    def submit(self, step: int, states: Mapping[str, Tensor], *, key_frame: bool) -> None:
+    def submit(self, asked: Captured, states: Mapping[str, Tensor]) -> None:
         """Say where the states lie.
 
         Errors: ProbeError where no process can be started any more
@@ -149,13 +149,13 @@ class AttachedWorker:
             self._process = _Process(self._timeout_s)
         shapes = {split: (self._place[split], tuple(own.shape)) for split, own in states.items()}
         try:
-            self._process.score(self._setup, self._state, step, shapes, key_frame=key_frame)
+            self._process.score(self._setup, self._state, asked, shapes)
         except OSError:
             # it ended; what it had been given is told when it is collected
-            self._pending.append((step, self._place))
+            self._pending.append((asked, self._place))
             self._lose(self._process.ended())
         else:
-            self._pending.append((step, self._place))
+            self._pending.append((asked, self._place))
 
     def collect(self, *, wait: bool) -> list[Scored]:
         """Give what has come; with `wait` all that was asked for."""
@@ -186,13 +186,14 @@ class AttachedWorker:
             # what is left of an answer that was cut off would be taken for the next one
             self._lose("training was interrupted in the middle of an answer")
             raise
-        step, place = self._pending.popleft()
+        asked, place = self._pending[0]
+        if answered != asked:
+            self._lose(f"it answered for step {answered.step} where step {asked.step} was due")
+            return
+        self._pending.popleft()
         self._free.append(place)
         self._state = as_tensors(state)
-        if step != answered:
-            self._lose(f"it answered for step {answered} where step {step} was due")
-        else:
-            self._done.append(Scored(step, result, self._state, skipped))
+        self._done.append(Scored(asked, result, self._state, skipped))
 
     def _lose(self, why: str) -> None:
         """Give up the process, and the probes under way in it."""
@@ -200,8 +201,8 @@ class AttachedWorker:
         self._process.close()
         self._process = None
         # whatever it may still write to, it has no more
-        for step, _ in self._pending:
-            self._done.append(Scored(step, None, self._state, f"the probe's process ended: {why}"))
+        for asked, _ in self._pending:
+            self._done.append(Scored(asked, None, self._state, f"the probe's process ended: {why}"))
         self._pending.clear()
 
 
@@ -228,10 +229,8 @@ class _Process:
         self,
         setup: Setup,
         state: Mapping[str, Tensor],
-        step: int,
+        asked: Captured,
         shapes: Mapping[str, tuple[Region, tuple[int, ...]]],
-        *,
-        key_frame: bool,
     ) -> None:
         """Ask for one probe; all messages are small, so that none waits for a process that is at work.
 
@@ -244,7 +243,7 @@ class _Process:
             region.write(told)
             self._worker.connection.send(("setup", self._number(region)))
         places = {split: (self._number(region), shape) for split, (region, shape) in shapes.items()}
-        self._worker.connection.send(("score", step, key_frame, places))
+        self._worker.connection.send(("score", asked, places))
 
     def has_answered(self) -> bool:
         """Say whether an answer, or its end, can be taken without waiting."""

@@ -96,26 +96,25 @@ class StatesScorer:
     def __init__(self, scorers: Scorers, points: Mapping[str, Points]) -> None:
         self.scorers, self.points = scorers, points
 
-    def score(self, step: int, states: Mapping[str, Tensor], *, key_frame: bool) -> ProbeResult:
-        """Score one probe; where memory is short in blocks half as large, and half again.
+    def score(self, asked: Captured, states: Mapping[str, Tensor]) -> ProbeResult:
+        """Score one probe, of which all but the points is said; where memory is short in blocks half as large.
 
-        Shapes: states (P * layers, n, d) by split
+        Shapes: states (P * layers, n, d) by split, of the points on the map for a step probe
         """
         started = time.perf_counter()
-        points = {name: own.at(states[name]) for name, own in self.points.items()}
+        chosen = {name: self.points[name] if asked.full else self.points[name].shown() for name in states}
+        captured = replace(asked, points={name: own.at(states[name]) for name, own in chosen.items()})
         found = {}
         with plain_torch():
             # one after the other, so that where memory is short none is scored twice: its map would have gone on
-            for name, scorer, own in self.scorers.apart(Captured(step, points, key_frame=key_frame)):
+            for name, scorer, own in self.scorers.apart(captured):
                 found[name] = in_less_memory(partial(scorer.score, own), self.scorers.halve_memory)
         return replace(joined(found), seconds=time.perf_counter() - started)
 
-    def attempt(
-        self, step: int, states: Mapping[str, Tensor], *, key_frame: bool
-    ) -> tuple[ProbeResult | None, str | None]:
+    def attempt(self, asked: Captured, states: Mapping[str, Tensor]) -> tuple[ProbeResult | None, str | None]:
         """Score one probe, or say why it has no scores: for want of memory, or by an error of ours."""
         try:
-            return self.score(step, states, key_frame=key_frame), None
+            return self.score(asked, states), None
         except (torch.OutOfMemoryError, FclmError) as error:
             return None, reason_of(error)
 
@@ -214,15 +213,11 @@ def serve_states(descriptor: int, waiting_descriptor: int) -> None:
 # nothing here has a gradient; without views and versions of tensors to keep track of, the many small ones cost less
 @torch.inference_mode()
 def _answer(
-    scorer: StatesScorer,
-    regions: list[Region],
-    step: int,
-    key_frame: bool,
-    places: Mapping[str, tuple[int, tuple[int, ...]]],
-) -> tuple[int, ProbeResult | None, dict[str, Any], str | None]:
+    scorer: StatesScorer, regions: list[Region], asked: Captured, places: Mapping[str, tuple[int, tuple[int, ...]]]
+) -> tuple[Captured, ProbeResult | None, dict[str, Any], str | None]:
     states = {split: regions[number].tensor(shape) for split, (number, shape) in places.items()}
-    result, skipped = scorer.attempt(step, states, key_frame=key_frame)
-    return step, result, copies(scorer.state()), skipped
+    result, skipped = scorer.attempt(asked, states)
+    return asked, result, copies(scorer.state()), skipped
 
 
 def _unnamed_file() -> int:

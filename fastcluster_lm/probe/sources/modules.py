@@ -67,17 +67,21 @@ class LayerReader:
             return tensor.device
         return torch.device("cpu")
 
-    def read(self, inputs: Inputs, n: int | None = None, *, room: Room | None = None) -> Float[Tensor, "layers n d"]:
-        """Run the model over the first n instances, all by default, and give every layer's states, held once.
+    def read(
+        self, inputs: Inputs, chosen: Int[Tensor, " n"] | None = None, *, room: Room | None = None
+    ) -> Float[Tensor, "layers n d"]:
+        """Run the model over chosen instances, all by default, and give every layer's states, held once.
 
-        room: gives the tensor that they are written into, of a shape; by default a new one where the first layer is
+        chosen: their numbers, on the host
+        room:   gives the tensor that they are written into, of a shape; by default a new one where the first layer is
         Shapes: layers of unlike widths are filled up with zeros, which changes no distance
         Errors: ProbeError if a layer gave nothing; ShapeError for outputs without a state at the position
         """
         modules = {} if self._function else named_layers(self.model)
         if gone := [name for name in self.names if name not in modules and not self._function]:
             raise ProbeError(f"the model has no layer {gone[0]!r} any more; it was replaced after the probe was made")
-        n = count_instances(inputs) if n is None else n
+        chosen = torch.arange(count_instances(inputs), device="cpu") if chosen is None else chosen
+        n = len(chosen)
         states = torch.empty(0)
         # by layer the states (B, d) at each position
         latest: dict[int, list[Tensor]] = {}
@@ -98,9 +102,7 @@ class LayerReader:
                 handles.append(modules[name].register_forward_hook(keep(index)))
             device = self.device
             with undisturbed(self.model), self._precision(device):
-                for start, rows in zip(
-                    range(0, n, self.batch_size), torch.arange(n, device="cpu").split(self.batch_size), strict=True
-                ):
+                for start, rows in zip(range(0, n, self.batch_size), chosen.split(self.batch_size), strict=True):
                     latest.clear()
                     chunk = rows_of(inputs, rows, device)
                     if self._function is None:

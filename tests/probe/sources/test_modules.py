@@ -129,7 +129,7 @@ def test_a_token_that_is_padding_is_refused_with_the_remedy_though_the_first_ins
     with pytest.raises(
         UsageError, match=r"of instance 4 is padding .* 1 of 5 instances\); give position='attention_mask'"
     ):
-        LayerReader(Masked(), "layers.*", positions=[position]).read(inputs, 2)
+        LayerReader(Masked(), "layers.*", positions=[position]).read(inputs, torch.arange(2))
     LayerReader(Masked(), "layers.*", positions=["attention_mask"]).read(inputs)
     LayerReader(Masked(), "layers.*", positions=[-1 if side == "left" else 0]).read(inputs)
 
