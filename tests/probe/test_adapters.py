@@ -55,9 +55,17 @@ class Killed(BaseException):
     """The process is gone."""
 
 
-def train_hugging_face(path, every, bf16=False, steps=6, *, save=0, end=None, resume=False, **given):
-    """Train, with checkpoints every `save` steps, up to the forward after step `end`, or on from the last one."""
-    from transformers import Trainer, TrainingArguments
+def scores_in(logs):
+    """Pick a probe's scores from what a trainer logs at a step."""
+    return {key: value for key, value in logs.items() if key.startswith("fclm/")}
+
+
+def train_hugging_face(path, every, bf16=False, steps=6, *, save=0, end=None, resume=False, told=None, **given):
+    """Train, with checkpoints every `save` steps, up to the forward after step `end`, or on from the last one.
+
+    told: gets what is reported of the probe, with its step
+    """
+    from transformers import Trainer, TrainerCallback, TrainingArguments
 
     from fastcluster_lm import FclmTrainerCallback
 
@@ -84,6 +92,13 @@ def train_hugging_face(path, every, bf16=False, steps=6, *, save=0, end=None, re
     )  # fmt: skip
     rows = [{"tokens": row, "labels": y} for row, y in zip(tokens, labels["output"], strict=True)]
     trainer = Trainer(model, arguments, train_dataset=rows)
+
+    class Reporter(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            told.append((state.global_step, scores_in(logs)))
+
+    if told is not None:
+        trainer.add_callback(Reporter())
     if every:
         inputs = {"tokens": tokens}
         trainer.add_callback(
@@ -95,6 +110,8 @@ def train_hugging_face(path, every, bf16=False, steps=6, *, save=0, end=None, re
             )
         )
     trainer.train(resume_from_checkpoint=resume)
+    if told is not None:
+        told += [(entry["step"], scores_in(entry)) for entry in trainer.state.log_history]
     return model, [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
 
 
@@ -131,10 +148,16 @@ def test_a_hugging_face_trainer_that_goes_on_takes_the_probe_along(tmp_path, end
     assert_same_run(tmp_path / "whole" / "run", tmp_path / "cut" / "run")
 
 
-def train_lightning(path, every, precision="32-true", poison=None, steps=6, *, save=0, end=None, resume=None, **given):
-    """Train, with checkpoints every `save` steps, up to the forward after step `end`, or on from a checkpoint."""
+def train_lightning(
+    path, every, precision="32-true", poison=None, steps=6, *, save=0, end=None, resume=None, told=None, **given
+):
+    """Train, with checkpoints every `save` steps, up to the forward after step `end`, or on from a checkpoint.
+
+    told: gets what is logged, with its step
+    """
     import lightning
     from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.loggers.logger import DummyLogger
     from torch.utils.data import DataLoader, TensorDataset
 
     from fastcluster_lm import FclmLightningCallback
@@ -161,26 +184,24 @@ def train_lightning(path, every, precision="32-true", poison=None, steps=6, *, s
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), lr=0.1)
 
+    class Reporter(DummyLogger):
+        def log_metrics(self, metrics, step):
+            told.append((step, scores_in(metrics)))
+
     seed_all()
     model = Wrapped()
     model.net.noise = 0.0 if save else model.net.noise
     saves = [ModelCheckpoint(path.parent / "saved", every_n_train_steps=save, save_top_k=-1)] if save else []
     callback = FclmLightningCallback(
         lambda model: ClusterProbe(
-            model,
-            tokens,
-            labels,
-            layers="net.blocks.*",
-            every=every,
-            out=path,
-            scores=QUICK,
-            position=poison or -1,
+            model, tokens, labels, layers="net.blocks.*", every=every, out=path, scores=QUICK, position=poison or -1,
             **given,
         )
-    )
+    )  # fmt: skip
     trainer = lightning.Trainer(
         max_steps=steps, accelerator="cpu", precision=precision, callbacks=[*saves, callback] if every else saves,
-        logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=bool(save),
+        logger=Reporter() if told is not None else False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=bool(save),
         accumulate_grad_batches=2,
     )  # fmt: skip
     with warnings.catch_warnings():
@@ -256,6 +277,17 @@ def test_a_probe_that_fails_ends_no_training(tmp_path):
     assert probed_losses == losses and weights(probed) == weights(honest)
     skipped = [row["skipped"] for row in RunFolder.open(tmp_path / "run").steps()]
     assert skipped == [None, *["OutOfMemoryError: no memory"] * 3]
+
+
+@pytest.mark.parametrize("train", [train_hugging_face, train_lightning])
+def test_scores_that_come_later_from_a_worker_are_logged_at_their_own_steps(tmp_path, train):
+    pytest.importorskip("accelerate"), pytest.importorskip("lightning")
+    told = {"off": [], "on": []}
+    for worker, own in told.items():
+        train(tmp_path / worker, 2, worker=worker, told=own)
+        own[:] = [entry for entry in own if entry[1]]
+    assert [step for step, _ in told["off"]][:4] == [0, 2, 4, 6]
+    assert told["on"] == told["off"]
 
 
 def weights(model):

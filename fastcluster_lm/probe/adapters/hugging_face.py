@@ -1,6 +1,9 @@
 """Let a Hugging Face Trainer call a ClusterProbe, and log its scores beside its own; it scores nothing itself."""
 
 from collections.abc import Callable
+from copy import copy
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from torch import nn
@@ -65,13 +68,18 @@ class FclmTrainerCallback(TrainerCallback):
     def _log(
         self, rows: list[dict[str, Any]], args: TrainingArguments, state: TrainerState, control: TrainerControl
     ) -> None:
-        if self.probe is None or not rows:
+        if self.probe is None:
             return
-        logs = self.probe.headline(rows) | ({} if state.epoch is None else {"epoch": state.epoch})
-        state.log_history.append({**logs, "step": state.global_step})
-        if self._trainer is None:
-            return
-        # on_log takes back the Trainer's wish to log this step's loss, and that is still to come
-        wanted = control.should_log
-        self._trainer.callback_handler.on_log(args, state, control, logs)
-        control.should_log = wanted
+        # those of a worker come at a later step, and of several probes at once
+        for step, own in groupby(rows, key=itemgetter("step")):
+            logs = self.probe.headline(list(own))
+            then = copy(state)
+            if step == state.global_step and state.epoch is not None:
+                logs["epoch"] = state.epoch
+            then.global_step = step
+            state.log_history.append({**logs, "step": step})
+            if self._trainer is not None:
+                # on_log takes back the Trainer's wish to log this step's loss, and that is still to come
+                wanted = control.should_log
+                self._trainer.callback_handler.on_log(args, then, control, logs)
+                control.should_log = wanted

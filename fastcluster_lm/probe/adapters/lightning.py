@@ -1,6 +1,8 @@
 """Let a Lightning Trainer call a ClusterProbe, and hand its scores to the loggers; it scores nothing itself."""
 
 from collections.abc import Callable, Mapping
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -66,6 +68,10 @@ class FclmLightningCallback(Callback):
         self._log(trainer, rows)
 
     def _log(self, trainer: Trainer, rows: list[dict[str, Any]]) -> None:
-        if self.probe is not None and rows:
+        if self.probe is None:
+            return
+        # those of a worker come at a later step, and of several probes at once
+        for step, own in groupby(rows, key=itemgetter("step")):
+            metrics = self.probe.headline(list(own))
             for logger in trainer.loggers:
-                logger.log_metrics(self.probe.headline(rows), step=trainer.global_step)
+                logger.log_metrics(metrics, step=step)
