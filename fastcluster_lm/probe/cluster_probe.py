@@ -34,7 +34,7 @@ from fastcluster_lm.probe.undisturbed import plain_torch
 from fastcluster_lm.scores.engines import choose_engine
 from fastcluster_lm.scores.engines.params import TsneParams
 from fastcluster_lm.scores.points import Points
-from fastcluster_lm.store import RunFolder, default_run_path
+from fastcluster_lm.store import RunFolder, check_free, default_run_path
 
 # instances of the trial at construction
 TRIAL = 2
@@ -175,8 +175,10 @@ class ClusterProbe:
             }
             described = subject.described("attached", scorers.first, when, "hidden")
             described["resolved"] |= {"probe_worker": beside, "probe_worker_reason": reason}
-            path = out or default_run_path("attached")
-            self._record = Record(path, described, resume=resume or trainer_goes_on())
+            path, resume = out or default_run_path("attached"), resume or trainer_goes_on()
+            if not resume:
+                check_free(Path(path), "give another out=, remove it, or give resume=True to go on with it")
+            self._record = Record(path, described, resume=resume)
         self._cost = Cost(self._cadence, self._reader.device)
         self._probes = AttachedProbes(
             self._reader, own_inputs, self._points, scorers, self._record, self._cost, beside=beside

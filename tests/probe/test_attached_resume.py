@@ -144,7 +144,7 @@ def test_a_run_begins_where_there_is_none_yet(tmp_path):
     with attach(Net(), tmp_path / "run", resume=True) as probe:
         probe.step(0)
     assert RunFolder.open(tmp_path / "run").status() == "finished"
-    with pytest.raises(RunExistsError):
+    with pytest.raises(RunExistsError, match="run exists already; give another out=, .* resume=True to go on with it"):
         attach(Net(), tmp_path / "run")
     with pytest.raises(UsageError, match="resume: expected out="):
         attach(Net(), None, resume=True)
