@@ -51,6 +51,7 @@ def runs() -> dict[str, Run]:
         "attached-labels": attached_with_few_labels,
         "attached-wide": attached_wide,
         "attached-reference": attached_by_reference,
+        "attached-tiers": attached_in_tiers,
         "two-ranks": on_two_ranks,
     }
 
@@ -156,6 +157,15 @@ def attached_with_few_labels(folder: Path) -> dict[str, Contents]:
     for name, known in (("task", ("task",)), ("distribution", ("task", "distribution"))):
         _loop(folder / name, Net, tokens, {kind: labels[kind] for kind in known}, position=1, layers="blocks.*")
     return {name: contents_of(folder / name) for name in ("task", "distribution")}
+
+
+def attached_in_tiers(folder: Path) -> dict[str, Contents]:
+    """Attach to a loop with step probes between full ones, of two tokens, at once and beside training."""
+    tokens, _, labels = instances(range(18))
+    options = {"every": 5, "full_every": 15, "positions": {"word": 0, "input": 1}, "layers": "blocks.*"}
+    for worker in ("off", "on"):
+        _loop(folder / worker, Net, tokens, labels, worker=worker, **options)
+    return {worker: contents_of(folder / worker) for worker in ("off", "on")}
 
 
 def attached_by_reference(folder: Path) -> dict[str, Contents]:

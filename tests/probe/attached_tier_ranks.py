@@ -21,6 +21,9 @@ def main(folder):
     seed_all()
     net = Net()
     net.noise = 0.0
+    for block in net.blocks:
+        # gathered anew in each forward
+        fully_shard(block)
     model = fully_shard(net)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for first, last in ((1, 3), (4, 8)):

@@ -90,6 +90,19 @@ def test_rows_say_their_tier_as_in_runs(within):
     assert "every 2 steps, in full every 6, into" in repr(probe)
 
 
+def test_a_step_probe_reads_the_states_of_the_map_s_points(tmp_path):
+    model = Net()
+    model.noise = 0.0
+    # at a token of its own for each instance
+    options = {"position": torch.arange(48) % 2, "map_points": 24, "full_every": 2}
+    probe = attach(model, tmp_path / "run", every=1, worker="off", **options)
+    probe.step(0)
+    whole, on_map = probe.states()["val"], probe._points["val"].on_map
+    probe.step(1)
+    torch.testing.assert_close(probe.states()["val"], whole[:, on_map])
+    assert len(on_map) == 24 and not torch.equal(on_map, torch.arange(24))
+
+
 def test_rows_are_those_of_the_scorer_that_runs_have(within):
     """Nothing but the states depends on the loop: the same Scorer, given them in turn, finds the same."""
     _, probe, states = within
@@ -126,7 +139,7 @@ def test_a_worker_is_given_no_new_memory_for_each_tier(tmp_path):
 def test_a_full_probe_scores_as_if_no_step_probe_had_been(tmp_path, kind):
     """But for the map, which goes on from where step probes moved it, unless it starts cold."""
     scores = {}
-    for name, every in (("between", 2), ("alone", 6)):
+    for name, every in (("between", 3), ("alone", 6)):
         if kind == "attached":
             config = replace(QUICK, key_frame_every=2)
             folder = train(tmp_path / name, steps=24, every=every, scores=config)[0].folder
@@ -199,6 +212,19 @@ def test_a_loop_that_ended_goes_on_as_one_that_was_longer_from_the_start(whole, 
     # the full probe's rows are nowhere else
     (kept,) = (tmp_path / "run" / "set-aside").glob("*/scores.jsonl")
     assert {json.loads(line)["step"] for line in kept.read_text().splitlines()} == {end}
+
+
+def test_an_end_that_a_longer_loop_has_not_is_no_place_to_go_on_from(tmp_path):
+    with attach(Net(), tmp_path / "run", full_every=6) as probe:
+        probe.step(0), probe.step(2)
+        # due, but as a step probe
+        probe.close(4)
+    with pytest.warns(UserWarning, match="1 checkpoint, 1 map, .* set aside in"):
+        probe = attach(Net(), tmp_path / "run", full_every=6, resume=True)
+        probe.step(5)
+    assert [row["step"] for row in probe.folder.steps()] == [0, 2] and probe.folder.map_steps() == [0]
+    probe.step(8)
+    assert tiers_of(probe.folder) == {0: {"full"}, 2: {"step"}, 8: {"step"}}
 
 
 @pytest.mark.filterwarnings("ignore:.* set aside in")

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -108,6 +109,19 @@ def test_a_process_that_ends_costs_its_probes_and_training_goes_on(tmp_path):
     assert [row["step"] for row in steps] == [0, 1, 2, 3]
     assert [row["skipped"] is None for row in steps] == [True, False, False, True]
     assert probe.folder.status() == "finished"
+
+
+def test_an_answer_for_another_probe_costs_what_was_under_way(tmp_path, monkeypatch):
+    probe = attach(Net(), tmp_path / "run", every=1, worker="on")
+    take = attached._Process.take
+    monkeypatch.setattr(attached._Process, "take", lambda self: (replace((got := take(self))[0], step=7), *got[1:]))
+    probe.step(0)
+    with pytest.warns(ProbeSkippedWarning, match="step 0 was skipped: .* it answered for step 7 where step 0 was due"):
+        probe.wait()
+    monkeypatch.undo()
+    probe.step(1)
+    assert {row["step"] for row in probe.close()} == {1}
+    assert [(row["step"], row["skipped"] is None) for row in probe.folder.steps()] == [(0, False), (1, True)]
 
 
 def test_a_probe_that_fails_there_is_named_and_the_next_is_scored(tmp_path):

@@ -76,6 +76,18 @@ def test_layer_table_takes_start_mark_end_of_the_rows_asked_for():
     assert layer_table([], [], space="hidden", group="all") == []
 
 
+def test_a_step_probe_is_no_end_to_compare_with():
+    """Its points are fewer and it has no null; a loop of one set has it among the rows of val."""
+    scores = [
+        score(0, ari=0.1, null_ari=0.3, tier="full"),
+        score(50, ari=0.9, null_ari=0.2, tier="full"),
+        score(60, ari=0.2, null_ari=None, tier="step"),
+    ]
+    (row,) = layer_table(scores, [], space="hidden", group="all")
+    assert (row["step_end"], row["ari_end"], row["null_ari_end"], row["ari_settled"]) == (50, 0.9, 0.2, 50)
+    assert signatures(scores, [])[0] == (False, 0.7)
+
+
 def test_best_layer_has_the_highest_validation_score_and_the_lower_index():
     rows = [score(1, 0, ari=0.1), score(1, 1, ari=0.7), score(1, 2, ari=0.7), score(1, 3, ari=None)]
     rows += [score(1, 4, ari=0.9, split="train"), score(1, 5, ari=0.9, group="input")]
