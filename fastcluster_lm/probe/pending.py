@@ -17,25 +17,14 @@ from fastcluster_lm.probe.whole_layers import describe_broken
 from fastcluster_lm.scores.points import Points, nowhere
 from fastcluster_lm.scores.rows import PendingSpace
 
-# the columns of group "all" that a map's neighbours and its descent give, by space
-MAP_COLUMNS = {"hidden": ("intrinsic_dimension", "neighbor_overlap"), "map": ("kl", "trustworthiness")}
+# the columns of one number a layer, and the space in whose rows of group "all" each stands
+LAYER_COLUMNS = {"hidden": ("intrinsic_dimension", "neighbor_overlap"), "map": ("kl", "trustworthiness")}
 # labels that are stored beside a map's points, where there are such
 MAP_LABELS = ("task", "distribution", "input", "output")
 # what is known of a row's points without a look at them; all else is None where a layer's states are not finite
 KNOWN = {
-    "step",
-    "layer",
-    "split",
-    "space",
-    "group",
-    "labels",
-    "tier",
-    "source",
-    "age_steps",
-    "n_points",
-    "n_clusters",
-    "engine",
-    "position",
+    *("step", "layer", "split", "space", "group", "labels", "position"),
+    *("tier", "source", "age_steps", "n_points", "n_clusters", "engine"),
 }
 
 
@@ -124,9 +113,13 @@ class Found(NamedTuple):
             None if self.placed is None else next(came),
         )
 
+    def broken(self) -> set[int]:
+        """Give the layers that could not be scored, once all is on the host: not finite in some split."""
+        return {layer for own in self.finite.values() for layer, finite in enumerate(own.tolist()) if not finite}
+
 
 class PendingProbe:
-    """A probe whose device work is launched but not yet fetched.
+    """A probe whose device work is launched but not yet fetched, and what its rows say beside what was found.
 
     captured: without its states, which whoever shares a device between streams must keep until all has come
     spaces: of hidden states and of the map, in the order of the rows; shown: the points that the map places
@@ -142,8 +135,8 @@ class PendingProbe:
         warm: bool,
         checks: Checks,
     ) -> None:
-        self.captured, self.spaces, self.warm = captured, spaces, warm
-        self.shown = [own.at(nowhere(len(own))) for own in shown]
+        self.captured, self.spaces, self.warm = captured.without_states(), spaces, warm
+        self._shown = [own.at(nowhere(len(own))) for own in shown]
         self._found, self._checks = found, checks
         self._fetch = Fetch([*checks.values(), *found.tensors()])
 
@@ -151,50 +144,32 @@ class PendingProbe:
         """Whether all has come; this waits for nothing."""
         return self._fetch.ready()
 
-    def fetch(self) -> "FetchedProbe":
+    def fetch(self) -> Found:
         """Wait for what was found, and judge it.
 
         Errors: what a check that was put off finds: DataError for too few points, say
         """
         came = iter(self._fetch.wait())
         self._checks.settle([next(came) for _ in self._checks.values()])
-        return FetchedProbe(self, self._found.with_tensors(came))
+        return self._found.with_tensors(came)
 
+    def result(self, found: Found) -> ProbeResult:
+        """Make rows and map of what was fetched; their seconds are for whoever saw the probe begin."""
+        finite = {name: own.tolist() for name, own in found.finite.items()}
+        return ProbeResult(self._rows(found), self._maps(found), self.warm, 0.0, describe_broken(finite))
 
-class FetchedProbe:
-    """A probe whose results are on the host: makes its rows and its map of them.
-
-    finite: by split whether each layer could be scored; empty where all could
-    """
-
-    def __init__(self, pending: PendingProbe, found: Found) -> None:
-        self.captured, self.warm, self.found = pending.captured, pending.warm, found
-        self._spaces, self._shown = pending.spaces, pending.shown
-        self.finite: dict[str, list[bool]] = {name: own.tolist() for name, own in found.finite.items()}
-        # layers whose states are not finite, in any split, and layers without a place on the map
-        self._broken = {layer for own in self.finite.values() for layer, finite in enumerate(own) if not finite}
-        self._unplaced = set() if found.placed is None else set((~found.placed).nonzero()[:, 0].tolist())
-
-    @property
-    def whole(self) -> bool:
-        """Whether every layer could be scored."""
-        return not self._broken
-
-    def result(self) -> ProbeResult:
-        """Make rows and map; their seconds are for whoever saw the probe begin."""
-        return ProbeResult(self.rows(), self.maps(), self.warm, 0.0, describe_broken(self.finite))
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Make all rows, with the map's columns in those of group "all", None where they are undefined."""
-        found, captured = self.found, self.captured
+    def _rows(self, found: Found) -> list[dict[str, Any]]:
+        """Make all rows, with one layer's numbers in those of group "all", None where they are undefined."""
+        captured, broken = self.captured, found.broken()
         # of each space: agreement of its clusters, and what its neighbours voted
-        rows = [row for space, own in zip(self._spaces, found.spaces, strict=True) for row in space.finish(own).rows]
+        rows = [row for space, own in zip(self.spaces, found.spaces, strict=True) for row in space.finish(own)]
         columns = {name: tensor.tolist() for name, tensor in found.columns.items()}
         spread = {key: tensor.tolist() for key, tensor in found.spread.items()}
+        unplaced = set() if found.placed is None else set((~found.placed).nonzero()[:, 0].tolist())
         for row in rows:
             layer, source = row["layer"], captured.source if row["split"] == "train" else "fresh"
             if row["group"] == "all":
-                own = {name: columns[name][layer] for name in MAP_COLUMNS[row["space"]] if name in columns}
+                own = {name: columns[name][layer] for name in LAYER_COLUMNS[row["space"]] if name in columns}
                 if spread:
                     own["cdnv"] = spread[row["split"], row["labels"], row["space"]][layer]
                 row.update({name: value if math.isfinite(value) else None for name, value in own.items()})
@@ -202,17 +177,20 @@ class FetchedProbe:
             row.update(step=captured.step, tier="full" if captured.full else "step", source=source)
             row["age_steps"] = captured.age_steps if source == "batch" else 0
             row["position"] = captured.position
-        return [self._blanked(row) if self._stood_in(row) else row for row in rows]
+            # the numbers of a layer that another stood in for are that one's
+            if layer in broken or (row["space"] == "map" and layer in unplaced):
+                row.update(dict.fromkeys(row.keys() - KNOWN))
+        return rows
 
-    def maps(self) -> dict[str, np.ndarray]:
+    def _maps(self, found: Found) -> dict[str, np.ndarray]:
         """Give the map to be stored, with what is known of its points."""
-        shown, place = self._shown, self.found.place
-        if place is None:
+        shown = self._shown
+        if found.place is None:
             return {}
-        points = place.numpy()  # (layers, n, 2)
-        if self._broken:
+        points = found.place.numpy()  # (layers, n, 2)
+        if broken := sorted(found.broken()):
             points = points.copy()
-            points[sorted(self._broken)] = np.nan
+            points[broken] = np.nan
         kinds = [kind for kind in MAP_LABELS if kind in shown[0].labels]
         return {
             "points": points,
@@ -220,14 +198,6 @@ class FetchedProbe:
             "ids": numbers_of(shown).numpy(),
             **{kind: np.concatenate([own.labels[kind] for own in shown]) for kind in kinds},
         }
-
-    def _stood_in(self, row: dict[str, Any]) -> bool:
-        """Say whether a row's numbers are those of another layer, which stood in for its own."""
-        return row["layer"] in self._broken or (row["space"] == "map" and row["layer"] in self._unplaced)
-
-    @staticmethod
-    def _blanked(row: dict[str, Any]) -> dict[str, Any]:
-        return {name: value if name in KNOWN else None for name, value in row.items()}
 
 
 def numbers_of(splits: list[Points]) -> Tensor:

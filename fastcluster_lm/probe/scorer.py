@@ -14,8 +14,8 @@ from fastcluster_lm.probe.warm_map import WarmMap
 from fastcluster_lm.probe.whole_layers import Whole, whole_layers
 from fastcluster_lm.scores.contingency import factorize
 from fastcluster_lm.scores.engines import choose_engine
-from fastcluster_lm.scores.engines.params import Engine
-from fastcluster_lm.scores.geometry import class_distance_normalized_variance
+from fastcluster_lm.scores.engines.params import Engine, NeighborsParams
+from fastcluster_lm.scores.geometry import class_distance_normalized_variance, intrinsic_dimension
 from fastcluster_lm.scores.parts import Divisions, Scoring
 from fastcluster_lm.scores.points import Labels, Points
 from fastcluster_lm.scores.rows import ClusterSet, PendingSpace
@@ -33,6 +33,11 @@ class Scorer:
     its points, `config`, `seed`, `plan` and `state()`
     """
 
+    # task clusters of the bank that the next step probe's KMeans goes on from: (1, layers, k, d)
+    _centroids: dict[ClusterSet, Tensor]
+    # whether a layer has none of its own, since it never could be scored; they are then NaN
+    _gaps: bool
+
     def __init__(
         self,
         config: ScoresConfig,
@@ -48,11 +53,7 @@ class Scorer:
         # of a step probe, the first and those that go on from its centroids
         self._step_scoring = [replace(self._scoring, n_init=n_init, n_nulls=0) for n_init in (1, 0)]
         self.divisions = divisions or Divisions()
-        self._map = WarmMap(config, engine, seed)
-        # task clusters of the bank that the next step probe's KMeans goes on from: (1, layers, k, d)
-        self._centroids: dict[ClusterSet, Tensor] = {}
-        # whether a layer has none of its own, since it never could be scored; they are then NaN
-        self._gaps = False
+        self.begin_anew()
 
     def score(self, captured: Captured, spaces: Collection[str] | None = None) -> ProbeResult:
         """Score one probe's points, waiting for it; spaces: the plan's by default."""
@@ -77,12 +78,13 @@ class Scorer:
         A layer whose states are not finite has rows without scores, and is named in `skipped`
         Errors: what the device had to be asked for
         """
-        fetched = pending.fetch()
-        if self._gaps or not fetched.whole:
+        found = pending.fetch()
+        whole = not found.broken()
+        if self._gaps or not whole:
             self._gaps = any(bool(own.isnan().any()) for own in self._centroids.values())
-        if fetched.found.place is not None:
-            self._map.settle(fetched.found.columns, warm=fetched.warm, whole=fetched.whole)
-        return fetched.result()
+        if found.place is not None:
+            self._map.settle(found.columns, warm=pending.warm, whole=whole)
+        return pending.result(found)
 
     def state(self) -> dict[str, Tensor]:
         """Give all that the next probe depends on: the map and what measures it, centroids."""
@@ -128,14 +130,17 @@ class Scorer:
         # 2. the points on the map, those of all splits together: (layers, m, d) -> (layers, m, 2)
         shown = [own.shown() for own in points.values()]
         X = torch.cat([own.X for own in shown], 1)
+        columns: dict[str, Tensor] = {}
         place, warm = None, False
         if "map" in wanted:
-            place, columns, warm = self._map.draw(X, numbers_of(shown), key_frame=captured.key_frame, whole=whole)
+            place, columns, near, warm, _ = self._map.draw(X, numbers_of(shown), captured.key_frame, whole)
             parts = place.split([len(own) for own in shown], dim=1)
             placed["map"] = {own.name: own.at(part) for own, part in zip(shown, parts, strict=True)}
             spaces.append(self._start("map", placed["map"], whole))
         else:
-            columns = self._map.measure(X)
+            order = torch.arange(X.shape[1])
+            near = self.engine.neighbors(X, X, NeighborsParams(2, order, order))
+        columns["intrinsic_dimension"] = intrinsic_dimension(near.distances)
         # 3. how far the classes of each kind of labels lie apart in the spaces that have rows: (layers,) each
         spread = {
             (own.name, kind, space): class_distance_normalized_variance(own.X, torch.as_tensor(codes))
@@ -146,14 +151,13 @@ class Scorer:
             if ("all", kind) in self.plan.rows(space, own.labels)
         }
         found = Found([space.tensors() for space in spaces], columns, spread, finite, place)
-        return PendingProbe(captured.without_states(), spaces, found, shown, warm=warm, checks=checks)
+        return PendingProbe(captured, spaces, found, shown, warm=warm, checks=checks)
 
     def _launch_step(self, captured: Captured, checks: Checks) -> PendingProbe:
         """Score task labels on the map's training points: warm centroids, few steps of the map, no nulls."""
         points, whole, finite = whole_layers(captured.points)
         spaces: list[PendingSpace] = []
-        columns: dict[str, Tensor] = {}
-        placed = None
+        moved = None
         for train in points.values():
             alone = replace(train, labels={"task": train.labels["task"]})
             in_spaces = {"hidden": alone}
@@ -161,7 +165,6 @@ class Scorer:
             moved = self._map.move(train.X, numbers_of([train]), whole)
             if moved is not None:
                 in_spaces["map"] = alone.at(moved.points)
-                columns["kl"], placed = moved.kl, moved.placed
             for name, own in in_spaces.items():
                 init = self._going_on(_task_clusters(name, own.name, own.labels), whole)
                 near = moved.near if moved is not None and name == "hidden" else None
@@ -171,8 +174,9 @@ class Scorer:
                 )
                 self._centroids.update(self._kept(pending.centroids, whole))
                 spaces.append(pending)
-        found = Found([space.tensors() for space in spaces], columns, {}, finite, placed=placed)
-        return PendingProbe(captured.without_states(), spaces, found, [], warm=True, checks=checks)
+        columns, on_map = (moved.columns, moved.placed) if moved is not None else ({}, None)
+        found = Found([space.tensors() for space in spaces], columns, {}, finite, placed=on_map)
+        return PendingProbe(captured, spaces, found, [], warm=True, checks=checks)
 
     def _start(self, name: str, points: Mapping[str, Points], whole: Whole | None) -> PendingSpace:
         """Start the rows of a full probe in one space, and keep the bank's task clusters for step probes."""

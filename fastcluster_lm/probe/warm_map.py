@@ -13,7 +13,7 @@ from fastcluster_lm.kernels.neighbor_votes import first_others
 from fastcluster_lm.kernels.transfer import to_device
 from fastcluster_lm.probe.whole_layers import Whole
 from fastcluster_lm.scores.engines.params import Engine, Neighbors, NeighborsParams, TsneParams
-from fastcluster_lm.scores.geometry import intrinsic_dimension, neighbor_overlap, trustworthiness
+from fastcluster_lm.scores.geometry import neighbor_overlap, trustworthiness
 
 # retained points whose mean place a new point starts from, and the least share of them that a warm map needs
 START_FROM, RETAINED = 3, 0.5
@@ -24,16 +24,20 @@ STEADY, DRAWN_TOGETHER = 0.9, 0.1
 PRESERVED = "preserved"
 
 
-class Moved(NamedTuple):
-    """Points of a map after a few steps; placed: which layers have a place on it, None where all have.
+class Drawn(NamedTuple):
+    """Points of a map after its steps, and how good it is.
 
-    Shapes: points (layers, m, 2), kl and placed (layers,); near are the points' nearest neighbours among themselves
+    columns: (layers,) float64 on the device, of a whole map for `settle` too, once they are on the host
+    near:    the nearest neighbours of the states among themselves
+    warm:    whether the map went on from the last one
+    placed:  which layers have a place on it; None: all have
     """
 
-    points: Float[Tensor, "layers m 2"]
-    kl: Float[Tensor, " layers"]
+    points: Float[Tensor, "layers n 2"]
+    columns: dict[str, Float[Tensor, " layers"]]
     near: Neighbors
-    placed: Bool[Tensor, " layers"] | None
+    warm: bool
+    placed: Bool[Tensor, " layers"] | None = None
 
 
 class WarmMap:
@@ -53,14 +57,13 @@ class WarmMap:
         self._gaps = False
 
     def draw(
-        self, X: Float[Tensor, "layers n d"], ids: Int[Tensor, " n"], *, key_frame: bool, whole: Whole | None = None
-    ) -> tuple[Float[Tensor, "layers n 2"], dict[str, Tensor], bool]:
+        self, X: Float[Tensor, "layers n d"], ids: Int[Tensor, " n"], key_frame: bool, whole: Whole | None = None
+    ) -> Drawn:
         """Draw all points, cold at a key frame, after the map lost its neighbours, or where the engine must.
 
         A layer that is not `whole` is drawn in the likeness of another; of its own map it keeps what it had, to go on
         from once it can be scored again. One that never had a map makes the first one with it cold, for all
-        Shapes: X (layers, n, d), ids (n,) of the instances, on the host -> points (layers, n, 2), columns (layers,)
-                float64 on the device, to be given to `settle` once they are on the host; warm
+        Shapes: X (layers, n, d), ids (n,) of the instances, on the host -> points (layers, n, 2)
         """
         # 1. neighbours once: for affinities, dimension, overlap, and where new points start; own (layers, n, k)
         k, n = self.config.n_neighbors, X.shape[1]
@@ -83,11 +86,7 @@ class WarmMap:
         points, kl = self.engine.tsne(X, params)
         # 4. how good the map is, by its own neighbours: (layers,) each
         on_map = self.engine.neighbors(points, points, NeighborsParams(k, order, order)).indices
-        columns = {
-            "kl": kl,
-            "trustworthiness": trustworthiness(X, on_map),
-            "intrinsic_dimension": intrinsic_dimension(near.distances),
-        }
+        columns = {"kl": kl, "trustworthiness": trustworthiness(X, on_map)}
         if overlap is not None:
             columns["neighbor_overlap"] = overlap
         columns[PRESERVED] = neighbor_overlap(own, on_map)
@@ -100,16 +99,7 @@ class WarmMap:
             columns[PRESERVED] = torch.where(whole.ok, columns[PRESERVED], torch.nan)
         self.points, self._ids = kept, ids.clone()
         self._neighbors, self._neighbor_ids = own, ids.clone()
-        return points, columns, warm
-
-    def measure(self, X: Float[Tensor, "layers n d"]) -> dict[str, Tensor]:
-        """Give the columns that say something of the points alone, as `draw` would, without a map.
-
-        Shapes: X (layers, n, d) -> columns (layers,) float64
-        """
-        order = torch.arange(X.shape[1])
-        near = self.engine.neighbors(X, X, NeighborsParams(2, order, order))
-        return {"intrinsic_dimension": intrinsic_dimension(near.distances)}
+        return Drawn(points, columns, near, warm)
 
     def settle(self, columns: Mapping[str, Tensor], *, warm: bool, whole: bool = True) -> None:
         """Take the columns of the map that was drawn, on the host, and see whether the next one must start cold.
@@ -133,7 +123,7 @@ class WarmMap:
         lacks = self.points.isnan().flatten(1).any(1)
         return bool((lacks if whole is None else lacks & whole.ok).any())
 
-    def move(self, X: Float[Tensor, "layers m d"], ids: Int[Tensor, " m"], whole: Whole | None = None) -> Moved | None:
+    def move(self, X: Float[Tensor, "layers m d"], ids: Int[Tensor, " m"], whole: Whole | None = None) -> Drawn | None:
         """Let the first m points take a few steps; None where too few are on the map, or none is asked for or possible.
 
         Shapes: X (layers, m, d), ids (m,) -> points (layers, m, 2)
@@ -163,7 +153,7 @@ class WarmMap:
         self.points, self._ids = self.points.clone(), self._ids.clone()
         self.points[:, :m] = points if on_map is None else on_map.keep(points, init)
         self._ids[:m] = ids
-        return Moved(points, kl, near, placed)
+        return Drawn(points, {"kl": kl}, near, True, placed)
 
     def state(self) -> dict[str, Tensor]:
         """Give all that the next map depends on."""

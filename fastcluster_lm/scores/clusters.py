@@ -92,7 +92,7 @@ def score_clusters(
         if space == "map":
             placed, placed_bank, kl, used = _map(queries, banked, chosen, TsneParams(perplexity=perplexity, seed=seed))
         scored = score_space({placed.name: placed}, placed_bank, space=space, plan=plan, scoring=scoring, engine=chosen)
-        for row in scored.rows:
+        for row in scored:
             if space == "map" and kl is None:
                 row = {name: value if name in _HEAD else None for name, value in row.items()}
             row |= {"kl": None if kl is None else kl[row["layer"]], "perplexity": used}

@@ -49,13 +49,6 @@ class ClusterSet(NamedTuple):
         return cls(space, split, group, int(n_clusters))
 
 
-class SpaceScores(NamedTuple):
-    """Rows of scores, and the centroids that the next call may go on from."""
-
-    rows: list[dict[str, Any]]
-    centroids: dict[ClusterSet, Float[Tensor, "groups layers k d"]]
-
-
 class Votes(NamedTuple):
     """What the neighbours of some parts gave for one column, a mean over S labelings to be taken."""
 
@@ -67,7 +60,7 @@ class Votes(NamedTuple):
 class PendingSpace(NamedTuple):
     """A space whose clusters and votes are launched but not yet fetched.
 
-    clusters: by set of points and number of clusters the labels (layers, n); centroids as in SpaceScores
+    clusters: by set of points and number of clusters the labels (layers, n); centroids: for the next call to go on from
     """
 
     parts: list[Part]
@@ -84,15 +77,14 @@ class PendingSpace(NamedTuple):
         """Give what has to be fetched for the rows."""
         return [*self.clusters.values(), *(votes.scores for votes in self.votes)]
 
-    def finish(self, fetched: Sequence[Tensor]) -> SpaceScores:
-        """Score the clusters and average, now that `tensors` are on the host."""
+    def finish(self, fetched: Sequence[Tensor]) -> list[dict[str, Any]]:
+        """Score the clusters, average and make the rows, now that `tensors` are on the host."""
         found = _agree(self.parts, dict(zip(self.clusters, fetched, strict=False)))
         for votes, tensor in zip(self.votes, fetched[len(self.clusters) :], strict=True):
             values = host_array(tensor)
             for index, i in enumerate(votes.parts):
                 found[i, votes.column] = values[:, :, index]
-        rows = [row for split in self.splits for labels in self.plan for row in self._rows(split, *labels, found)]
-        return SpaceScores(rows, self.centroids)
+        return [row for split in self.splits for labels in self.plan for row in self._rows(split, *labels, found)]
 
     def _rows(self, split: str, group: str, labels: str, found: "_Found") -> list[dict[str, Any]]:
         chosen = [

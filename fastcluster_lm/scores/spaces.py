@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from fastcluster_lm.scores.engines.params import Engine, KMeansParams, Neighbors
 from fastcluster_lm.scores.nulls import derive_seed
 from fastcluster_lm.scores.parts import PLANS, Divisions, Part, Place, Scoring, joint_codes
 from fastcluster_lm.scores.points import Points
-from fastcluster_lm.scores.rows import ClusterSet, PendingSpace, SpaceScores, Votes, buckets
+from fastcluster_lm.scores.rows import ClusterSet, PendingSpace, Votes, buckets
 from fastcluster_lm.scores.votes import enough_neighbors, knn_accuracy, knn_share
 
 # neighbour labels held at once, in a few int64 arrays: 32 MB each
@@ -78,7 +79,7 @@ def score_space(
     plan: Sequence[tuple[str, str]] | None = None,
     scoring: Scoring | None = None,
     engine: Engine,
-) -> SpaceScores:
+) -> list[dict[str, Any]]:
     """Score every (group, labels) of a plan, for all splits and layers together.
 
     Shapes: X of a split (layers, n, d), of the bank (layers, m, d) -> a row for each split, (group, labels) and layer

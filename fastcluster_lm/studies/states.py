@@ -51,7 +51,7 @@ def score_states(
     splits = {
         name: Points(name, states[name], label_kinds(own, n_inputs), own.instruction) for name, own in instances.items()
     }
-    return score_space(splits, splits["train"], space="hidden", plan=plan, scoring=scoring, engine=engine).rows
+    return score_space(splits, splits["train"], space="hidden", plan=plan, scoring=scoring, engine=engine)
 
 
 def group_means(X: Float[Tensor, "n D"], codes: Int[Tensor, " n"], n_groups: int) -> Float[Tensor, "k D"]:

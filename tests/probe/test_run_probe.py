@@ -72,7 +72,7 @@ def test_a_probe_is_what_the_scores_give_for_the_states_and_settings_of_the_run(
         for space, splits in (("hidden", hidden), ("map", on_map))
         for row in score_space(
             splits, splits["train"], space=space, plan=PLANS[space], scoring=scoring, engine=run.engine
-        ).rows
+        )
     ]
     for row, wanted in zip(found.rows, expected, strict=True):
         assert {key: row[key] for key in wanted} == wanted

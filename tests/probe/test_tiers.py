@@ -19,7 +19,7 @@ from tests.laws.conftest import SMALL, fingerprint
 
 def drawn(keeper, X, ids, *, key_frame):
     """Draw a map and settle it, as a probe does once its columns are on the host."""
-    points, columns, warm = keeper.draw(X, ids, key_frame=key_frame)
+    points, columns, _, warm, _ = keeper.draw(X, ids, key_frame)
     keeper.settle(columns, warm=warm)
     return points, columns, warm
 

@@ -193,7 +193,7 @@ def _mean(values: Any) -> float | None:
 @pytest.mark.parametrize("space", ["hidden", "map"])
 def test_every_row_of_the_plan_equals_plain_loops(make: Any, space: str) -> None:
     train, val = make()
-    rows = score_space({"train": train, "val": val}, train, space=space, scoring=SCORING, engine=ENGINE).rows
+    rows = score_space({"train": train, "val": val}, train, space=space, scoring=SCORING, engine=ENGINE)
     expected = [row for split in (train, val) for row in _plain_rows(split, train, space, SCORING)]
     assert len(rows) == len(expected) == 2 * 2 * len(PLANS[space])
     for row, plain in zip(rows, expected, strict=True):
@@ -205,25 +205,23 @@ def test_every_row_of_the_plan_equals_plain_loops(make: Any, space: str) -> None
 
 def test_a_row_does_not_depend_on_the_rows_beside_it() -> None:
     train, val = _balanced()
-    every = score_space({"train": train, "val": val}, train, space="hidden", scoring=SCORING, engine=ENGINE).rows
-    alone = score_space(
-        {"val": val}, train, space="hidden", plan=[("input", "task")], scoring=SCORING, engine=ENGINE
-    ).rows
+    every = score_space({"train": train, "val": val}, train, space="hidden", scoring=SCORING, engine=ENGINE)
+    alone = score_space({"val": val}, train, space="hidden", plan=[("input", "task")], scoring=SCORING, engine=ENGINE)
     assert alone == [r for r in every if (r["split"], r["group"], r["labels"]) == ("val", "input", "task")]
-    again = score_space({"train": train, "val": val}, train, space="hidden", scoring=SCORING, engine=ENGINE).rows
+    again = score_space({"train": train, "val": val}, train, space="hidden", scoring=SCORING, engine=ENGINE)
     assert again == every
 
 
 def test_centroids_start_the_next_call() -> None:
     train, val = _balanced()
     plan = [("all", "task"), ("input", "task"), ("all", "distribution")]
-    cold = score_space({"train": train, "val": val}, train, space="hidden", plan=plan, scoring=SCORING, engine=ENGINE)
+    cold = start_space(Space("hidden", {"train": train, "val": val}, train, plan), engine=ENGINE, scoring=SCORING)
     of_inputs = ClusterSet("hidden", "val", "input", 4)
     assert cold.centroids[of_inputs].shape == (2, 2, 4, 3)
     # without fresh restarts and with one iteration, only the right centroids lead to the same clusters
     going_on = Space("hidden", {"train": train, "val": val}, train, plan, cold.centroids)
     warm = start_space(going_on, engine=ENGINE, scoring=replace(SCORING, n_init=0, max_iter=1))
-    assert warm.finish(warm.tensors()).rows == cold.rows
+    assert warm.finish(warm.tensors()) == cold.finish(cold.tensors())
     broken = {of_inputs: cold.centroids[of_inputs][:1]}
     with pytest.raises(ShapeError, match="hidden/val/input/4'] holds 1 groups, the data 2"):
         start_space(Space("hidden", {"val": val}, train, plan, broken), engine=ENGINE, scoring=SCORING)
@@ -240,9 +238,7 @@ def test_centroids_of_groups_of_unlike_size_stand_in_the_groups_order() -> None:
     given = torch.tensor([0] * 10 + [1] * 14 + [2] * 10)
     X = 100.0 * given[:, None] + torch.randn(34, 3, generator=torch.Generator().manual_seed(0))
     split = Points("train", X[None], {"task": torch.arange(34) % 2, "input": given})
-    scored = score_space(
-        {"train": split}, split, space="hidden", plan=[("input", "task")], scoring=SCORING, engine=ENGINE
-    )
+    scored = start_space(Space("hidden", {"train": split}, split, [("input", "task")]), engine=ENGINE, scoring=SCORING)
     places = scored.centroids[ClusterSet("hidden", "train", "input", 2)].mean((1, 2, 3))
     torch.testing.assert_close(places, torch.tensor([0.0, 100, 200]), rtol=0, atol=3)
 
@@ -320,7 +316,7 @@ def test_known_distributions_name_their_null() -> None:
     rows = score_space(
         {"train": _make_split("train", _cells(5), 1)}, _make_split("train", _cells(5), 1),
         space="hidden", scoring=SCORING, engine=ENGINE,
-    ).rows  # fmt: skip
+    )  # fmt: skip
     for row in rows:
         expected = "distributions" if (row["group"], row["labels"]) in NULLED else None
         assert row["null_kind"] == expected and (row["null_ari"] is None) == (expected is None), row

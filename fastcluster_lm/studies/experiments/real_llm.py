@@ -101,7 +101,7 @@ def score_states(states: Float[Tensor, "layers n D"], prompts: Sequence[Prompt],
     scoring = Scoring(n_neighbors=N_NEIGHBORS, n_init=3, min_label_points=N_WORDINGS, seed=seed)
     plan = (("all", "task"), ("all", "wording"), ("all", "input"), ("input", "task"))
     engine = choose_engine("auto", states.device)
-    found = score_space({"train": split}, split, space="hidden", plan=plan, scoring=scoring, engine=engine).rows
+    found = score_space({"train": split}, split, space="hidden", plan=plan, scoring=scoring, engine=engine)
     by = {(row["group"], row["labels"], row["layer"]): row for row in found}
     wordings = torch.from_numpy(labels["wording"])
     seeking = NeighborsParams(N_NEIGHBORS, wordings, wordings)
