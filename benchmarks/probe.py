@@ -14,8 +14,8 @@ from fastcluster_lm.benchmarks.data import make_points
 from fastcluster_lm.benchmarks.harness import Line, Timing, judged, peak_mib, resident_mib, time_side_by_side
 from fastcluster_lm.config import ScoresConfig
 from fastcluster_lm.kernels import native
+from fastcluster_lm.kernels.label_agreement.reference import AGREEMENTS
 from fastcluster_lm.kernels.tsne_forces.grid import grid_repulsion
-from fastcluster_lm.scores.agreement import AGREEMENTS
 from fastcluster_lm.scores.contingency import contingency_tables
 from fastcluster_lm.scores.engines import choose_engine
 from fastcluster_lm.scores.engines.params import Clustering, KMeansParams, Map, Neighbors, NeighborsParams, TsneParams

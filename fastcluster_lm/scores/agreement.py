@@ -1,15 +1,11 @@
 """Score how well two clusterings of the same points agree: ARI, AMI and three F1s; it finds no clusters."""
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from fastcluster_lm.errors import ShapeError
-from fastcluster_lm.kernels.label_agreement import label_agreement
 from fastcluster_lm.kernels.label_agreement.reference import (
-    AGREEMENTS,
     Tables,
     adjusted_mutual_information,
     adjusted_rand,
@@ -68,19 +64,6 @@ def f1_bcubed_score(labels_true: ArrayLike | Tensor, labels_pred: ArrayLike | Te
     Source: Bagga & Baldwin 1998; Amigo et al. 2009
     """
     return float(bcubed_f1(_one_table(labels_true, labels_pred))[0])
-
-
-def score_labelings(
-    labelings: Int[np.ndarray, "sets s n"], clusterings: Int[Tensor, "sets l n"], *, n_true: int, n_pred: int
-) -> dict[str, Float[np.ndarray, "sets s l"]]:
-    """Give every agreement score of every labeling with every clustering of the same points.
-
-    Shapes: labelings (sets, s, n) of codes 0..n_true-1, clusterings (sets, l, n) of codes 0..n_pred-1
-            -> name of AGREEMENTS -> (sets, s, l)
-    Errors: ShapeError if sets or points differ in number; DataError for a code out of range, or tables too large
-    """
-    scores = label_agreement(torch.from_numpy(labelings), clusterings, n_true, n_pred).numpy()
-    return {name: scores[..., place] for place, name in enumerate(AGREEMENTS)}
 
 
 def _one_table(labels_true: ArrayLike | Tensor, labels_pred: ArrayLike | Tensor) -> Tables:

@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastcluster_lm.scores.agreement import AGREEMENTS, score_labelings
+from fastcluster_lm.kernels.label_agreement import label_agreement
+from fastcluster_lm.kernels.label_agreement.reference import AGREEMENTS
 from fastcluster_lm.scores.contingency import host_array
 from fastcluster_lm.scores.parts import Part, Place
 
@@ -151,10 +152,10 @@ def _agree(parts: Sequence[Part], clusters: Mapping[Any, Tensor]) -> _Found:
         first = same[0]
         true = first.true[None] if len(same) == 1 else np.stack([item.true for item in same])
         pred = first.pred[None] if len(same) == 1 else torch.stack([item.pred for item in same])
-        scores = score_labelings(true, pred, n_true=n_true, n_pred=n_pred)
+        scores = label_agreement(torch.from_numpy(true), pred, n_true, n_pred).numpy()  # (items, S, layers, agreements)
         # 3. back to the part that each item was of, in the column of its kind
         for name, column in _COLUMNS[kind].items():
-            for item, value in zip(same, scores[name], strict=True):
+            for item, value in zip(same, scores[..., list(AGREEMENTS).index(name)], strict=True):
                 found[item.part, column] = value
     return found
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastcluster_lm.errors import DataError, ShapeError
-from fastcluster_lm.kernels.neighbor_votes import first_others
+from fastcluster_lm.kernels.neighbor_votes import first_others, most_shared, neighbor_votes
 from fastcluster_lm.kernels.transfer import Fetch, to_device
 from fastcluster_lm.scores.batches import check_finite
 from fastcluster_lm.scores.contingency import host_array
@@ -21,7 +21,6 @@ from fastcluster_lm.scores.nulls import derive_seed
 from fastcluster_lm.scores.parts import PLANS, Divisions, Part, Place, Scoring, joint_codes
 from fastcluster_lm.scores.points import Points
 from fastcluster_lm.scores.rows import ClusterSet, PendingSpace, Votes, buckets
-from fastcluster_lm.scores.votes import enough_neighbors, knn_accuracy, knn_share
 
 # neighbour labels held at once, in a few int64 arrays: 32 MB each
 _CHUNK = 4_000_000
@@ -209,7 +208,8 @@ def _vote(parts: Sequence[tuple[int, Part]], split: Points, space: Space, k: int
                 continue
             own = torch.from_numpy(_stacked([query_ids[places[key].points] for key in keys]))  # (J, nq)
             others = torch.from_numpy(_stacked([bank_ids[places[key].bank_points] for key in keys]))  # (J, nb)
-            rows = enough_neighbors(own, others, k).nonzero()[:, 0]
+            # where every query has k that may vote
+            rows = (n_bank - most_shared(own, others) >= k).nonzero()[:, 0]
             if len(rows):
                 # the layers of a single set share its identities; those of several stand layer by layer
                 one = rows.numel() == 1
@@ -250,7 +250,7 @@ def _count_votes(column: str, indices: Tensor, members: Sequence[Sequence[tuple[
         own = _stacked([_stacked([part.true for part in same]) for same in parts])
         banked = _stacked([_stacked([part.bank_true for part in same]) for same in parts])
         if column == "knn_share":
-            won = knn_accuracy(some, to_device(own, device), to_device(banked, device))  # (kinds, L, J)
+            won = neighbor_votes(some, to_device(own, device), to_device(banked, device), winners=True)  # (kinds, L, J)
             yield from (Votes("knn_accuracy", won[n : n + 1], of) for n, of in enumerate(ids))
         # 3. their nulls, where they have any: (S, J, nq) and (S, J, nb) for each kind
         drawn = [n for n, same in enumerate(parts) if same[0].nulls is not None]
@@ -260,7 +260,7 @@ def _count_votes(column: str, indices: Tensor, members: Sequence[Sequence[tuple[
         step = max(1, _CHUNK // some.numel())
         all_own, all_banked = np.concatenate([own, *nulls]), np.concatenate([banked, *bank_nulls])
         found = [
-            knn_share(some, to_device(a, device), to_device(b, device))
+            neighbor_votes(some, to_device(a, device), to_device(b, device), winners=False)
             for a, b in zip(_slices(all_own, step), _slices(all_banked, step), strict=True)
         ]
         shares = found[0] if len(found) == 1 else torch.cat(found)

@@ -1,5 +1,8 @@
-"""Who may vote, and ranks: the compiled ways against torch, whatever the ids."""
+"""Votes of neighbours, who may vote, and ranks: worked by hand, and against plain loops; compiled and in torch."""
 
+from collections import Counter
+
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +19,53 @@ def way(request, monkeypatch):
         for module in (votes, ranks):
             monkeypatch.setattr(module, "library", lambda source: None)
     return request.param
+
+
+def one_vote(indices, own, *, winners):
+    """Let the neighbours of one layer and group vote under one labeling."""
+    bank = torch.tensor([[[0, 0, 1, 1, 2]]])
+    return neighbor_votes(torch.tensor([[indices]]), torch.tensor([[own]]), bank, winners=winners).item()
+
+
+def test_share_and_accuracy_worked_by_hand():
+    indices = [[0, 1, 2], [2, 0, 3], [4, 0, 2]]
+    # neighbours' labels 0 0 1 | 1 0 1 | 2 0 1: the last is a three-way tie, which the nearest wins
+    assert one_vote(indices, [0, 0, 0], winners=False) == pytest.approx(4 / 9, abs=1e-15)
+    assert one_vote(indices, [0, 0, 0], winners=True) == pytest.approx(1 / 3, abs=1e-15)
+    assert one_vote(indices, [0, 1, 2], winners=True) == 1.0
+
+
+def test_a_tie_goes_to_the_label_whose_nearest_member_is_nearest():
+    # labels in order of distance 1 0 0 1: two each, and 1 has the nearest member
+    assert one_vote([[2, 0, 1, 3]], [1], winners=True) == 1.0
+    assert one_vote([[2, 0, 1, 3]], [0], winners=True) == 0.0
+
+
+def test_batches_of_layers_groups_and_labelings_equal_plain_loops():
+    rng = np.random.default_rng(0)
+    n_sets, n_layers, n_groups, n_queries, n_bank, k = 3, 2, 4, 6, 9, 5
+    indices = rng.permuted(np.tile(np.arange(n_bank), (n_layers, n_groups, n_queries, 1)), axis=-1)[..., :k]
+    own, bank = rng.integers(0, 3, (n_sets, n_groups, n_queries)), rng.integers(0, 3, (n_sets, n_groups, n_bank))
+    given = [torch.from_numpy(x) for x in (indices, own, bank)]
+    share, accuracy = (neighbor_votes(*given, winners=winners) for winners in (False, True))
+    assert share.dtype == torch.float64
+    for s, layer, g in np.ndindex(n_sets, n_layers, n_groups):
+        shares, wins = [], []
+        for q in range(n_queries):
+            found = [int(bank[s, g, i]) for i in indices[layer, g, q]]
+            votes = Counter(found)
+            winner = next(label for label in found if votes[label] == max(votes.values()))
+            shares.append(votes[int(own[s, g, q])] / k)
+            wins.append(winner == own[s, g, q])
+        assert share[s, layer, g].item() == pytest.approx(np.mean(shares), abs=1e-12)
+        assert accuracy[s, layer, g].item() == pytest.approx(np.mean(wins), abs=1e-12)
+
+
+@pytest.mark.parametrize("shapes", [((1, 3, 2), (1, 3)), ((1, 1, 3, 2), (1, 4)), ((1, 2, 3, 2), (1, 3))])
+def test_votes_refuse_labels_that_do_not_fit_the_indices(shapes):
+    indices, own = (torch.zeros(shape, dtype=torch.int64) for shape in (shapes[0], (1, *shapes[1])))
+    with pytest.raises(ShapeError, match=r"expected \(layers, groups, q, k\)"):
+        neighbor_votes(indices, own, torch.zeros(1, 1, 5, dtype=torch.int64), winners=False)
 
 
 def test_the_first_others_are_those_of_a_plain_loop():

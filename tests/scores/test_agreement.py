@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 from fastcluster_lm.errors import ShapeError
+from fastcluster_lm.kernels.label_agreement.reference import AGREEMENTS
 from fastcluster_lm.scores.agreement import (
-    AGREEMENTS,
     adjusted_mutual_info_score,
     adjusted_rand_score,
     f1_bcubed_score,

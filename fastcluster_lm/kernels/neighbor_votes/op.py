@@ -27,8 +27,14 @@ def neighbor_votes(
     Shapes: indices (layers, groups, q, k) into a group's bank, nearest first; labels (sets, groups, q) and
             (sets, groups, m) -> (sets, layers, groups) f64
     Notes:  a tie goes to the label whose nearest member is nearest; without queries or neighbours a score is NaN
-    Errors: DataError for an index outside the bank
+    Errors: ShapeError if the labels do not fit the indices; DataError for an index outside the bank
     """
+    groups, queries = indices.shape[1:3] if indices.ndim == 4 else (-1, -1)
+    if query_labels.shape[1:] != (groups, queries) or query_labels.shape[:2] != bank_labels.shape[:2]:
+        raise ShapeError(
+            f"indices have shape {tuple(indices.shape)}, query_labels {tuple(query_labels.shape)}, bank_labels "
+            f"{tuple(bank_labels.shape)}; expected (layers, groups, q, k), (sets, groups, q) and (sets, groups, m)"
+        )
     tensors, n_bank = (indices, query_labels, bank_labels), bank_labels.shape[-1]
     native = library(SOURCE) if all(tensor.device.type == "cpu" for tensor in tensors) else None
     if native is None or indices.numel() == 0:

@@ -16,11 +16,11 @@ from fastcluster_lm.config import RunConfig
 from fastcluster_lm.engine.hugging_face import has_template, load_model, load_tokenizer
 from fastcluster_lm.engine.language_model import LanguageModel
 from fastcluster_lm.errors import UsageError
+from fastcluster_lm.kernels.neighbor_votes import neighbor_votes
 from fastcluster_lm.scores.engines import NeighborsParams, choose_engine
 from fastcluster_lm.scores.parts import Scoring
 from fastcluster_lm.scores.points import Points
 from fastcluster_lm.scores.spaces import score_space
-from fastcluster_lm.scores.votes import knn_share
 from fastcluster_lm.store.files import encode_json, read_json, write_new_file
 from fastcluster_lm.studies.answers import ANSWER_TOKENS, ask, names
 from fastcluster_lm.studies.facts import RELATIONS, load_facts
@@ -107,11 +107,10 @@ def score_states(states: Float[Tensor, "layers n D"], prompts: Sequence[Prompt],
     seeking = NeighborsParams(N_NEIGHBORS, wordings, wordings)
     centred = without_means(states, wordings)
     indices, between = (engine.neighbors(X, X, seeking).indices for X in (states, centred))
-    tasks, shown = torch.from_numpy(labels["task"]), torch.from_numpy(shown_task)
-    nulls = torch.from_numpy(reassign_within(labels["task"], labels["wording"], seed=seed))
-    share, share_shown = (knn_share(indices, own, own).tolist() for own in (tasks, shown))
-    share_centred = knn_share(between, tasks, tasks).tolist()
-    null_share, null_centred = (knn_share(near, nulls, nulls).mean(0).tolist() for near in (indices, between))
+    nulls = reassign_within(labels["task"], labels["wording"], seed=seed)
+    share, share_shown = (_shares(indices, own) for own in (labels["task"], shown_task))
+    share_centred = _shares(between, labels["task"])
+    null_share, null_centred = (_shares(near, nulls) for near in (indices, between))
     return [
         {
             "layer": layer + 1,
@@ -130,6 +129,12 @@ def score_states(states: Float[Tensor, "layers n D"], prompts: Sequence[Prompt],
         }
         for layer in range(len(states))
     ]
+
+
+def _shares(indices: Int[Tensor, "layers n k"], labels: Int[np.ndarray, "*labelings n"]) -> list[float]:
+    """Give by layer the share of points' neighbours that bear their label, averaged over labelings."""
+    own = torch.from_numpy(np.atleast_2d(labels))[:, None]  # (labelings, 1, n)
+    return neighbor_votes(indices[:, None], own, own, winners=False)[..., 0].mean(0).tolist()
 
 
 def without_means(X: Float[Tensor, "layers n D"], labels: Int[Tensor, " n"]) -> Float[Tensor, "layers n D"]:
