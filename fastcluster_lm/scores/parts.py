@@ -154,26 +154,50 @@ def divide(split: Points, bank: Points, plan: Sequence[tuple[str, str]], scoring
             yield part if fixed is None else replace(part, n_clusters=fixed)
 
 
+class Division(NamedTuple):
+    """The parts of a split, and who may not vote for its points.
+
+    withheld: by column of votes, identities (n,) of its points and (m,) of the bank's: none votes for its own
+    """
+
+    parts: list[Part]
+    withheld: dict[str, tuple[_Ints, _Ints]]
+
+
 class Divisions:
     """Divisions made before: scoring points of the same labels again divides them no more."""
 
     def __init__(self) -> None:
-        self._known: dict[Any, tuple[list[NDArray[Any]], list[Part]]] = {}
+        self._known: dict[Any, tuple[list[NDArray[Any]], Division]] = {}
 
-    def of(self, split: Points, bank: Points, plan: Sequence[tuple[str, str]], scoring: Scoring) -> list[Part]:
-        """Give what `divide` gives, for the labels at hand."""
-        both = [(owner.name, len(owner), *owner.labels) for owner in (split, bank)]
+    def of(self, split: Points, bank: Points, plan: Sequence[tuple[str, str]], scoring: Scoring) -> Division:
+        """Give the parts that `divide` lists, and whose votes are withheld, for the labels at hand."""
+        both = [(owner.name, len(owner), *owner.labels, owner.instructions is None) for owner in (split, bank)]
         key = (*both, split.X is bank.X, tuple(plan), scoring)
-        labels = [host_array(values) for owner in (split, bank) for values in owner.labels.values()]
-        if "distribution" not in split.labels:
-            # nulls then depend on these too
-            labels += [host_array(owner.instructions) for owner in (split, bank) if owner.instructions is not None]
+        labels = [
+            host_array(values)
+            for owner in (split, bank)
+            for values in (*owner.labels.values(), owner.instructions)
+            if values is not None
+        ]
         known = self._known.get(key)
         if known is None or not all(map(np.array_equal, known[0], labels)):
             # copies, since the caller may write into its own
-            known = [values.copy() for values in labels], list(divide(split, bank, plan, scoring))
+            known = (
+                [values.copy() for values in labels],
+                Division(list(divide(split, bank, plan, scoring)), _withheld(split, bank)),
+            )
             self._known[key] = known
         return known[1]
+
+
+def _withheld(split: Points, bank: Points) -> dict[str, tuple[_Ints, _Ints]]:
+    """Withhold points of the query's own instruction, or itself, and for knn_share_across those of its distribution."""
+    own = {"knn_share": (np.arange(len(split)), np.arange(len(bank)))}
+    if split.instructions is not None and bank.instructions is not None:
+        own["knn_share"] = (host_array(split.instructions).copy(), host_array(bank.instructions).copy())
+    across = {"knn_share_across": joint_codes("distribution", split, bank)} if "distribution" in split.labels else {}
+    return own | across
 
 
 def _part(place: Place, labels: str, points: _Ints, bank_points: _Ints, both: dict[str, tuple[_Ints, _Ints]]) -> Part:

@@ -15,10 +15,9 @@ from fastcluster_lm.errors import DataError, ShapeError
 from fastcluster_lm.kernels.neighbor_votes import first_others, most_shared, neighbor_votes
 from fastcluster_lm.kernels.transfer import Fetch, to_device
 from fastcluster_lm.scores.batches import check_finite
-from fastcluster_lm.scores.contingency import host_array
 from fastcluster_lm.scores.engines.params import Engine, KMeansParams, Neighbors, NeighborsParams
 from fastcluster_lm.scores.nulls import derive_seed
-from fastcluster_lm.scores.parts import PLANS, Divisions, Part, Place, Scoring, joint_codes
+from fastcluster_lm.scores.parts import PLANS, Divisions, Part, Place, Scoring
 from fastcluster_lm.scores.points import Points
 from fastcluster_lm.scores.rows import ClusterSet, PendingSpace, Votes, buckets
 
@@ -103,14 +102,15 @@ def start_space(space: Space, *, engine: Engine, scoring: Scoring, divisions: Di
     space.check()
     divisions = divisions or Divisions()
     # 1. labels alone decide which points are scored together: a part is one group of one split under one kind of labels
-    parts = [part for split in space.queries.values() for part in divisions.of(split, space.bank, space.plan, scoring)]
+    divided = {name: divisions.of(own, space.bank, space.plan, scoring) for name, own in space.queries.items()}
+    parts = [part for one in divided.values() for part in one.parts]
     # 2. KMeans once for each set of points and number of clusters, whatever kinds of labels are compared with it
     clusters, centroids = _cluster(parts, space, scoring, engine)
     # 3. neighbours once for each set of points and what is withheld; they vote under every kind of labels and its nulls
     votes: list[Votes] = []
-    for split in space.queries.values():
-        own = [(i, part) for i, part in enumerate(parts) if part.place.split == split.name]
-        votes += _vote(own, split, space, scoring.n_neighbors, engine)
+    for name, one in divided.items():
+        own = [(i, part) for i, part in enumerate(parts) if part.place.split == name]
+        votes += _vote(own, one.withheld, space.queries[name], space, scoring.n_neighbors, engine)
     n_layers = len(space.bank.X)
     return PendingSpace(
         parts, space.plan, list(space.queries), space.name, engine.name, n_layers, clusters, centroids, votes
@@ -175,16 +175,17 @@ def _ordered(found: Sequence[tuple[list[int], Tensor]]) -> Tensor:
     return together[to_device(order, together.device)]
 
 
-def _vote(parts: Sequence[tuple[int, Part]], split: Points, space: Space, k: int, engine: Engine) -> Iterator[Votes]:
+def _vote(
+    parts: Sequence[tuple[int, Part]],
+    withheld: Mapping[str, tuple[NDArray[np.int64], NDArray[np.int64]]],
+    split: Points,
+    space: Space,
+    k: int,
+    engine: Engine,
+) -> Iterator[Votes]:
     """Find the k neighbours of each set of points once, in one call for all sets of one size, and let them vote."""
     bank, near = space.bank, space.near if split.name == space.bank.name else None
-    # 1. whose vote does not count: points of the query's own instruction, and for knn_share_across of its distribution
-    ids = {"knn_share": (np.arange(len(split)), np.arange(len(bank)))}
-    if split.instructions is not None and bank.instructions is not None:
-        ids["knn_share"] = (host_array(split.instructions), host_array(bank.instructions))
-    if "distribution" in split.labels:
-        ids["knn_share_across"] = joint_codes("distribution", split, bank)
-    # 2. parts of one set of points differ in their labels alone, and share its neighbours
+    # 1. parts of one set of points differ in their labels alone, and share its neighbours
     members: dict[Place, list[tuple[int, Part]]] = defaultdict(list)
     for i, part in parts:
         members[part.place].append((i, part))
@@ -192,9 +193,9 @@ def _vote(parts: Sequence[tuple[int, Part]], split: Points, space: Space, k: int
     for (group, _, n_bank), keys in buckets(
         places, lambda key: (key.group, len(places[key].points), len(places[key].bank_points))
     ):
-        # 3. J sets of one size: which of them are asked for what, under which identities
+        # 2. J sets of one size: which of them are asked for what, under which identities
         asked: list[tuple[tuple[int, ...], str, NeighborsParams]] = []
-        for column, (query_ids, bank_ids) in ids.items():
+        for column, (query_ids, bank_ids) in withheld.items():
             if near is not None and group == "all":
                 # the neighbours that the map's own descent began with are enough, unless too many are withheld
                 known = first_others(near.indices, torch.from_numpy(query_ids), torch.from_numpy(bank_ids), k)
@@ -215,7 +216,7 @@ def _vote(parts: Sequence[tuple[int, Part]], split: Points, space: Space, k: int
                 one = rows.numel() == 1
                 in_layers = [x[rows[0]] if one else x[rows].repeat(split.X.shape[0], 1) for x in (own, others)]
                 asked.append((tuple(rows.tolist()), column, NeighborsParams(k, *in_layers)))
-        # 4. one search for each choice of sets, under all identities that it is asked for
+        # 3. one search for each choice of sets, under all identities that it is asked for
         for chosen, same in buckets(asked, lambda item: item[0]):
             some = [keys[j] for j in chosen]
             asking = [(split.name, places[key].points) for key in some]

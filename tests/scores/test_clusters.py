@@ -304,12 +304,26 @@ def test_a_bank_and_its_queries_are_permuted_together() -> None:
     split = Points("train", torch.randn(1, 60, 4, generator=torch.Generator().manual_seed(0)), {"task": labels})
     other = replace(split, name="val")
     plan, scoring = [("all", "task")], replace(SCORING, n_nulls=5)
-    (own,) = Divisions().of(split, split, plan, scoring)
+    (own,) = Divisions().of(split, split, plan, scoring).parts
     # a point has one label, as a query and in the bank
     assert np.array_equal(own.nulls, own.bank_nulls) and own.null_kind == "permutation"
     bank = replace(split, X=split.X.clone())
-    (one,) = Divisions().of(other, bank, plan, scoring)
+    (one,) = Divisions().of(other, bank, plan, scoring).parts
     assert one.nulls is not None and not np.array_equal(one.nulls, one.bank_nulls)
+
+
+def test_points_are_divided_anew_where_labels_or_instructions_are_others_alone() -> None:
+    known, n = Divisions(), 12
+    split = Points("train", torch.zeros(1, n, 2), {"task": np.arange(n) % 2}, np.arange(n) // 2)
+    first = known.of(split, split, [("all", "task")], SCORING)
+    assert known.of(split, split, [("all", "task")], SCORING) is first
+    # written into by whoever has them
+    split.instructions[:] = np.arange(n) // 3
+    second = known.of(split, split, [("all", "task")], SCORING)
+    assert first.withheld["knn_share"][0].tolist() == (np.arange(n) // 2).tolist()
+    assert second.withheld["knn_share"][1].tolist() == (np.arange(n) // 3).tolist()
+    split.labels["task"][:] = np.arange(n) // 6
+    assert known.of(split, split, [("all", "task")], SCORING).parts[0].true.tolist() == [0] * 6 + [1] * 6
 
 
 def test_known_distributions_name_their_null() -> None:
