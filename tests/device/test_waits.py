@@ -145,7 +145,7 @@ def test_a_planted_wait_is_caught(monkeypatch, in_torch, fault):
 
         # where the probe begins, and once near its end
         late = fault == "item"
-        place = "probe.warm_map.intrinsic_dimension" if late else "scores.spaces.check_finite"
+        place = "probe.scorer.intrinsic_dimension" if late else "scores.spaces.check_finite"
         planted = waiting(geometry.intrinsic_dimension if late else batches.check_finite)
         monkeypatch.setattr(f"fastcluster_lm.{place}", planted)
         mode.strict = True

@@ -34,18 +34,22 @@ def find_clusters(X: Float[Tensor, "layers n d"], params: KMeansParams, memory_b
             on the layers beside it. Clusters left empty get the points farthest from their centroids; clusters beyond
             the number of distinct points stay empty.
     """
-    return find_clusters_each(X, [params], memory_budget)[0]
+    return find_clusters_each(X, [params], memory_budget, checked=False)[0]
 
 
 @torch.no_grad()
 def find_clusters_each(
-    X: Float[Tensor, "layers n d"], params: Sequence[KMeansParams], memory_budget: int | None = None
+    X: Float[Tensor, "layers n d"],
+    params: Sequence[KMeansParams],
+    memory_budget: int | None = None,
+    *,
+    checked: bool = True,
 ) -> list[Clustering]:
     """Give what find_clusters gives for each of the parameters; the points are made ready once for all.
 
     Errors: as there
     """
-    check_kmeans(X, *params)
+    check_kmeans(X, *params, checked=checked)
     # 1. a frame for each layer, centred and of modest size, in which squares are safe; starts are brought into it
     # the mean of half-precision points is no half-precision number
     X = X if X.dtype == torch.float64 else X.float()

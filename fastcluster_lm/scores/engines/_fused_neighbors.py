@@ -33,6 +33,8 @@ def find_neighbors(
     bank: Float[Tensor, "layers nb d"],
     params: NeighborsParams,
     memory_budget: int = MEMORY_BUDGET,
+    *,
+    checked: bool = False,
 ) -> Neighbors:
     """Give each query its nearest bank points, nearest first.
 
@@ -43,7 +45,7 @@ def find_neighbors(
             probability below 1e-7 (kernels/nearest_neighbors/contraction.py says what that buys)
     Errors: ShapeError, DataError as in check_neighbors
     """
-    check_neighbors(queries, bank, params)
+    check_neighbors(queries, bank, params, checked=checked)
     params = _on_device(params, bank.device)
     # a GPU has memory for them, and would get as many launches more as there are layers
     if bank.device.type == "cpu" and len(bank) > 1 and bank.numel() * bank.element_size() > WHOLE_BYTES:
@@ -75,14 +77,14 @@ def find_neighbors_under_each(
     alike = len(params) > 1 and len({one.n_neighbors for one in params}) == 1
     if alike and queries.device.type == "cpu" and queries.shape[-1] <= DIRECT_WIDTH:
         for one in params:
-            check_neighbors(queries, bank, one)
+            check_neighbors(queries, bank, one, checked=True)
         own, others, frame = _framed(queries, bank)
         search = _search_in(frame, params[0], memory_budget)
         with full_precision():
             distances, indices = nearest_neighbors_under_each(own, others, search, [_ids(one) for one in params])
         if _lost(queries, bank, distances, frame.scale) is None:
             return [Neighbors(*one) for one in zip(distances, indices, strict=True)]
-    return [find_neighbors(queries, bank, one, memory_budget) for one in params]
+    return [find_neighbors(queries, bank, one, memory_budget, checked=True) for one in params]
 
 
 def _on_device(params: NeighborsParams, device: torch.device) -> NeighborsParams:

@@ -1,4 +1,7 @@
-"""What every engine checks before it computes: shapes that fit, finite values, enough points; it changes nothing."""
+"""What every engine checks before it computes: shapes that fit, finite values, enough points; it changes nothing.
+
+checked: that the caller has seen the points to be finite, who is not asked again
+"""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,7 +18,11 @@ FARTHEST = 1e15
 
 
 def check_neighbors(
-    queries: Float[Tensor, "layers nq d"], bank: Float[Tensor, "layers nb d"], params: NeighborsParams
+    queries: Float[Tensor, "layers nq d"],
+    bank: Float[Tensor, "layers nb d"],
+    params: NeighborsParams,
+    *,
+    checked: bool = False,
 ) -> None:
     """Refuse queries and banks that do not fit, are not finite, or leave a query too few admissible points.
 
@@ -25,9 +32,10 @@ def check_neighbors(
         raise ShapeError(
             f"queries have shape {tuple(queries.shape)}, bank {tuple(bank.shape)}; layers and d must match"
         )
-    check_finite(queries, "queries")
-    if bank is not queries:
-        check_finite(bank, "bank")
+    if not checked:
+        check_finite(queries, "queries")
+        if bank is not queries:
+            check_finite(bank, "bank")
     n_layers, n_bank = bank.shape[:2]
     fewer = None
     if params.query_ids is not None and params.bank_ids is not None:
@@ -48,12 +56,13 @@ def check_neighbors(
     check(torch.zeros((), dtype=torch.int64) if fewer is None else fewer, judge)
 
 
-def check_kmeans(X: Float[Tensor, "layers n d"], *asked: KMeansParams) -> None:
+def check_kmeans(X: Float[Tensor, "layers n d"], *asked: KMeansParams, checked: bool = False) -> None:
     """Refuse points that are not finite or fewer than the clusters, and starting centroids that do not fit.
 
     Errors: DataError for NaN, infinity, n_clusters > n; ShapeError for init
     """
-    check_finite(X, "X")
+    if not checked:
+        check_finite(X, "X")
     n_layers, n, width = X.shape
     for params in asked:
         if params.n_clusters > n:

@@ -183,6 +183,7 @@ class Engine(Protocol):
     notes: what its libraries do otherwise than the parameters ask, for the record of a run
     neighbors_under_each: what neighbors gives under each of the parameters, whose ids may differ
     kmeans_each: what kmeans gives for each of the parameters
+    The caller of these two has seen the points to be finite, and an engine need not look again
     """
 
     name: str
