@@ -8,10 +8,10 @@ import torch
 from fastcluster_lm.config import config_from_dict
 from fastcluster_lm.engine import Rooms
 from fastcluster_lm.kernels import native
+from fastcluster_lm.kernels.label_agreement.reference import AGREEMENTS
 from fastcluster_lm.kernels.tsne_forces.tiled import TiledDescent
 from fastcluster_lm.probe import CudaRunner, InlineRunner
 from fastcluster_lm.scores import batches, geometry
-from fastcluster_lm.scores.agreement import AGREEMENTS
 from fastcluster_lm.scores.engines import _fused_tsne
 from fastcluster_lm.tasks import taskset_of
 from tests.device.pretend_cuda import HostWaitError, PretendTensor, pretend_cuda
