@@ -26,18 +26,16 @@ from fastcluster_lm.engine.changes import values_at, with_change
 from fastcluster_lm.engine.checkpoint import check_model, checkpoint_to_resume, load_checkpoint
 from fastcluster_lm.engine.loop import Hooks, Loop, Row, train
 from fastcluster_lm.engine.machine import check_unmoved, describe_moved, moved_facts, nearest_facts, unknown_facts
-from fastcluster_lm.engine.rooms import WORKER, BuildModel, Rooms
+from fastcluster_lm.engine.rooms import WORKER, Rooms
 from fastcluster_lm.errors import ConfigError
 from fastcluster_lm.kernels import native
-from fastcluster_lm.model import GPT2
 from fastcluster_lm.probe import RunProbe, Waiting, WorkerProcess, copied, serve
 from fastcluster_lm.store import RunFolder, default_run_path
 from fastcluster_lm.store.disk_plan import check_budget
 from fastcluster_lm.store.files import explaining
-from fastcluster_lm.tasks import TaskSet, taskset_from_dict, taskset_of
+from fastcluster_lm.tasks import taskset_from_dict, taskset_of
 
 __all__ = [
-    "BuildModel",
     "Hooks",
     "Loop",
     "Rooms",
@@ -64,28 +62,19 @@ class RunOutcome:
 
 
 def start_run(
-    config: RunConfig,
-    out: str | Path,
-    hooks: Hooks | None = None,
-    *,
-    taskset: TaskSet | None = None,
-    build_model: BuildModel = GPT2,
-    prepare: Callable[[Rooms], None] = lambda run: None,
-    ahead: WorkerProcess | None = None,
+    run: RunConfig | Rooms, out: str | Path, hooks: Hooks | None = None, *, ahead: WorkerProcess | None = None
 ) -> RunOutcome:
     """Train and probe a new run in a new folder.
 
-    taskset stands in for the config's own tasks; prepare may change weights or the loss before the first step. With
-    another model or a preparation the run cannot be resumed from its folder alone. ahead is a process from
-    `worker_ahead`.
+    Instead of a config come the rooms of one with other tasks, or with another model, weights or loss; with these the
+    run cannot be resumed from its folder alone. ahead is a process from `worker_ahead`.
     Errors: RunExistsError if the folder exists; ConfigError, TaskError, EngineError before anything is written;
             TrainingError, ProbeError, DataError on the way, with all written that was complete
     """
-    taskset = taskset or taskset_of(config.tasks, config.seed)
-    run = Rooms(config, taskset, build_model)
-    prepare(run)
-    stored = {**config_to_dict(config), "resolved": run.resolved(), "taskset": taskset.to_toml_dict()}
-    limited, hooks = check_budget(run.plan, config.store.max_mib), hooks or Hooks()
+    if isinstance(run, RunConfig):
+        run = Rooms(run, taskset_of(run.tasks, run.seed))
+    stored = {**config_to_dict(run.config), "resolved": run.resolved(), "taskset": run.taskset.to_toml_dict()}
+    limited, hooks = check_budget(run.plan, run.config.store.max_mib), hooks or Hooks()
     folder = RunFolder.create(out, stored, describe_environment())
     hooks.note("; ".join(filter(None, (f"takes {run.plan}", limited, _scarcity(run.plan.total, folder.path)))))
     with folder.lock():
@@ -155,7 +144,8 @@ def resume_run(
         gone = folder.set_aside_after(step or -1)
         if gone is not None:
             hooks.note(f"{gone}, later than step {step}")
-        _record_changes(folder, stored, begun, step, asked, {**moved, **unknown}, hooks.note)
+        for said in _record_changes(folder, stored, begun, step, asked, {**moved, **unknown}):
+            hooks.note(said)
         if limited:
             hooks.note(limited)
         finished = train(run, folder, hooks, ahead)
@@ -169,9 +159,8 @@ def _record_changes(
     step: int,
     asked: RunConfig,
     facts: Mapping[str, Any],
-    note: Callable[[str], None],
-) -> None:
-    """Write into run.toml what is other from this step on than when the run began, and say it.
+) -> list[str]:
+    """Write into run.toml what is other from this step on than when the run began; say it in sentences.
 
     stored is run.toml as it is, begun as it was at that step; facts are those of the machine that are new or unknown
     """
@@ -181,16 +170,20 @@ def _record_changes(
         for key in differing_keys(before, asked)
         if key in (*TRAINING_CHANGES, *RECORD_CHANGES)
     }
+    told = []
     if known := {key: value for key, value in facts.items() if key in resolved}:
-        note(f"on this machine from step {step} on: {describe_moved(resolved, known)}")
+        told.append(f"on this machine from step {step} on: {describe_moved(resolved, known)}")
     if unknown := [key for key in facts if key not in resolved]:
-        note(f"run.toml, of an earlier version, does not say {', '.join(unknown)}: not compared, and written there now")
+        told.append(
+            f"run.toml, of an earlier version, does not say {', '.join(unknown)}: not compared, and written there now"
+        )
     if settings:
         said = (f"{key} {value_of(before, key)} -> {value}" for key, value in settings.items())
-        note(f"from step {step} on: {', '.join(said)}")
+        told.append(f"from step {step} on: {', '.join(said)}")
     now = with_change(begun, step, {**{f"resolved.{key}": value for key, value in facts.items()}, **settings})
     if now != stored:
         folder.rewrite_config(now)
+    return told
 
 
 def _scarcity(size: int, path: Path) -> str:

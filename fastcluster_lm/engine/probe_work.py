@@ -21,7 +21,6 @@ from fastcluster_lm.probe.sources.file import Chunks, FileSource
 from fastcluster_lm.scores.engines import choose_engine
 from fastcluster_lm.scores.engines.params import TsneParams
 from fastcluster_lm.scores.parts import SPACES
-from fastcluster_lm.scores.points import Points
 from fastcluster_lm.store import SCORE_COLUMNS
 
 Row = dict[str, Any]
@@ -46,28 +45,24 @@ class ProbeOptions:
 class ProbeWork:
     """The probes of one call: what they share, and where they are written.
 
-    shape: (layers, d) of the states of one token; positions: names of the tokens, whose states come side by side
+    subject: of the config's scores; positions: names of the tokens, whose states come side by side
     """
 
     def __init__(
         self,
         config: RunConfig,
-        points: Mapping[str, Points],
-        names: Mapping[str, list[str]],
+        subject: Subject,
         options: ProbeOptions,
-        shape: tuple[int, int],
         positions: Sequence[str],
         device: torch.device,
         say: Callable[[str], None],
     ) -> None:
         # before the first probe, whose time is written down
         native.prepare(say)
-        self._points, self._names, self._options = points, names, options
-        (n_layers, self._width), self._say = shape, say
-        self._n_blocks = n_layers - 1
-        self._layers = _chosen_layers(options, self._n_blocks)
+        self._points, self._options, self._say = subject.points, options, say
+        self._layers = _chosen_layers(options, subject.n_layers)
         # lowered to what the map's points allow, once and aloud
-        n_shown = sum(len(own.shown()) for own in points.values())
+        n_shown = sum(len(own.shown()) for own in self._points.values())
         asked = TsneParams(perplexity=config.scores.perplexity)
         perplexity = asked.effective_perplexity(n_shown)
         # of one token alone `position` names it, as in the run.toml of a run
@@ -75,6 +70,7 @@ class ProbeWork:
         probe = {key: value for key, value in asdict(config.probe).items() if key != "positions"}
         self._probe = probe | {"position": positions[0]} | several
         fitting = replace(config.scores, perplexity=perplexity)
+        self._subject = replace(subject, scores=fitting)
         engine = choose_engine(fitting.engine, device, fitting.memory_mib)
         self._scorers = Scorers(positions, fitting, engine, device, config.probe.seed)
         lowered = asked.lowered(n_shown)
@@ -85,16 +81,14 @@ class ProbeWork:
         self._last = 0
 
     @contextmanager
-    def opened(self, model: torch.nn.Module, of: Mapping[str, Any]) -> Iterator[None]:
+    def opened(self) -> Iterator[None]:
         """Write the probes within into a new folder, if one is wanted, and mark it as finished at the end.
 
         The folder appears with the first probe's scores, so that a model that cannot be scored leaves none
         """
         if self._options.out is not None:
-            scorer = self._scorers.first
-            subject = Subject(model, self._n_blocks, self._width, self._points, self._names, scorer.config, of)
             space = "hidden" if "hidden" in self._options.spaces else "map"
-            self._described = subject.described("probed", scorer, self._probe, space)
+            self._described = self._subject.described("probed", self._scorers.first, self._probe, space)
         try:
             yield
             if self._record is not None:
@@ -108,7 +102,7 @@ class ProbeWork:
         started = time.perf_counter()
         sizes = {name: len(own) for name, own in self._points.items()}
         n_positions, n_layers = len(self._scorers.names), len(self._layers)
-        mib = 4 * sum(sizes.values()) * self._width * n_positions * n_layers / 2**20
+        mib = 4 * sum(sizes.values()) * self._subject.width * n_positions * n_layers / 2**20
         tokens = f"{n_positions} tokens of each, " if n_positions > 1 else ""
         self._say(f"step {step}: {sum(sizes.values())} instances, {tokens}{n_layers} layers, {mib:.3g} MiB of states")
         # where the results go, if they are kept, since there is room; else where TMPDIR says

@@ -19,6 +19,7 @@ from fastcluster_lm.errors import ConfigError, RunFolderError, TaskError, UsageE
 from fastcluster_lm.kernels import native
 from fastcluster_lm.probe import choose_sources
 from fastcluster_lm.probe.points import check_reachable, labelled_points
+from fastcluster_lm.probe.record import Subject
 from fastcluster_lm.probe.sources.prompts import Layers, PromptReader
 from fastcluster_lm.store import RunFolder, check_free
 from fastcluster_lm.tasks import QuestionSet, TaskSet, taskset_from_dict
@@ -62,10 +63,10 @@ def probe_run(
     splits = _instances(rooms, config, taskset)
     tasks, evaluator = taskset or rooms.taskset, rooms.trainer.evaluator
     evaluator.batch_size = options.batch_size or evaluator.batch_size
-    shape, positions = (config.model.n_layers + 1, config.model.d_model), config.probe.all_positions
+    n_layers, width, positions = config.model.n_layers, config.model.d_model, config.probe.all_positions
     # all layers of one position after those of another: (P * layers, d)
-    all_of_them = len(positions) * shape[0], shape[1]
-    sources = choose_sources(splits, evaluator, config.probe, n_inputs=tasks.n_inputs, shape=all_of_them)
+    shape = len(positions) * (n_layers + 1), width
+    sources = choose_sources(splits, evaluator, config.probe, n_inputs=tasks.n_inputs, shape=shape)
     points = {name: source.points for name, source in sources.items()}
     check_reachable(points["train"], config.scores.n_neighbors)
     names = {
@@ -74,10 +75,11 @@ def probe_run(
         "input": [*tasks.inputs],
         "output": [*tasks.outputs],
     }
-    device = rooms.device.torch_device
-    work = ProbeWork(config, points, names, options, shape, positions, device, say)
+    of = {"run": folder.path.resolve().name, "steps": steps}
+    subject = Subject(rooms.trainer.model, n_layers, width, points, names, config.scores, of)
+    work = ProbeWork(config, subject, options, positions, rooms.device.torch_device, say)
     rows: list[Row] = []
-    with work.opened(rooms.trainer.model, {"run": folder.path.resolve().name, "steps": steps}):
+    with work.opened():
         for at in steps:
             rooms.trainer.model.load_state_dict(read_weights(folder, at, rooms.trainer.model.state_dict()))
             rows += work.score({name: source.chunks() for name, source in sources.items()}, at)
@@ -125,8 +127,10 @@ def probe_model(
     reader = PromptReader(loaded.model, Layers.RESIDUAL)
     encoded = [loaded.encode(prompt) for prompt in prompts]
     _check_lengths(encoded, loaded.model.config.get_text_config())
-    work = ProbeWork(config, points, names, options, (reader.n_blocks + 1, reader.width), LAST, device, say)
-    with work.opened(loaded.model, {"folder": folder.resolve().name, "chat": loaded.chat}):
+    of = {"folder": folder.resolve().name, "chat": loaded.chat}
+    subject = Subject(loaded.model, reader.n_blocks, reader.width, points, names, config.scores, of)
+    work = ProbeWork(config, subject, options, LAST, device, say)
+    with work.opened():
         return work.score({"val": reader.states_in_chunks(encoded, options.batch_size or PROMPT_BATCH)}, 0)
 
 

@@ -4,9 +4,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fastcluster_lm.config import config_from_dict
-from fastcluster_lm.engine import BuildModel, Rooms, RunFolder, stored_config
+from fastcluster_lm.engine import Rooms, RunFolder, stored_config
 from fastcluster_lm.engine.checkpoint import load_checkpoint, newest_checkpoint
-from fastcluster_lm.model import GPT2
 from fastcluster_lm.studies.study import Row
 from fastcluster_lm.tasks import taskset_from_dict
 
@@ -16,22 +15,22 @@ def open_run(cell: Path) -> RunFolder:
     return RunFolder.open(cell / "run")
 
 
-def trained_rooms(cell: Path, *, build_model: BuildModel = GPT2) -> Rooms:
+def trained_rooms(cell: Path) -> Rooms:
     """Build the rooms of a cell's run and take over its last checkpoint.
 
     Errors: RunFolderError if there is none, it cannot be read, or is not of this run
     """
-    rooms = untrained_rooms(cell, build_model=build_model)
+    rooms = untrained_rooms(cell)
     folder = open_run(cell)
     load_checkpoint(rooms, folder, newest_checkpoint(folder, "measure"), chosen=True)
     return rooms
 
 
-def untrained_rooms(cell: Path, *, build_model: BuildModel = GPT2) -> Rooms:
+def untrained_rooms(cell: Path) -> Rooms:
     """Build the rooms of a cell's run as they were before the first step."""
     stored = open_run(cell).config()
     config = config_from_dict({"probe": {"worker": "off"}}, stored_config(stored, str(cell)))
-    return Rooms(config, taskset_from_dict(stored["taskset"]), build_model)
+    return Rooms(config, taskset_from_dict(stored["taskset"]))
 
 
 def pick(rows: Iterable[Row], **wanted: object) -> list[Row]:

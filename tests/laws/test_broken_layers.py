@@ -11,9 +11,10 @@ import torch
 from click.testing import CliRunner
 
 from fastcluster_lm.cli import main
-from fastcluster_lm.engine import Hooks, RunFolder, resume_run, start_run
+from fastcluster_lm.engine import Hooks, Rooms, RunFolder, resume_run, start_run
 from fastcluster_lm.errors import TrainingError
 from fastcluster_lm.model import Evaluator
+from fastcluster_lm.tasks import taskset_of
 from tests.laws.conftest import fingerprint, run_to_end
 from tests.laws.test_worker import files, probing
 
@@ -96,13 +97,13 @@ def test_training_and_the_other_layers_are_the_same_and_every_view_copes(small, 
 
 
 def test_what_came_before_a_loss_of_nan_is_kept_wherever_probes_run(small, tmp_path):
-    def prepare(run):
+    for worker in ("on", "off"):
+        config = probing(small, worker)
+        run = Rooms(config, taskset_of(config.tasks, config.seed))
         with torch.no_grad():
             run.trainer.model.blocks[1].mlp_c_proj.weight[0, 0] = torch.nan
-
-    for worker in ("on", "off"):
         with pytest.raises(TrainingError):
-            start_run(probing(small, worker), tmp_path / worker, prepare=prepare)
+            start_run(run, tmp_path / worker)
         folder = RunFolder.open(tmp_path / worker)
         assert [row["skipped"] for row in folder.steps()] == ["layer 2: states of train and val are not finite"]
         assert {row["layer"] for row in folder.scores() if row["ari"] is None and row["group"] == "all"} == {2}

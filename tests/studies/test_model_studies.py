@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from fastcluster_lm.config import ModelConfig, apply_settings
+from fastcluster_lm.engine import Rooms, RunFolder
+from fastcluster_lm.engine.checkpoint import load_checkpoint
 from fastcluster_lm.studies.experiments import architectures, multi_token
-from fastcluster_lm.studies.reading import trained_rooms
+from fastcluster_lm.tasks import taskset_of
 from tests.studies.planted import LAYERS, judged
 
 KINDS = (*architectures.TRANSFORMERS[1:], *architectures.OTHERS)
@@ -89,7 +91,8 @@ def test_a_run_of_another_architecture_is_probed_and_leaves_the_global_generator
     def build(model, vocab_size, n_positions, weights):
         return architectures.Wrapped("lstm", model, vocab_size, n_positions)
 
-    rooms = trained_rooms(tmp_path, build_model=build)
+    rooms = Rooms(short, taskset_of(short.tasks, short.seed), build)
+    load_checkpoint(rooms, RunFolder.open(tmp_path / "run"), 4, chosen=True)
     assert rooms.trainer.step == 4
     found = architectures.STUDY.measure({"lstm": tmp_path, "gpt2": tmp_path})
     assert {row["architecture"] for row in found.rows} == {"lstm", "gpt2"}

@@ -9,11 +9,12 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from fastcluster_lm.config import ModelConfig, RunConfig
-from fastcluster_lm.engine import start_run
+from fastcluster_lm.engine import Rooms, start_run
 from fastcluster_lm.errors import RunFolderError
 from fastcluster_lm.model import ModelOutput, TrainableModel
 from fastcluster_lm.studies.reading import accuracies, mean, open_run, over_layers, task_rows
 from fastcluster_lm.studies.study import BASE, Arm, Lines, Measured, Options, Study
+from fastcluster_lm.tasks import taskset_of
 
 TRANSFORMERS, OTHERS = ("gpt2", "bert", "t5"), ("lstm", "mamba")
 # validation accuracy below which an architecture has not learnt the tasks, and is not compared
@@ -138,7 +139,7 @@ def train_architecture(config: RunConfig, folder: Path, options: Options) -> Non
             torch.manual_seed(weights.initial_seed())
             return Wrapped(kind, model, vocab_size, n_positions)
 
-    start_run(config, folder / "run", build_model=build)
+    start_run(Rooms(config, taskset_of(config.tasks, config.seed), build), folder / "run")
 
 
 def _arms(preset: str) -> Mapping[str, Arm]:

@@ -34,7 +34,7 @@ PARTS = ("first correction", "second correction", "sources in the other context"
 
 def train_with_contexts(config: RunConfig, folder: Path, options: Options) -> None:
     """Train on the preset's tasks with a context letter before every instruction, which means nothing yet."""
-    start_run(config, folder / "run", taskset=with_contexts(taskset_of(config.tasks, config.seed)))
+    start_run(Rooms(config, with_contexts(taskset_of(config.tasks, config.seed))), folder / "run")
 
 
 def with_contexts(taskset: TaskSet) -> TaskSet:

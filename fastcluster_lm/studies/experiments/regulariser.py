@@ -1,7 +1,6 @@
 """Is clustering needed? A loss term that dissolves task clusters, or tightens them, and what unseen accuracy does."""
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from fastcluster_lm.studies.states import kept_states
 from fastcluster_lm.studies.statistics import smoothed
 from fastcluster_lm.studies.stored import Added
 from fastcluster_lm.studies.study import BASE, Arm, Lines, Measured, Options, Row, Study
+from fastcluster_lm.tasks import taskset_of
 
 # chosen on seed 100, outside those judged: from 0.3 on nothing is learnt, whatever the labels that are pulled at
 STRENGTHS = (-0.3, -0.1, 0.03, 0.1)
@@ -31,22 +31,19 @@ def train_regularised(config: RunConfig, folder: Path, options: Options) -> None
     strength, added = float(options["strength"]), list[float]()
     # a hook keeps the states, and a compiled model sees no hook
     config = replace(config, training=replace(config.training, compile="off"))
-    with ExitStack() as hooks:
+    rooms = Rooms(config, taskset_of(config.tasks, config.seed))
+    trainer = rooms.trainer
+    assert isinstance(trainer.model, GPT2)
+    labels = shuffled_tasks(trainer.train, config.seed) if options["shuffled"] else trainer.train.task
+    with kept_states(trainer.model, config.model.n_layers // 2) as kept:
 
-        def prepare(rooms: Rooms) -> None:
-            trainer = rooms.trainer
-            assert isinstance(trainer.model, GPT2)
-            kept = hooks.enter_context(kept_states(trainer.model, config.model.n_layers // 2))
-            labels = shuffled_tasks(trainer.train, config.seed) if options["shuffled"] else trainer.train.task
+        def term(batch: Tensor) -> Tensor:
+            value = strength * task_contrast(kept[0], labels[batch], trainer.train.input[batch])
+            added.append(float(value.detach()))
+            return value
 
-            def term(batch: Tensor) -> Tensor:
-                value = strength * task_contrast(kept[0], labels[batch], trainer.train.input[batch])
-                added.append(float(value.detach()))
-                return value
-
-            trainer.extra_loss = term
-
-        start_run(config, folder / "run", prepare=prepare)
+        trainer.extra_loss = term
+        start_run(rooms, folder / "run")
     write_new_file(folder / "added.json", encode_json({"added": added}, "added losses"))
 
 
