@@ -91,15 +91,10 @@ def perform(
     found = run_studies(studies, preset, range(n_seeds), folder, say)
     verdicts = judge_all(studies, found, n_studies=1 if name in APART else len(STUDIES))
     for study in studies:
-        write_results(
-            folder.of(study),
-            study,
-            found[study.name],
-            verdicts[study.name],
-            preset=preset,
-            command=command,
-            code=folder.cells.count_by_code([study], preset, range(n_seeds)),
-        )
+        # its runs are counted by the code that made them
+        code = folder.cells.count_by_code([study], preset, range(n_seeds))
+        beside = {"preset": preset, "command": command, "code": code}
+        write_results(folder.of(study), study, found[study.name], verdicts[study.name], beside=beside)
         if page is not None and name in APART:
             text = section(study, verdicts[study.name], found[study.name], command=command, columns=real_llm.COLUMNS)
             replace_file(page, with_section(_page_before(page, name), text).encode())

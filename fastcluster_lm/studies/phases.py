@@ -31,23 +31,16 @@ def fit(
     config: RunConfig,
     *,
     steps: int,
-    learning_rate: float | None = None,
-    extra_loss: Callable[[Tensor], Tensor] | None = None,
-    look: Callable[[int], None] = lambda step: None,
 ) -> Phase:
-    """Train a model in place with a fresh optimiser and schedule; `look` is called at each validation, and at 0."""
+    """Train a model in place with a fresh optimiser and schedule, validating it at step 0 too."""
     training = config.training
-    rate = training.learning_rate if learning_rate is None else learning_rate
-    own = replace(training, steps=steps, learning_rate=rate, warmup_steps=min(training.warmup_steps, steps // 10))
+    own = replace(training, steps=steps, warmup_steps=min(training.warmup_steps, steps // 10))
     trainer = Trainer(model, train, val, own, choose_device(config.device, training.threads), config.seed)
-    trainer.extra_loss = extra_loss
     accuracy = {0: trainer.validate()}
-    look(0)
     while trainer.step < steps:
         trainer.advance()
         if trainer.step % training.eval_every == 0 or trainer.step == steps:
             accuracy[trainer.step] = trainer.validate()
-            look(trainer.step)
     return Phase(trainer, accuracy)
 
 
@@ -59,9 +52,8 @@ def descend(
     steps: int,
     learning_rate: float,
     look: Callable[[int], None] = lambda step: None,
-    every: int = 1,
 ) -> None:
-    """Take steps of AdamW on a loss of the caller's own, at a fixed learning rate; `look` is called every few steps."""
+    """Take steps of AdamW on a loss of the caller's own, at a fixed rate; `look` is called after each, and at 0."""
     optimizer = build_optimizer(model, replace(config.training, learning_rate=learning_rate, weight_decay=0.0))
     look(0)
     for step in range(1, steps + 1):
@@ -69,8 +61,7 @@ def descend(
         loss_of().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.training.grad_clip or float("inf"))
         optimizer.step()
-        if step % every == 0:
-            look(step)
+        look(step)
 
 
 def rooms_without_probe(config: RunConfig, taskset: TaskSet) -> Rooms:

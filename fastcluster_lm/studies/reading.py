@@ -38,18 +38,16 @@ def pick(rows: Iterable[Row], **wanted: object) -> list[Row]:
     return [row for row in rows if all(row.get(name) == value for name, value in wanted.items())]
 
 
-def task_rows(
-    rows: Iterable[Row], *, group: str = "input_output", split: str = "val", labels: str = "task"
-) -> list[Row]:
+def task_rows(rows: Iterable[Row], *, split: str = "val") -> list[Row]:
     """Keep the rows that verdicts rest on: full probes of the hidden space, of states run afresh."""
-    return pick(rows, space="hidden", group=group, split=split, labels=labels, tier="full", source="fresh")
+    return pick(rows, space="hidden", group="input_output", split=split, labels="task", tier="full", source="fresh")
 
 
-def over_layers(rows: Sequence[Row], column: str, *, first: int = 1) -> dict[int, float | None]:
-    """Average a column over the layers from `first` on, by step; None where a layer has no value."""
+def over_layers(rows: Sequence[Row], column: str) -> dict[int, float | None]:
+    """Average a column over the layers above the embedding, by step; None where a layer has no value."""
     found: dict[int, float | None] = {}
     for step in sorted({row["step"] for row in rows}):
-        values = [row[column] for row in rows if row["step"] == step and row["layer"] >= first]
+        values = [row[column] for row in rows if row["step"] == step and row["layer"] > 0]
         found[step] = sum(values) / len(values) if values and None not in values else None
     return found
 

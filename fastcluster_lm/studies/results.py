@@ -35,11 +35,9 @@ def write_results(
     found: Mapping[int, Measured],
     verdict: Verdict,
     *,
-    preset: str,
-    command: str,
-    code: Mapping[str, int],
+    beside: Mapping[str, Any],
 ) -> None:
-    """Write rows.jsonl, figure.png and verdict.json of one study; `code` counts its runs by what made them.
+    """Write rows.jsonl, figure.png and verdict.json of one study; `beside` the verdict stands how it was made.
 
     Errors: RunFolderError if the disk refuses; DataError for a value that JSON has no place for
     """
@@ -49,8 +47,8 @@ def write_results(
     for index, row in enumerate(rows):
         encode_json(row, f"row {index} of {study.name}")
     replace_file(path / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
-    beside = {"preset": preset, "command": command, "code": dict(code), "environment": describe_environment()}
-    replace_file(path / "verdict.json", encode_json({**verdict.to_dict(), **beside}, f"verdict of {study.name}"))
+    whole = {**verdict.to_dict(), **beside, "environment": describe_environment()}
+    replace_file(path / "verdict.json", encode_json(whole, f"verdict of {study.name}"))
     _draw(path / "figure.png", study, rows, verdict)
 
 

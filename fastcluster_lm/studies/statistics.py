@@ -13,6 +13,8 @@ from fastcluster_lm.errors import DataError
 LEVEL = 0.95
 # refits behind the interval of a change point; its ends then move by about a hundredth of the level
 N_REFITS = 200
+# places by which one series may lead another
+MOST_LAG = 4
 # steps on either side that a training loss is averaged over
 REACH = 12
 
@@ -41,7 +43,7 @@ class ChangePoint:
     after: float
 
 
-def t_interval(values: Sequence[float], *, against: float = 0.0, level: float = LEVEL) -> Interval:
+def t_interval(values: Sequence[float], *, against: float = 0.0) -> Interval:
     """Give the mean of independent values with Student's interval.
 
     Errors: DataError for fewer than two values
@@ -54,7 +56,7 @@ def t_interval(values: Sequence[float], *, against: float = 0.0, level: float = 
     if np.ptp(sample) == 0:
         return Interval(mean, mean, mean, float(mean == against), len(sample))
     found = stats.ttest_1samp(sample, against)
-    low, high = found.confidence_interval(level)
+    low, high = found.confidence_interval(LEVEL)
     return Interval(mean, float(low), float(high), float(found.pvalue), len(sample))
 
 
@@ -91,9 +93,9 @@ def correlation_of_changes(x: Sequence[float], y: Sequence[float], *, lag: int =
     return rank_correlation(dx.tolist(), dy.tolist())
 
 
-def lead(x: Sequence[float], y: Sequence[float], *, most: int = 4) -> int | None:
+def lead(x: Sequence[float], y: Sequence[float]) -> int | None:
     """Find by how many places x's changes come before y's: the lag that correlates best, the smallest of equals."""
-    found = {lag: correlation_of_changes(x, y, lag=lag) for lag in range(-most, most + 1)}
+    found = {lag: correlation_of_changes(x, y, lag=lag) for lag in range(-MOST_LAG, MOST_LAG + 1)}
     known = {lag: value for lag, value in found.items() if value is not None}
     return max(known, key=lambda lag: (known[lag], -abs(lag))) if known else None
 
@@ -126,7 +128,7 @@ def power_law(sizes: Sequence[float], values: Sequence[float]) -> tuple[float, f
     return math.exp(found.intercept), float(found.slope)
 
 
-def change_point(values: Sequence[float], *, seed: int = 0, level: float = LEVEL) -> ChangePoint:
+def change_point(values: Sequence[float], *, seed: int = 0) -> ChangePoint:
     """Find where a series goes from one level to another, with an interval.
 
     Errors: DataError for fewer than four values
@@ -142,7 +144,7 @@ def change_point(values: Sequence[float], *, seed: int = 0, level: float = LEVEL
     residuals = series - level_line
     rng = np.random.default_rng(seed)
     found = sorted(_best_split(level_line + rng.choice(residuals, len(series))) for _ in range(N_REFITS))
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
+    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="inverted_cdf")
     return ChangePoint(at, min(at, int(low)), max(at, int(high)), before, after)
 
 

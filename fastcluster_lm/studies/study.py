@@ -19,8 +19,6 @@ ALPHA = 0.05
 # seeds below which there is no verdict
 FEWEST_SEEDS = 5
 
-VERDICTS = ("supported", "not supported", "undecided")
-
 
 def train_run(config: RunConfig, folder: Path, options: Options) -> None:
     """Train and probe one run, as `fclm train` does, into the folder `run`."""

@@ -147,7 +147,9 @@ def test_results_hold_the_claim_the_values_the_rule_and_a_figure(tmp_path):
     study, folder = study_of(), StudyFolder(tmp_path)
     found = run_studies([study], "nano", range(5), folder, lambda text: None)
     verdict = judge_all([study], found, n_studies=3)["made"]
-    write_results(folder.of(study), study, found["made"], verdict, preset="nano", command="c", code={"abc": 2})
+    write_results(
+        folder.of(study), study, found["made"], verdict, beside={"preset": "nano", "command": "c", "code": {"abc": 2}}
+    )
     stored = json.loads((tmp_path / "made" / "verdict.json").read_text())
     assert (stored["verdict"], stored["n_studies"], stored["seeds"]) == ("supported", 3, [0, 1, 2, 3, 4])
     assert stored["differences"] == pytest.approx(

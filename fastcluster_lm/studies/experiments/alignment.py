@@ -55,15 +55,9 @@ def aligned_rows(rooms: Rooms, method: str, rate: float) -> list[Row]:
     rows: list[Row] = []
 
     def look(step: int) -> None:
-        rows.append(
-            {
-                "method": method,
-                "learning_rate": rate,
-                "step": step,
-                "success": evaluator.accuracy(judged),
-                "kept": evaluator.accuracy(kept),
-            }
-        )
+        if step % LOOK_EVERY == 0:
+            found = {"success": evaluator.accuracy(judged), "kept": evaluator.accuracy(kept)}
+            rows.append({"method": method, "learning_rate": rate, "step": step} | found)
 
     seed = rooms.config.seed
     drawn, replayed = (BatchSampler(len(own), BATCH, seed + i) for i, own in enumerate((relabelled, old)))
@@ -74,7 +68,7 @@ def aligned_rows(rooms: Rooms, method: str, rate: float) -> list[Row]:
         "replay": lambda: answer(model, relabelled, drawn.draw()) + answer(model, old, replayed.draw()),
         "L2 to the start": lambda: answer(model, relabelled, drawn.draw()) + L2 * _distance(model, start),
     }
-    descend(model, losses[method], rooms.config, steps=STEPS, learning_rate=rate, look=look, every=LOOK_EVERY)
+    descend(model, losses[method], rooms.config, steps=STEPS, learning_rate=rate, look=look)
     return rows
 
 

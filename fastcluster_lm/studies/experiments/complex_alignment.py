@@ -83,9 +83,7 @@ def corrected_rows(rooms: Rooms, method: str) -> list[Row]:
             if method == "clusters"
             else _answering(rooms, model, own, goal, drawn)
         )
-        descend(
-            model, loss, rooms.config, steps=STEPS, learning_rate=LEARNING_RATE, look=lambda step: None, every=STEPS
-        )
+        descend(model, loss, rooms.config, steps=STEPS, learning_rate=LEARNING_RATE)
         rows += measured_rows(rooms, model, method, number)
     return rows
 

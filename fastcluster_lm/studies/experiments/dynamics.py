@@ -119,18 +119,8 @@ def curves(scores: Sequence[Row]) -> list[Row]:
     for group, labels in SHOWN:
         for row in pick(scores, group=group, labels=labels, tier="full"):
             if row["space"] == "hidden" or not row["warm"]:
-                names = (
-                    "step",
-                    "layer",
-                    "split",
-                    "space",
-                    "group",
-                    "labels",
-                    *SCORES,
-                    "null_ari",
-                    "ceiling_output",
-                    "knn_share",
-                )
+                place = ("step", "layer", "split", "space", "group", "labels")
+                names = (*place, *SCORES, "null_ari", "ceiling_output", "knn_share")
                 rows.append({name: row[name] for name in names})
     return rows
 
