@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from fastcluster_lm.engine.rooms import Rooms
 from fastcluster_lm.errors import FclmError, RunFolderError, TrainingError
 from fastcluster_lm.probe import ProbeRunner, SavedState, WorkerProcess
+from fastcluster_lm.probe.runners.worker import copies
 from fastcluster_lm.store import RowQueue, RunFolder
 from fastcluster_lm.store.budget import DiskBudget
 from fastcluster_lm.training import StepResult
@@ -191,7 +192,7 @@ class Loop:
         """
         weights, moments, values = self._trainer.state()
         self._saved = self._trainer.step
-        self._unwritten.append((self._saved, {"model": _copies(weights), "optimizer": _copies(moments)}, values))
+        self._unwritten.append((self._saved, {"model": copies(weights), "optimizer": copies(moments)}, values))
         if self._runner is not None:
             self._runner.save()
         else:
@@ -210,14 +211,10 @@ class Loop:
         while self._states:
             step, tensors, values = self._unwritten.popleft()
             self._flush()
-            self._folder.write_checkpoint(step, {**tensors, "probe": _copies(self._states.popleft())}, values)
+            self._folder.write_checkpoint(step, {**tensors, "probe": copies(self._states.popleft())}, values)
             if self._run.config.training.keep_checkpoints:
                 self._folder.keep_last(self._run.config.training.keep_checkpoints)
             self._budget.tidy()
-
-
-def _copies(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    return {name: np.array(tensors[name].detach().cpu()) for name in sorted(tensors)}
 
 
 def _summary(run: Rooms, folder: RunFolder) -> Row:
