@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator
 
-import torch
-
 from fastcluster_lm.benchmarks.harness import Line
 from fastcluster_lm.errors import UsageError
 from fastcluster_lm.kernels import native
@@ -33,8 +31,7 @@ def run_benchmark(
         raise UsageError(f"--whole: expected with overhead alone, got it with {kind}")
     native.prepare()
     if threads:
-        torch.set_num_threads(threads)
-        native.use_threads(threads)
+        native.use_threads(threads, threads)
     if kind in ("probe", "quality", "forces"):
         from fastcluster_lm.benchmarks import probe
 

@@ -14,14 +14,13 @@ The flow of a run, each room importing only what stands below it:
 
 import importlib
 import os
-import sys
 from typing import Any
 
 # spinning OpenMP threads stall 5 to 30 times on a shared machine, and those that sleep at once take longer to wake than
-# a small kernel takes: GNU's wait some 0.3 ms, then sleep. It must be set before torch starts them
-if "torch" not in sys.modules:
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+# a small kernel takes: GNU's wait some 0.3 ms, then sleep. A runtime reads it when it is loaded: torch's, if that comes
+# later, that of our kernels, and those of processes beside this one
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 __version__ = "0.1.0"
 

@@ -38,16 +38,14 @@ class Device:
     reason: str
 
 
-def choose_device(name: str = "auto", threads: int = 0) -> Device:
-    """Choose the device once, before anything is built, and set the CPU threads.
+def choose_device(name: str = "auto") -> Device:
+    """Choose the device once, before anything is built.
 
     Errors: UsageError if CUDA is asked for and there is none
     """
     cuda = torch.cuda.is_available()
     if name == "cuda" and not cuda:
         raise UsageError("device: expected a CUDA GPU, found none; leave device at 'auto' or set device=cpu")
-    if threads > 0:
-        torch.set_num_threads(threads)
     if name == "cuda" or (name == "auto" and cuda):
         reason = "asked for" if name == "cuda" else f"{torch.cuda.get_device_name()} is present"
         return Device(torch.device("cuda"), torch.float32, torch.get_num_threads(), reason)

@@ -61,6 +61,7 @@ class RunOutcome:
     resumed_from: int | None = None
 
 
+@native.threads_kept()
 def start_run(
     run: RunConfig | Rooms, out: str | Path, hooks: Hooks | None = None, *, ahead: WorkerProcess | None = None
 ) -> RunOutcome:
@@ -82,6 +83,7 @@ def start_run(
     return RunOutcome(folder, finished)
 
 
+@native.threads_kept()
 def resume_run(
     path: str | Path,
     hooks: Hooks | None = None,
@@ -241,8 +243,7 @@ def serve_probes(descriptor: int, waiting_descriptor: int) -> None:
             native.turn_off("the run that is probed has none")
         run = Rooms(config_from_dict(setup["config"]), taskset_from_dict(setup["taskset"]))
         assert run.probe is not None
-        beside, alone = run.config.scores.threads, setup["threads_alone"]
-        native.use_threads(lambda: alone if waiting else beside)
+        native.share_cores(waiting.__bool__, run.config.scores.threads, run.device.threads)
         # what was built stays, so that no later collection walks through it
         gc.collect()
         gc.freeze()

@@ -9,12 +9,11 @@ import numpy as np
 
 from fastcluster_lm.config import RunConfig, apply_settings, differing_keys
 from fastcluster_lm.data import Instances, build_instances, split_instructions
-from fastcluster_lm.device import choose_device
 from fastcluster_lm.engine import stored_config
 from fastcluster_lm.engine.checkpoint import check_model, newest_checkpoint, read_weights
 from fastcluster_lm.engine.hugging_face import load_model
 from fastcluster_lm.engine.probe_work import ProbeOptions, ProbeWork, Row
-from fastcluster_lm.engine.rooms import Rooms
+from fastcluster_lm.engine.rooms import Rooms, device_of
 from fastcluster_lm.errors import ConfigError, RunFolderError, TaskError, UsageError
 from fastcluster_lm.kernels import native
 from fastcluster_lm.probe import choose_sources
@@ -33,6 +32,7 @@ LAST = ("last",)
 SETTABLE = ("device", "probe.", "scores.")
 
 
+@native.threads_kept()
 def probe_run(
     path: str | Path,
     configure: Configure = lambda config: config,
@@ -86,6 +86,7 @@ def probe_run(
     return rows
 
 
+@native.threads_kept()
 def probe_model(
     folder: Path,
     questions: QuestionSet,
@@ -120,9 +121,7 @@ def probe_model(
         n_neighbors=config.scores.n_neighbors,
         seed=config.probe.seed,
     )
-    if config.scores.threads:
-        native.use_threads(config.scores.threads)
-    device = choose_device(config.device, config.training.threads).torch_device
+    device = device_of(config).torch_device
     loaded = load_model(folder, device, chat=chat)
     reader = PromptReader(loaded.model, Layers.RESIDUAL)
     encoded = [loaded.encode(prompt) for prompt in prompts]

@@ -9,7 +9,7 @@ import torch
 
 from fastcluster_lm.config import ModelConfig, RunConfig, config_to_dict
 from fastcluster_lm.data import Vocabulary, build_instances, split_instructions
-from fastcluster_lm.device import Device, choose_device, cpu_cores, generator, worker_policy
+from fastcluster_lm.device import Device, choose_device, generator, worker_policy
 from fastcluster_lm.engine.machine import machine_facts
 from fastcluster_lm.kernels import native
 from fastcluster_lm.model import GPT2, TrainableModel
@@ -37,6 +37,12 @@ BuildModel = Callable[[ModelConfig, int, int, torch.Generator], TrainableModel]
 WORKER = "fastcluster_lm.engine:serve_probes"
 
 
+def device_of(config: RunConfig) -> Device:
+    """Choose where a run computes, and set the threads that it takes there, of kernels and of torch."""
+    native.use_threads(config.scores.threads or None, config.training.threads)
+    return choose_device(config.device)
+
+
 class Rooms:
     """All rooms of one run, built from its config."""
 
@@ -44,7 +50,7 @@ class Rooms:
         self.config, self.taskset = config, taskset
         # before the first step, so that no probe waits for a compiler
         native.prepare()
-        self.device: Device = choose_device(config.device, config.training.threads)
+        self.device: Device = device_of(config)
         on = self.device.torch_device
         split = split_instructions(
             taskset, n_train=config.data.n_train_instructions, n_val=config.data.n_val_instructions, seed=config.seed
@@ -63,8 +69,6 @@ class Rooms:
         self.plan = plan_disk(config, taskset, shapes)
         self.probe: RunProbe | None = None
         self.beside, self.beside_reason = worker_policy(config.probe.worker, self.device, self.cadence.count())
-        if config.scores.threads:
-            native.use_threads(config.scores.threads)
         decided, self.engine_reason = decide_engine(config.scores.engine, on)
         self.engine = choose_engine(decided, on, config.scores.memory_mib)
         if config.probe.every > 0:
@@ -121,20 +125,13 @@ class Rooms:
             return CudaRunner(self.probe, self.device.torch_device)
         if not self.beside:
             return InlineRunner(self.probe)
-        threads = self.device.threads
         config = replace(
             self.config,
-            training=replace(self.config.training, threads=threads),
-            scores=replace(
-                self.config.scores,
-                engine=self.engine.name,
-                threads=self.config.scores.threads or max(1, cpu_cores() - threads),
-            ),
+            training=replace(self.config.training, threads=self.device.threads),
+            scores=replace(self.config.scores, engine=self.engine.name),
         )
         setup = {
             "config": config_to_dict(config),
-            # training's cores are free while it waits
-            "threads_alone": self.config.scores.threads or cpu_cores(),
             "taskset": self.taskset.to_toml_dict(),
             "compiled": native.compiled(),
         }

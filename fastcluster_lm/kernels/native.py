@@ -4,7 +4,8 @@ import ctypes
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -140,14 +141,33 @@ def forget() -> None:
     _kernels = None
 
 
-def use_threads(count: int | Callable[[], int]) -> None:
-    """Set how many threads compiled kernels take; 0: OMP_NUM_THREADS, or all cores this process may use.
+def use_threads(of_kernels: int | Callable[[], int] | None, of_torch: int = 0) -> None:
+    """Set how many threads compiled kernels take, and torch; all who set them do it here.
 
-    Their results do not depend on it, so it need not be that of torch, on which training's bits depend; a function is
-    asked at each call of a kernel
+    of_kernels: None: as it is; 0: OMP_NUM_THREADS, or all cores this process may use. Results do not depend on it, so
+                it need not be that of torch; a function is asked at each call of a kernel
+    of_torch:   training's bits depend on it; 0: as it is
     """
     global _threads
-    _threads = count
+    _threads = _threads if of_kernels is None else of_kernels
+    if of_torch not in (0, torch.get_num_threads()):
+        torch.set_num_threads(of_torch)
+
+
+def share_cores(training_waits: Callable[[], bool], of_kernels: int, of_torch: int) -> None:
+    """Have kernels take the cores that training leaves, and all of them while it waits; or `of_kernels`, if not 0."""
+    alone, beside = of_kernels or cpu_cores(), of_kernels or max(1, cpu_cores() - of_torch)
+    use_threads(lambda: alone if training_waits() else beside, of_torch)
+
+
+@contextmanager
+def threads_kept() -> Iterator[None]:
+    """Put back how many threads kernels and torch take, whatever is set within; also as a decorator."""
+    before = _threads, torch.get_num_threads()
+    try:
+        yield
+    finally:
+        use_threads(*before)
 
 
 def thread_count() -> int:
@@ -241,8 +261,6 @@ class _Found:
 
 
 def _prepare(at: str, say: Callable[[str], None]) -> _Kernels:
-    # read by the OpenMP runtime when it is loaded: spinning threads stall 5 to 30 times on a shared machine
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     loaded: dict[Path, ctypes.CDLL] = {}
     try:
         _check_not_off()

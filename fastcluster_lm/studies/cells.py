@@ -13,6 +13,7 @@ from pathlib import Path
 
 from fastcluster_lm.config import RunConfig, apply_settings, config_to_dict, load_preset
 from fastcluster_lm.errors import RunFolderError, UsageError, nearest_name
+from fastcluster_lm.kernels.native import threads_kept
 from fastcluster_lm.store.files import (
     encode_json,
     explaining,
@@ -134,7 +135,8 @@ class CellStore:
         with explaining("make", aside):
             aside.mkdir()
         started = time.monotonic()
-        cell.arm.work(cell.config, aside, dict(cell.arm.options))
+        with threads_kept():
+            cell.arm.work(cell.config, aside, dict(cell.arm.options))
         seconds = time.monotonic() - started
         unfinished = _unfinished(aside)
         if unfinished is not None:

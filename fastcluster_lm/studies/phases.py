@@ -8,8 +8,8 @@ from torch import Tensor
 
 from fastcluster_lm.config import RunConfig
 from fastcluster_lm.data import Instances
-from fastcluster_lm.device import choose_device
 from fastcluster_lm.engine import Rooms
+from fastcluster_lm.engine.rooms import device_of
 from fastcluster_lm.model import TrainableModel
 from fastcluster_lm.tasks import TaskSet
 from fastcluster_lm.training import Trainer
@@ -35,7 +35,7 @@ def fit(
     """Train a model in place with a fresh optimiser and schedule, validating it at step 0 too."""
     training = config.training
     own = replace(training, steps=steps, warmup_steps=min(training.warmup_steps, steps // 10))
-    trainer = Trainer(model, train, val, own, choose_device(config.device, training.threads), config.seed)
+    trainer = Trainer(model, train, val, own, device_of(config), config.seed)
     accuracy = {0: trainer.validate()}
     while trainer.step < steps:
         trainer.advance()

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fastcluster_lm.errors import HeldError, RunFolderError
+from fastcluster_lm.kernels.native import threads_kept
 from fastcluster_lm.store.files import encode_json, explaining, read_json, replace_file
 from fastcluster_lm.studies.cells import Cell, CellStore, Plan, cells_of
 from fastcluster_lm.studies.code import code_digest
@@ -80,7 +81,8 @@ def run_studies(
             if known is None:
                 begun = time.monotonic()
                 paths = {name: folder.cells.path(cell) for name, cell in cells_of(study, preset, seed).items()}
-                known = study.measure(paths)
+                with threads_kept():
+                    known = study.measure(paths)
                 folder.keep(study, preset, seed, known)
                 say(f"measured {study.name} at seed {seed}  {time.monotonic() - begun:.1f} s")
             found[study.name][seed] = known

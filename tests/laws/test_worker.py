@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from fastcluster_lm.device import Device, worker_policy
-from fastcluster_lm.engine import Hooks, Rooms, resume_run, rooms, serve_probes, start_run
+from fastcluster_lm.engine import Hooks, Rooms, resume_run, serve_probes, start_run
 from fastcluster_lm.errors import ConfigError, ProbeError, TrainingError, UsageError
 from fastcluster_lm.kernels import native
 from fastcluster_lm.probe import (
@@ -82,7 +82,7 @@ def worker(small):
 
 @pytest.mark.parametrize(("asked", "threads"), [(0, [2, 3]), (1, [1, 1])])
 def test_kernels_take_all_cores_while_training_waits(small, tmp_path, monkeypatch, asked, threads):
-    monkeypatch.setattr(rooms, "cpu_cores", lambda: 3)
+    monkeypatch.setattr(native, "cpu_cores", lambda: 3)
     monkeypatch.setattr(gc, "freeze", lambda: None)
     monkeypatch.setattr(native, "_threads", 0)
     seen = []

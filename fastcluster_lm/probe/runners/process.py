@@ -84,9 +84,9 @@ def started(entry: str) -> WorkerProcess:
     ignored = "; ".join(f"signal.signal({number:d}, signal.SIG_IGN)" for number in LEFT_TO_TRAINING)
     unblocked = f"signal.pthread_sigmask(signal.SIG_UNBLOCK, {[*map(int, LEFT_TO_TRAINING)]})"
     called = f"from {module} import {function}; {function}(*map(int, sys.argv[1:]))"
-    # found where this process found it; spinning OpenMP threads would take training's core
+    # found where this process found it
     path = os.pathsep.join(place or os.getcwd() for place in sys.path)
-    env = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path}
+    env = {**os.environ, "PYTHONPATH": path}
     ours: Connection | None = None
     # a new program inherits the mask: what comes before it ignores these signals waits, and is then ignored too
     before = signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_TO_TRAINING)

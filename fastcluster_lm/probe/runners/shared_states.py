@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from fastcluster_lm.config import ScoresConfig
-from fastcluster_lm.device import cpu_cores
 from fastcluster_lm.errors import FclmError, ProbeError
 from fastcluster_lm.kernels import native
 from fastcluster_lm.probe.pending import Captured, ProbeResult
@@ -157,11 +156,7 @@ class Setup:
         if not self.compiled:
             # what could not be compiled there is not tried again here
             native.turn_off("the loop that is probed has none")
-        torch.set_num_threads(self.torch_threads)
-        # training's cores are free while it waits
-        alone = self.scores.threads or cpu_cores()
-        beside = self.scores.threads or max(1, cpu_cores() - self.torch_threads)
-        native.use_threads(lambda: alone if waiting else beside)
+        native.share_cores(waiting.__bool__, self.scores.threads, self.torch_threads)
         host = torch.device("cpu")
         engine = choose_engine(self.engine, host, self.scores.memory_mib)
         return StatesScorer(Scorers(self.positions, self.scores, engine, host, self.seed, self.plan), self.points)

@@ -8,7 +8,8 @@ import torch
 
 from fastcluster_lm.config import RunConfig
 from fastcluster_lm.data import Instances, split_instructions
-from fastcluster_lm.device import choose_device, generator
+from fastcluster_lm.device import generator
+from fastcluster_lm.engine.rooms import device_of
 from fastcluster_lm.model import GPT2
 from fastcluster_lm.scores.engines import choose_engine
 from fastcluster_lm.scores.parts import Scoring
@@ -30,7 +31,7 @@ def train_on_pairs(config: RunConfig, folder: Path, options: Options) -> None:
     texts = split_instructions(
         taskset, n_train=config.data.n_train_instructions, n_val=config.data.n_val_instructions, seed=config.seed
     )
-    device = choose_device(config.device, config.training.threads).torch_device
+    device = device_of(config).torch_device
     train, val = (pairs(taskset, own, device) for own in (texts.train, texts.val))
     n_positions = train.tokens.shape[1]
     model = GPT2(config.model, n_tokens(taskset), n_positions, generator(config.seed, torch.device("cpu"))).to(device)

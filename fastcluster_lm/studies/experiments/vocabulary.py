@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fastcluster_lm.config import RunConfig
 from fastcluster_lm.data import Instances, Vocabulary, split_instructions
-from fastcluster_lm.device import choose_device, generator
+from fastcluster_lm.device import generator
+from fastcluster_lm.engine.rooms import device_of
 from fastcluster_lm.model import GPT2
 from fastcluster_lm.scores.engines import choose_engine
 from fastcluster_lm.store.files import encode_json, read_json, write_new_file
@@ -48,7 +49,7 @@ def train_on_pool(config: RunConfig, folder: Path, options: Options) -> None:
         taskset, n_train=config.data.n_train_instructions, n_val=config.data.n_val_instructions, seed=config.seed
     )
     vocabulary = Vocabulary.of(taskset)
-    on = choose_device(config.device, config.training.threads).torch_device
+    on = device_of(config).torch_device
     draw = generator(config.seed, torch.device("cpu"))
     n_seen = config.training.steps * config.training.batch_size
     n_instructions = taskset.n_distributions * len(texts.train[0])
