@@ -1,9 +1,10 @@
 """A probe from its captured states to its rows: what its device was given to do, and what was fetched of it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,17 +86,19 @@ class Found(NamedTuple):
     spaces:  what the rows of each space need, in the order of PendingSpace.tensors
     columns: of the map and of the points it shows, by name
     spread:  CDNV by split, kind of labels and space
-    finite:  by split whether a layer's states are finite; empty where it was known at the launch that all are
     place:   of the points on the map
     placed:  whether a layer has a place on the map of a step probe; None: all have
+    finite:  by split whether a layer's states are finite; empty where it was known at the launch that all are
+    warm:    whether the map went on from the last one
     """
 
     spaces: list[list[Tensor]]
     columns: dict[str, Float[Tensor, " layers"]]
     spread: dict[tuple[str, str, str], Float[Tensor, " layers"]]
-    finite: dict[str, Bool[Tensor, " layers"]]
     place: Float[Tensor, "layers n 2"] | None = None
     placed: Bool[Tensor, " layers"] | None = None
+    finite: Mapping[str, Bool[Tensor, " layers"]] = MappingProxyType({})
+    warm: bool = False
 
     def tensors(self) -> list[Tensor]:
         """List all of them, in the order in which `with_tensors` takes them."""
@@ -108,9 +111,10 @@ class Found(NamedTuple):
             [[next(came) for _ in own] for own in self.spaces],
             {name: next(came) for name in self.columns},
             {key: next(came) for key in self.spread},
-            {name: next(came) for name in self.finite},
-            None if self.place is None else next(came),
-            None if self.placed is None else next(came),
+            finite={name: next(came) for name in self.finite},
+            place=None if self.place is None else next(came),
+            placed=None if self.placed is None else next(came),
+            warm=self.warm,
         )
 
     def broken(self) -> set[int]:
@@ -131,11 +135,9 @@ class PendingProbe:
         spaces: list[PendingSpace],
         found: Found,
         shown: list[Points],
-        *,
-        warm: bool,
         checks: Checks,
     ) -> None:
-        self.captured, self.spaces, self.warm = captured.without_states(), spaces, warm
+        self.captured, self.spaces = captured.without_states(), spaces
         self._shown = [own.at(nowhere(len(own))) for own in shown]
         self._found, self._checks = found, checks
         self._fetch = Fetch([*checks.values(), *found.tensors()])
@@ -156,7 +158,7 @@ class PendingProbe:
     def result(self, found: Found) -> ProbeResult:
         """Make rows and map of what was fetched; their seconds are for whoever saw the probe begin."""
         finite = {name: own.tolist() for name, own in found.finite.items()}
-        return ProbeResult(self._rows(found), self._maps(found), self.warm, 0.0, describe_broken(finite))
+        return ProbeResult(self._rows(found), self._maps(found), found.warm, 0.0, describe_broken(finite))
 
     def _rows(self, found: Found) -> list[dict[str, Any]]:
         """Make all rows, with one layer's numbers in those of group "all", None where they are undefined."""
@@ -173,7 +175,7 @@ class PendingProbe:
                 if spread:
                     own["cdnv"] = spread[row["split"], row["labels"], row["space"]][layer]
                 row.update({name: value if math.isfinite(value) else None for name, value in own.items()})
-            row["warm"] = self.warm and (row["space"] == "map" or not captured.full)
+            row["warm"] = found.warm and (row["space"] == "map" or not captured.full)
             row.update(step=captured.step, tier="full" if captured.full else "step", source=source)
             row["age_steps"] = captured.age_steps if source == "batch" else 0
             row["position"] = captured.position

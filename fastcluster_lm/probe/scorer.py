@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastcluster_lm.config import ScoresConfig
-from fastcluster_lm.kernels.deferred import Checks, deferred
+from fastcluster_lm.kernels.deferred import deferred
 from fastcluster_lm.probe.pending import Captured, Found, PendingProbe, ProbeResult, numbers_of
 from fastcluster_lm.probe.plan import EVERYTHING, ProbePlan
 from fastcluster_lm.probe.warm_map import WarmMap
@@ -65,12 +65,18 @@ class Scorer:
         The columns of one space do not depend on the other's, and no map is drawn that is not asked for. A layer whose
         states are not finite is not scored, and the others are as they would be without it
         """
-        for points in captured.points.values():
-            self._follow(points.X.device)
+        for own in captured.points.values():
+            self._follow(own.X.device)
         with deferred(self.device) as checks:
+            # layers that are not finite get the points of one that is: (layers, n, d) by split
+            points, whole, finite = whole_layers(captured.points)
             if captured.full:
-                return self._launch_full(captured, spaces or self.plan.spaces, checks)
-            return self._launch_step(captured, checks)
+                spaces = spaces or self.plan.spaces
+                started, found, shown = self._launch_full(points, whole, spaces, key_frame=captured.key_frame)
+            else:
+                started, found = self._launch_step(points, whole)
+                shown = []
+        return PendingProbe(captured, started, found._replace(finite=finite), shown, checks)
 
     def finish(self, pending: PendingProbe) -> ProbeResult:
         """Make rows and map of what the device found, waiting for it if need be.
@@ -83,7 +89,7 @@ class Scorer:
         if self._gaps or not whole:
             self._gaps = any(bool(own.isnan().any()) for own in self._centroids.values())
         if found.place is not None:
-            self._map.settle(found.columns, warm=pending.warm, whole=whole)
+            self._map.settle(found.columns, warm=found.warm, whole=whole)
         return pending.result(found)
 
     def state(self) -> dict[str, Tensor]:
@@ -121,11 +127,15 @@ class Scorer:
             self.engine = choose_engine(self.config.engine, device, self.memory_mib)
             self.begin_anew()
 
-    def _launch_full(self, captured: Captured, wanted: Collection[str], checks: Checks) -> PendingProbe:
-        """Score the hidden states, draw the map, score that, and measure what both say of geometry."""
-        # 1. layers that are not finite get the points of one that is: (layers, n, d) by split
-        points, whole, finite = whole_layers(captured.points)
-        placed = {"hidden": points}
+    def _launch_full(
+        self, points: Mapping[str, Points], whole: Whole | None, wanted: Collection[str], *, key_frame: bool
+    ) -> tuple[list[PendingSpace], Found, list[Points]]:
+        """Score the hidden states, draw the map, score that, and measure what both say of geometry.
+
+        Gives the points that are on the map beside what is on its way
+        """
+        # 1. the states of all points
+        placed = {"hidden": dict(points)}
         spaces = [self._start("hidden", points, whole)] if "hidden" in wanted else []
         # 2. the points on the map, those of all splits together: (layers, m, d) -> (layers, m, 2)
         shown = [own.shown() for own in points.values()]
@@ -133,7 +143,7 @@ class Scorer:
         columns: dict[str, Tensor] = {}
         place, warm = None, False
         if "map" in wanted:
-            place, columns, near, warm, _ = self._map.draw(X, numbers_of(shown), captured.key_frame, whole)
+            place, columns, near, warm, _ = self._map.draw(X, numbers_of(shown), key_frame, whole)
             parts = place.split([len(own) for own in shown], dim=1)
             placed["map"] = {own.name: own.at(part) for own, part in zip(shown, parts, strict=True)}
             spaces.append(self._start("map", placed["map"], whole))
@@ -150,12 +160,10 @@ class Scorer:
             for kind, codes in own.labels.items()
             if ("all", kind) in self.plan.rows(space, own.labels)
         }
-        found = Found([space.tensors() for space in spaces], columns, spread, finite, place)
-        return PendingProbe(captured, spaces, found, shown, warm=warm, checks=checks)
+        return spaces, Found([space.tensors() for space in spaces], columns, spread, place, warm=warm), shown
 
-    def _launch_step(self, captured: Captured, checks: Checks) -> PendingProbe:
+    def _launch_step(self, points: Mapping[str, Points], whole: Whole | None) -> tuple[list[PendingSpace], Found]:
         """Score task labels on the map's training points: warm centroids, few steps of the map, no nulls."""
-        points, whole, finite = whole_layers(captured.points)
         spaces: list[PendingSpace] = []
         moved = None
         for train in points.values():
@@ -175,8 +183,7 @@ class Scorer:
                 self._centroids.update(self._kept(pending.centroids, whole))
                 spaces.append(pending)
         columns, on_map = (moved.columns, moved.placed) if moved is not None else ({}, None)
-        found = Found([space.tensors() for space in spaces], columns, {}, finite, placed=on_map)
-        return PendingProbe(captured, spaces, found, [], warm=True, checks=checks)
+        return spaces, Found([space.tensors() for space in spaces], columns, {}, placed=on_map, warm=True)
 
     def _start(self, name: str, points: Mapping[str, Points], whole: Whole | None) -> PendingSpace:
         """Start the rows of a full probe in one space, and keep the bank's task clusters for step probes."""

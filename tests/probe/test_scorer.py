@@ -107,15 +107,17 @@ def test_what_is_fetched_comes_back_under_its_own_name(has_map):
             [[one(2, 2), one()], [one()]],
             {"kl": one(), "trustworthiness": one()},
             {("val", "task", "hidden"): one(), ("val", "task", "map"): one()},
-            {"train": one(), "val": one()},
             one(LAYERS, 4, 2) if has_map else None,
             None if has_map else one(),
+            {"train": one(), "val": one()},
+            warm=has_map,
         )
 
     ours, other = found(0), found(1000)
     again = other.with_tensors(iter(ours.tensors()))
     assert [part.tolist() for part in again.tensors()] == [part.tolist() for part in ours.tensors()]
     assert (again.columns["kl"] == ours.columns["kl"]).all() and (again.finite["val"] == ours.finite["val"]).all()
+    assert again.warm is ours.warm is has_map
     assert all((again.spread[key] == ours.spread[key]).all() for key in ours.spread)
     for name in ("place", "placed"):
         mine, given = getattr(again, name), getattr(ours, name)
