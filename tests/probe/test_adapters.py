@@ -1,6 +1,7 @@
 """The callbacks: trainers end with the same weights, losses and logs as without them, and log the scores too."""
 
 import hashlib
+import json
 import runpy
 import warnings
 from pathlib import Path
@@ -288,6 +289,14 @@ def test_scores_that_come_later_from_a_worker_are_logged_at_their_own_steps(tmp_
         own[:] = [entry for entry in own if entry[1]]
     assert [step for step, _ in told["off"]][:4] == [0, 2, 4, 6]
     assert told["on"] == told["off"]
+
+
+def test_a_checkpoint_of_hugging_face_comes_after_all_probes_before_it(tmp_path):
+    pytest.importorskip("accelerate")
+    train_hugging_face(tmp_path / "run", 1, save=3, worker="on")
+    saved = json.loads((tmp_path / "trained" / "checkpoint-3" / "trainer_state.json").read_text())
+    # a kill from here on costs none of them
+    assert [entry["step"] for entry in saved["log_history"] if scores_in(entry)] == [0, 1, 2, 3]
 
 
 def weights(model):

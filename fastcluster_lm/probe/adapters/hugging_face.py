@@ -45,9 +45,16 @@ class FclmTrainerCallback(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Probe if it is time; the step is an optimiser step, however many batches it took."""
         self._step(args, state, control)
+        self._before_save(args, state, control)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Wait for probes before a checkpoint that is due here."""
+        self._before_save(args, state, control)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Wait for probes that a worker has not done: who goes on from this checkpoint has all that came before it."""
+        """Wait for probes after a checkpoint that nobody knew of before."""
         if self.probe is not None:
             self._log(self.probe.wait(), args, state, control)
 
@@ -57,6 +64,11 @@ class FclmTrainerCallback(TrainerCallback):
         """Score the trained model, unless that was done, and end the run."""
         if self.probe is not None:
             self._log(self.probe.close(state.global_step), args, state, control)
+
+    def _before_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> None:
+        """Wait for probes that a worker has not done: who goes on from this checkpoint has all that came before it."""
+        if control.should_save and self.probe is not None:
+            self._log(self.probe.wait(), args, state, control)
 
     def _step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> None:
         if self.probe is None:
