@@ -146,7 +146,7 @@ def generator(seed: int, device: torch.device) -> torch.Generator:
 def generators_kept() -> Iterator[None]:
     """Put every global generator back as it was before the body.
 
-    Units:  torch on the CPU and on CUDA, NumPy and Python; CUDA is not started where it was not
+    Notes:  torch on the CPU and on CUDA, NumPy and Python; CUDA is not started where it was not
     """
     ours, numpys, pythons = torch.get_rng_state(), np.random.get_state(), random.getstate()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []

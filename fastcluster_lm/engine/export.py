@@ -28,7 +28,7 @@ _TEXT = {"split", "space", "group", "labels", "tier", "source", "engine", "null_
 def export_hugging_face(run: str | Path, out: str | Path, *, step: int | None = None) -> Path:
     """Write a folder that AutoModelForCausalLM and AutoTokenizer load: the weights of a checkpoint, and the tokens.
 
-    Units:  the tokenizer takes tokens with blanks between them: letters of an instruction, input, output
+    Notes:  the tokenizer takes tokens with blanks between them: letters of an instruction, input, output
     Errors: RunExistsError if the folder exists; RunFolderError without a checkpoint; ConfigError for a run of an
             attached probe; DataError for a token with a blank in it
     """

@@ -67,7 +67,7 @@ class GPT2(TrainableModel):
         """Predict the token after each output position, and hand out every layer's state at the probed positions.
 
         Shapes: tokens (B, T), output_position (B,), probe_positions (B, P), by default the output position alone
-        Units:  states are detached, so no gradient ever flows through them
+        Notes:  states are detached, so no gradient ever flows through them
         """
         output = self.hidden(tokens, output_position, probe_positions, all_tokens)
         return ModelOutput(F.linear(output.hidden, self.wte.weight), output.states, output.sq_norms)

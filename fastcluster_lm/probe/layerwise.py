@@ -14,7 +14,7 @@ from fastcluster_lm.scores.parts import SPACES
 def score_layerwise(source: FileSource, scorer: Scorers, step: int, spaces: Collection[str] = SPACES) -> ProbeResult:
     """Score all layers of a source, as one probe would that had them all at once and cold maps.
 
-    Units:  in memory are as many layers as scores.memory_mib holds, one at least, with what scoring makes of them
+    Notes:  in memory are as many layers as scores.memory_mib holds, one at least, with what scoring makes of them
     Source: measured with 1024 points of width 1024 on a CPU: 70 MiB over the start with 4 MiB of states at a time,
             however many layers; 590 MiB with 128
     Errors: RunFolderError if the disk refuses

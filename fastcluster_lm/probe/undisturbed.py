@@ -11,7 +11,7 @@ from torch import nn
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Run the body on a model in evaluation mode, eager and without gradients; put back all that a forward may move.
 
-    Units:  a compiled part runs as it was written, since a hook set after its compilation would never be called
+    Notes:  a compiled part runs as it was written, since a hook set after its compilation would never be called
     Source: https://github.com/pytorch/pytorch/issues/117758, hooks after compilation
     """
     # one by one, past train(): some models work on their weights there, and some keep a part in evaluation mode
@@ -41,7 +41,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 def plain_torch() -> Iterator[None]:
     """Run the body with torch's defaults for new tensors, and with all of its algorithms, whatever the caller asks for.
 
-    Units:  float32 and the CPU by default; scores name their device where it is another, and are deterministic as
+    Notes:  float32 and the CPU by default; scores name their device where it is another, and are deterministic as
             they are, so that an algorithm torch refuses under its strict flag is no error here
     """
     dtype, strict = torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()

@@ -18,7 +18,7 @@ from fastcluster_lm.scores.geometry import neighbor_overlap, trustworthiness
 # retained points whose mean place a new point starts from, and the least share of them that a warm map needs
 START_FROM, RETAINED = 3, 0.5
 # a layer that kept a smaller share of its neighbours goes on from a map this much smaller, in which clusters can pass
-# each other: on full-sized ones they are stuck (benchmarks/README.md has the figures)
+# each other: on full-sized ones they are stuck (`fclm bench maps` measures it)
 STEADY, DRAWN_TOGETHER = 0.9, 0.1
 # the column that decides on the next map and stands in no row
 PRESERVED = "preserved"

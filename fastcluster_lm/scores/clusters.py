@@ -60,12 +60,12 @@ def score_clusters(
             Without a bank X is its own, and no point is its own neighbour, nor one of its instance; with one, instances
             are left out only if both sides name them. groups adds rows group="groups": unweighted means over groups
             with >= 2 labels and >= 5 points a label. blocks (instruction distributions) give nulls and knn_share_across
-    Units:  None where a score is undefined: no blocks, too few neighbours, no such group, a map of one point.
-            n_clusters holds for group="all" (None: number of labels); too large a perplexity is lowered with a warning
-    Notes:  points are arrays, tensors or nested lists; labels whole numbers, text, booleans or finite numbers
+    Notes:  None where a score is undefined: no blocks, too few neighbours, no such group, a map of one point.
+            n_clusters holds for group="all" (None: number of labels); too large a perplexity is lowered with a warning;
+            queries and bank share one joint map; points are arrays, tensors or nested lists;
+            labels whole numbers, text, booleans or finite numbers
     Errors: DataError for NaN, no points, more clusters than points, what is no such argument; ShapeError; UsageError
             for an unknown space
-    Source: docs/architecture.md, "Scores and their names"; queries and bank share one joint map
     """
     spaces = _known_spaces(spaces)
     points = as_points(X, "X")

@@ -39,7 +39,7 @@ def intrinsic_dimension(distances: Float[Tensor, "layers n k"]) -> Float[Tensor,
     """Estimate the dimension from the ratio of each point's two nearest distances (TwoNN).
 
     Shapes: distances (layers, n, k >= 2) ascending, without the point itself -> (layers,) float64
-    Units:  NaN where fewer than 10 points have a nearest distance above 0 and below the second
+    Notes:  NaN where fewer than 10 points have a nearest distance above 0 and below the second
     Errors: ShapeError for fewer than two neighbours
     Source: Facco, d'Errico, Rodriguez and Laio 2017; the maximum-likelihood form, with its factor n - 1
     """
@@ -72,7 +72,7 @@ def trustworthiness(X: Float[Tensor, "layers n d"], map_indices: Int[Tensor, "la
     """Say how far the neighbours on a map are neighbours in the points themselves: 1 if all are, 0.5 by chance.
 
     Shapes: X (layers, n, d), map_indices (layers, n, k) without the point itself -> (layers,) float64
-    Units:  NaN unless 3 k + 1 < 2 n; equal distances rank alike, at the nearest rank
+    Notes:  NaN unless 3 k + 1 < 2 n; equal distances rank alike, at the nearest rank
     Source: Venna and Kaski 2001
     """
     n_layers, n, k = map_indices.shape

@@ -29,8 +29,9 @@ def kmeans(
     """Cluster the points of each layer; of n_init restarts, and one from init if given, the lowest inertia wins.
 
     Shapes: X (*layers, n, d), init (k, d) or (layers, k, d) -> labels i64 (*layers, n), centroids f32 (*layers, k, d)
-    Units:  inertia in squared input units, float64; distances are compared in float32 of a layer's largest deviation
-    Notes:  X and init are arrays, tensors or nested lists; seed is 0 or more
+    Units:  inertia in squared input units, float64
+    Notes:  distances are compared in float32 of a layer's largest deviation; X and init are arrays,
+            tensors or nested lists; seed is 0 or more
     Errors: ShapeError for init; DataError for NaN, infinity, n_clusters < 1 or > n, and for what is no such argument
     """
     points = as_points(X, "X")

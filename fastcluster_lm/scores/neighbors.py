@@ -29,8 +29,9 @@ def nearest_neighbors(
     """Find the nearest points of a bank for each query.
 
     Shapes: queries (*layers, nq, d), bank (*layers, nb, d) -> distances f32, indices i64, both (*layers, nq, k)
-    Units:  Euclidean distances in the units of the input; the fused engine gives ties to the lower index
-    Notes:  queries and bank are arrays, tensors or nested lists; results come in the kind of the queries
+    Units:  Euclidean distances in the units of the input
+    Notes:  the fused engine gives ties to the lower index;
+            queries and bank are arrays, tensors or nested lists; results come in the kind of the queries
     Errors: ShapeError if layers or d differ, or exclude_self and nq != nb; DataError for NaN, infinity, too few points,
             and for what is no such argument
     """

@@ -129,7 +129,7 @@ def divide(split: Points, bank: Points, plan: Sequence[tuple[str, str]], scoring
 
     Shapes: labels (n,) and (m,) of split and bank
     Errors: DataError if a label or group of the plan is unknown; ShapeError if labels and points differ in number
-    Source: docs/architecture.md: a group counts with >= 2 labels and >= min_label_points points of each of its labels
+    Notes:  a group counts with >= 2 labels and >= min_label_points points of each of its labels
     """
     # 1. labels of both sides as codes: (n,), (m,) by name
     both = {name: joint_codes(name, split, bank) for name in split.labels}

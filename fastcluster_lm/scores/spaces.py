@@ -81,11 +81,10 @@ def score_space(
     """Score every (group, labels) of a plan, for all splits and layers together.
 
     Shapes: X of a split (layers, n, d), of the bank (layers, m, d) -> a row for each split, (group, labels) and layer
-    Units:  a row's scores are unweighted means over its groups; None where undefined for one of them
     Errors: DataError for NaN, an unknown group or label, no points; ShapeError for layers or widths that differ
-    Notes:  queries of the bank's own split leave out all points of their instruction; points keep their order, so equal
+    Notes:  a row's scores are unweighted means over its groups; None where undefined for one of them;
+            queries of the bank's own split leave out all points of their instruction; points keep their order, so equal
             inputs give equal rows
-    Source: docs/architecture.md, "Scores and their names"
     """
     wanted = Space(space, queries, bank, PLANS[space] if plan is None else plan)
     pending = start_space(wanted, engine=engine, scoring=scoring or Scoring())

@@ -30,7 +30,7 @@ _PLAIN = frozenset((str, int, bool, float, type(None)))
 def score_row(values: Mapping[str, object]) -> Row:
     """Make one whole row of scores.jsonl; absent columns are None.
 
-    Units:  null_kind says what the nulls reassigned to tasks: whole "distributions", or, where those are not known,
+    Notes:  null_kind says what the nulls reassigned to tasks: whole "distributions", or, where those are not known,
             single points: a "permutation"; base_rate is the share of points that have the commonest label, which a
             vote that always names it reaches in knn_accuracy; position is the token whose states these are; numpy
             scalars become plain numbers

@@ -19,7 +19,7 @@ class Update:
     def take(self, rate: float) -> float:
         """Clip, move by one step of this learning rate, and give the norm before the clip.
 
-        Units:  where the norm is not finite the weights stay as they are
+        Notes:  where the norm is not finite the weights stay as they are
         """
         gradients = [weight.grad for weight in self._weights]
         if not self._prepared and all(gradient is not None for gradient in gradients):

@@ -37,7 +37,6 @@ def settled_step(
     """Find the first probe from which on a score stays near its final value; None without values.
 
     Units:  tolerance as a share of the final value's size
-    Source: docs/architecture.md, 'Scores and their names'
     """
     known = [(step, value) for step, value in zip(steps, values, strict=True) if value is not None]
     if not known:
@@ -65,7 +64,7 @@ def layer_table(
 
     Names:  layer; step_start, step_mark, step_end and val_accuracy_start ...; ari_start, ari_mark, ari_end,
             ari_settled and so on for every name in LAYER_SCORES
-    Units:  the mark's values are those of the last probe at or before mark_step; None where there is no probe
+    Notes:  the mark's values are those of the last probe at or before mark_step; None where there is no probe
     """
     table = []
     layers = {row["layer"] for row in score_rows if isinstance(row["layer"], int)}

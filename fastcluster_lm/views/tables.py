@@ -35,7 +35,7 @@ def print_rows(
 ) -> None:
     """Print chosen columns of rows; a table leaves out columns without any value, JSON and CSV leave out nothing.
 
-    Units:  numbers in a table have three decimals, in JSON and CSV all; no value is "-", null or empty
+    Notes:  numbers in a table have three decimals, in JSON and CSV all; no value is "-", null or empty
     Errors: UsageError for an unknown format, the nearest one named
     """
     stream = stream or sys.stdout

@@ -11,7 +11,7 @@ from fastcluster_lm.kernels.adamw_step.moments import Moments
 def adamw_step(moments: Moments, gradients: Sequence[Tensor], rate: float, limit: float) -> float:
     """Clip the whole gradient's norm and move all weights by one step, in place; give the norm before the clip.
 
-    Units:  a norm that is not finite moves nothing
+    Notes:  a norm that is not finite moves nothing
     Source: Loshchilov and Hutter 2019, algorithm 2; Kingma and Ba 2015 for the bias of the moments
     """
     norm = float(torch.stack([gradient.double().square().sum() for gradient in gradients]).sum().sqrt())

@@ -10,7 +10,7 @@ class StateCapture:
     """Take the state at one position of each sequence from layer after layer, detached, as fp32.
 
     Shapes: positions (B,) -> states (B, n_layers, D)
-    Units:  on CUDA their squared norms come from the same pass; a position outside the sequence gives NaN there, an
+    Notes:  on CUDA their squared norms come from the same pass; a position outside the sequence gives NaN there, an
             error on a CPU
     """
 

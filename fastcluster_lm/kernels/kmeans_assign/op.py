@@ -21,7 +21,8 @@ def kmeans_assign(
 
     Shapes: X (*batch, n, d), centroids (*batch, k, d) -> labels i64 (*batch, n), sq_dist f32 (*batch, n);
             with centroids (*batch, runs, k, d) every run has the same points -> both (*batch, runs, n)
-    Units:  sq_dist in squared input units, from float32 products: centre the points first where they lie far from 0
+    Units:  sq_dist in squared input units
+    Notes:  sq_dist comes from float32 products: centre the points first where they lie far from 0
     Errors: ShapeError if batch or d differ; DataError if k == 0 or the dtypes differ or are not 16 or 32 bit floats
     Source: Lloyd 1982, assignment step; ties to the lower index, as scikit-learn
     """

@@ -197,7 +197,8 @@ def _expected_information(rows: _Ints, columns: _Ints, totals: _Ints) -> _Floats
 def _expected_cells(a: _Ints, b: _Ints, n: _Ints) -> _Floats:
     """Give E[x/n log(n x / (a b))] for x hypergeometric: the overlap of random sets of a and b points among n.
 
-    Units:  nats. Weights are normalised by their own sum, which removes the common error of the log factorials
+    Units:  nats
+    Notes:  weights are normalised by their own sum, which removes the common error of the log factorials
     Source: Vinh, Epps & Bailey 2010, eq. 24a. The sum leaves out |x - ab/n| > 7 sqrt(m) + 2, m = min(a, b, n-a, n-b),
             whose probability is below 2 exp(-98) (Hoeffding 1963, section 6)
     """

@@ -28,7 +28,8 @@ def linear_cross_entropy(
     """Give the mean cross entropy of the targets under the logits X @ weight.T, and its gradients.
 
     Shapes: X (n, d), weight (v, d), targets i64 (n,) -> scalar f32
-    Units:  nats a row that counts, which one with the target -100 does not; NaN without any. Logits, sums and the
+    Units:  nats a row that counts
+    Notes:  a row with the target -100 does not count; NaN without any that does. Logits, sums and the
             gradient of a logit are fp32 whatever the inputs are; a gradient is rounded to its input's dtype once, at
             the end. Any other target outside 0..v-1 gives NaN on CUDA
     Errors: ShapeError if the shapes do not fit; DataError for other dtypes, v == 0, on a CPU a target outside 0..v-1

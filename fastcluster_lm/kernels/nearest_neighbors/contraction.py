@@ -32,7 +32,7 @@ def contracting_axes(means: Float[Tensor, "m d"]) -> Float[Tensor, "d s"]:
     """Choose axes along which no two points are farther apart: the leading directions of means, and a few random ones.
 
     Shapes: means (m, d), of groups of centred points, or some of the points -> axes (d, s), s < d
-    Units:  a distance between two rows of points @ axes is at most that of the points, but for rounding, with a
+    Notes:  a distance between two rows of points @ axes is at most that of the points, but for rounding, with a
             probability of 1 - 1.9e-15 for each pair, over the seeded random directions; a search that relies on it
             misses one of the 6 million neighbours of a large probe with a probability below 1e-7
     Source: the leading directions by Halko, Martinsson and Tropp 2011, algorithm 4.4; the tail of the rest by

@@ -24,7 +24,8 @@ def nearest_neighbors_on_cuda(
 
     Shapes: queries (layers, nq, d), bank (layers, nb, d) -> distances f32, indices i64, both (layers, nq, k);
             a bank point whose id is the query's own is not among them: each query needs k others, which is not checked
-    Units:  Euclidean; squares must fit in float32. Distances are float32 sums of differences taken in the points' own
+    Units:  Euclidean, in the units of the points
+    Notes:  squares must fit in float32. Distances are float32 sums of differences taken in the points' own
             dtype, so that nothing cancels and no candidate is lost: no spare ones, no second look. Sums in chunks keep
             the rounding of a distance below (16 + d / 16) / 2 units of 2^-24, under 1e-5 up to d = 4096
     Errors: ShapeError if layers, d or ids differ; DataError for other dtypes, or k above MOST_NEIGHBORS or the bank

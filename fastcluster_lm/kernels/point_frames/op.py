@@ -19,7 +19,8 @@ def point_frames(X: Float[Tensor, "layers n d"], every: int) -> Frames:
     """Find the frames of points, whose deviations are those of each `every`-th.
 
     Shapes: X (layers, n, d), no axis of length 0
-    Units:  those of X; compiled, sums in float64 of sums over few points in float32
+    Units:  those of X
+    Notes:  compiled, sums in float64 of sums over few points in float32
     """
     compiled = X.device.type == "cpu" and X.dtype == torch.float32 and X.is_contiguous()
     native = library(SOURCE) if compiled else None

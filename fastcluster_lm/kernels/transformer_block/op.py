@@ -30,7 +30,7 @@ def transformer_block(
     """Attention, then an MLP, each on a normalised input and added to it, at the positions or at all tokens.
 
     Shapes: x (B, T, D), positions (B, P) -> (B, P, D), P = T without positions
-    Units:  a sequence's results do not depend on those beside it, no bit on the number of threads
+    Notes:  a sequence's results do not depend on those beside it, no bit on the number of threads
     Errors: ShapeError for widths that compiled code cannot take; DataError for another dtype or device, or a position
             outside the sequence
     Source: Radford et al. 2019: pre-norm, causal attention, GELU by tanh

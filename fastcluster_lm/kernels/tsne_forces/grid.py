@@ -13,7 +13,7 @@ def grid_repulsion(points: Float[Tensor, "layers 2 n"]) -> tuple[Float[Tensor, "
     """Sum the repulsion over all pairs, not yet divided by the normaliser, and the kernel over unlike pairs.
 
     Shapes: points (layers, 2, n) -> forces (layers, 2, n), sums (layers,)
-    Units:  2000 normal points of spread 12 err by 2 % of a force (root mean square): polynomials of degree 2 on
+    Notes:  2000 normal points of spread 12 err by 2 % of a force (root mean square): polynomials of degree 2 on
             intervals of at most 1, the source's own choice; halving the intervals left 0.3 %
     Source: Linderman, Rachh, Hoskins, Steinerberger and Kluger 2019; the normaliser by a kernel of its own, since sums
             of squared coordinates would cancel in float32

@@ -18,7 +18,7 @@ from fastcluster_lm.kernels.tsne_forces.tiled import TiledDescent
 SOURCE, TREE = Path(__file__).with_name("cpu.cpp"), Path(__file__).with_name("tree.cpp")
 Repulsion = Literal["pairs", "tree", "grid"]
 # up to so many points all pairs are summed: by compiled code, where a tree follows, and elsewhere, where a grid does;
-# benchmarks/README.md has the figures
+# `fclm bench forces` measures them
 PAIRS_POINTS, GRID_POINTS = 1_800, 30_000
 # a group of points is far from a leaf of the tree if its radius is below so large a share of their distance: forces on
 # maps then err by less than 0.1 % (root mean square); the points move little between so many steps as share an order

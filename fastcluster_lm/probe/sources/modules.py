@@ -31,7 +31,7 @@ class LayerReader:
     layers: names of modules, or a function of the model and a batch of its inputs, as its forward takes them, that runs
             it and gives states by name, the same names each time
     positions: of the tokens, whose states come side by side: all layers of the first, then those of the next
-    Units:  states in float32, whatever the model computes in; a layer called more than once gives its last output
+    Notes:  states are float32, whatever the model computes in; a layer called more than once gives its last output
     Errors: UsageError if no module has such a name, naming the nearest and what there is
     """
 

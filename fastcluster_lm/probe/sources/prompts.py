@@ -57,7 +57,7 @@ class PromptReader:
         """Give the states of `batch_size` prompts at a time, in their order, at the last token of each.
 
         Shapes: prompts, each of one token or more -> (n_layers, chunk, D) on the model's device
-        Units:  of a forward only these states are kept, not those of other tokens
+        Notes:  of a forward only these states are kept, not those of other tokens
         """
         device = next(self._model.parameters()).device
         for start in range(0, len(prompts), batch_size):

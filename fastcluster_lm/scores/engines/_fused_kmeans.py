@@ -28,7 +28,8 @@ def find_clusters(X: Float[Tensor, "layers n d"], params: KMeansParams, memory_b
     """Cluster each layer n_init times, once more from init if given, and keep the run of lowest inertia.
 
     Shapes: X (layers, n, d) -> labels (layers, n), centroids (layers, k, d), inertia (layers,), n_iter (layers,)
-    Units:  inertia in squared input units, float64, by direct differences; of equal inertia the earlier run wins
+    Units:  inertia in squared input units, float64
+    Notes:  inertia is summed by direct differences; of equal inertia the earlier run wins
     Errors: ShapeError, DataError as in check_kmeans
     Source: Lloyd 1982; greedy k-means++ with 2 + log k trials, as scikit-learn. A layer's random draws do not depend
             on the layers beside it. Clusters left empty get the points farthest from their centroids; clusters beyond

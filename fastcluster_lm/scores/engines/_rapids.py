@@ -94,7 +94,8 @@ class RapidsEngine(Engine):
     def kmeans(self, X: Float[Tensor, "layers n d"], params: KMeansParams) -> Clustering:
         """Run cuML's KMeans on each layer, and once more from init if given; the lower inertia wins.
 
-        Units:  inertia as find_clusters gives it; tol is ours, since cuML gets points of mean variance 1
+        Units:  inertia as find_clusters gives it
+        Notes:  tol is ours, since cuML gets points of mean variance 1
         Errors: ShapeError, DataError as in check_kmeans; EngineError for a seed that cuML does not take
         """
         with deferred(AT_ONCE):
@@ -119,7 +120,7 @@ class RapidsEngine(Engine):
     def tsne(self, X: Float[Tensor, "layers n d"], params: TsneParams) -> Map:
         """Fit cuML's FFT t-SNE to each layer from a random start, its neighbours found once.
 
-        Units:  KL measured by our own exact sum: cuML's is of its last iteration and normalised over the edges alone
+        Notes:  KL measured by our own exact sum: cuML's is of its last iteration and normalised over the edges alone
         Errors: ShapeError, DataError as in check_tsne; EngineError for what NOTES does not cover
         """
         with deferred(AT_ONCE):
