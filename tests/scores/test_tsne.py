@@ -73,6 +73,13 @@ def test_a_warm_start_stays_near_its_start(engine: str) -> None:
     torch.testing.assert_close(untouched.points, cold.points, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("engine", ["fused", "reference"])
+def test_points_that_are_all_one_get_a_map_though_their_mean_is_another(engine: str) -> None:
+    X = torch.full((1, 41, 3), 0.4215522906083446, dtype=torch.float64)
+    assert np.std(X.numpy(), axis=1).max() > 0
+    assert tsne(X, n_iter=24, perplexity=5, engine=engine).points.isfinite().all()
+
+
 @pytest.mark.parametrize("offset", [0.0, 2.0**32])
 def test_a_cold_map_starts_at_the_leading_components_of_fixed_sign_and_seeded_noise(offset: float) -> None:
     X = torch.randn(1, 80, 5, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 9, 2, 4, 0.5])

@@ -177,7 +177,7 @@ def _map(
     random = np.random.RandomState(params.seed)
     if init is not None:
         start = init.double().numpy().copy()
-    elif points.std(axis=0).max() == 0:
+    elif np.ptp(points, axis=0).max() == 0:
         start = random.normal(scale=1e-4, size=(n, 2))
     elif points.shape[1] == 1:
         start = rescale(np.hstack([points - points.mean(0), np.zeros((n, 1))]))
