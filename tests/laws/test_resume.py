@@ -172,7 +172,10 @@ def test_a_resumed_run_keeps_the_threads_it_began_with(small, tmp_path, monkeypa
         stopped = Hooks(should_stop=lambda: True)
         assert not start_run(free, tmp_path / "run", stopped).finished
         torch.set_num_threads(2)
-        assert resume_run(tmp_path / "run").finished
-        assert torch.get_num_threads() == 1
+        seen = []
+        hooks = Hooks(on_step=lambda row, scores: seen.append(torch.get_num_threads()))
+        assert resume_run(tmp_path / "run", hooks).finished
+        # within the run, while its caller's are put back
+        assert set(seen) == {1} and torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
