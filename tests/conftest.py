@@ -6,12 +6,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from jaxtyping import install_import_hook
 
+import tests.shape_checks  # noqa: F401
+
 # not the model: the check would stand in the compiled graph
 _CHECKED = [f"fastcluster_lm.{room}" for room in ("data", "training", "probe")]
-# the scores' own points, but not all of the scores: the verbs refuse in words of their own what does not fit, and the
-# check draws from Python's generator, which a verb must not move
-_CHECKED.append("fastcluster_lm.scores.points")
-install_import_hook(_CHECKED, "beartype.beartype")
+# what verbs hand on to, but not the verbs themselves: these refuse in words of their own what does not fit
+_CHECKED += [
+    f"fastcluster_lm.scores.{name}"
+    for name in ["agreement", "batches", "contingency", "nulls", "points", "rows", "spaces"]
+]
+install_import_hook(_CHECKED, "tests.shape_checks.checked")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
