@@ -80,6 +80,13 @@ def test_points_that_are_all_one_get_a_map_though_their_mean_is_another(engine: 
     assert tsne(X, n_iter=24, perplexity=5, engine=engine).points.isfinite().all()
 
 
+@pytest.mark.parametrize("engine", ["fused", "reference"])
+def test_a_start_at_one_far_point_gives_a_map(engine: str) -> None:
+    X = torch.randn(1, 60, 7, generator=torch.Generator().manual_seed(0))
+    start = torch.full((60, 2), 2131000105.0, dtype=torch.float64)
+    assert tsne(X, n_iter=1, perplexity=5, init=start, engine=engine).points.isfinite().all()
+
+
 @pytest.mark.parametrize("offset", [0.0, 2.0**32])
 def test_a_cold_map_starts_at_the_leading_components_of_fixed_sign_and_seeded_noise(offset: float) -> None:
     X = torch.randn(1, 80, 5, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 9, 2, 4, 0.5])

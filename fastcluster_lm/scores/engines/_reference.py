@@ -176,7 +176,9 @@ def _map(
     )
     random = np.random.RandomState(params.seed)
     if init is not None:
-        start = init.double().numpy().copy()
+        start = init.double().numpy()
+        # openTSNE's tree ends the process at points that are all one and lie far off
+        start = start - start.mean(0)
     elif np.ptp(points, axis=0).max() == 0:
         start = random.normal(scale=1e-4, size=(n, 2))
     elif points.shape[1] == 1:
