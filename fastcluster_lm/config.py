@@ -82,7 +82,7 @@ class TrainingConfig:
     """AdamW with warm-up and cosine annealing."""
 
     steps: int = setting(1000, "optimiser steps", low=1)
-    batch_size: int = setting(256, "instances a step", low=1)
+    batch_size: int = setting(256, "instances a step", low=1, high=2**24)
     learning_rate: float = setting(4e-3, "peak learning rate", low=0.0)
     min_learning_rate_share: float = setting(0.0, "the cosine's end, as a share of the peak", low=0.0, high=1.0)
     warmup_steps: int = setting(50, "steps of linear warm-up", low=0)

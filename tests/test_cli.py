@@ -208,3 +208,18 @@ def test_training_writes_event_files_where_it_is_asked(config: RunConfig, folder
 def test_sparklines_are_a_row_for_each_place(folder: Path) -> None:
     done = call("scores", folder / "finished", "--sparklines", "--json")
     assert done.exit_code == 0 and done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("ask", [lambda: torch.empty(2**46), lambda: bytearray(2**62)])
+def test_a_lack_of_memory_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch, ask) -> None:
+    monkeypatch.setattr("fastcluster_lm.engine.start_run", lambda *_, **__: ask())
+    done = CliRunner().invoke(main, ["train", "-c", str(folder / "config.toml"), "--out", "run"])
+    assert done.exit_code == 1 and done.exception.code == 1
+    assert done.stderr.startswith("fclm: this takes more memory than there is; a smaller batch takes less (")
+    assert done.stderr.count("\n") == 1
+
+
+def test_another_error_of_torch_is_no_lack_of_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastcluster_lm.engine.start_run", lambda *_, **__: torch.empty(2) @ torch.empty(3))
+    done = CliRunner().invoke(main, ["train", "-c", str(folder / "config.toml"), "--out", "run"])
+    assert isinstance(done.exception, RuntimeError)

@@ -36,6 +36,7 @@ def test_every_preset_loads_and_survives_toml(name, tmp_path):
         ({"training": {"steps": 0}}, "training.steps: expected at least 1, got 0"),
         ({"training": {"learning_rate": float("nan")}}, "training.learning_rate: expected a finite number, got nan"),
         ({"training": {"learning_rate": float("inf")}}, "training.learning_rate: expected a finite number, got inf"),
+        ({"training": {"batch_size": 2**31}}, "training.batch_size: expected at most 16777216, got 2147483648"),
         ({"model": {"dropout": 1.0}}, "model.dropout: expected at most 0.9, got 1.0"),
         ({"training": {"loss": "outputs"}}, "expected one of output, all, got 'outputs'; did you mean 'output'?"),
         ({"training": 3}, "training: expected a table of keys, got 3"),

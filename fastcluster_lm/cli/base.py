@@ -68,6 +68,15 @@ def verbose(command: Callable) -> Callable:
                 traceback.print_exc()
             click.echo(f"fclm: {error}", err=True)
             sys.exit(error.exit_code)
+        except (MemoryError, RuntimeError) as error:
+            # torch's own error for a processor's memory is a RuntimeError that says so
+            if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
+                raise
+            if verbose:
+                traceback.print_exc()
+            hint = "a smaller batch takes less (training.batch_size, or probe's --batch-size)"
+            click.echo(f"fclm: this takes more memory than there is; {hint}", err=True)
+            sys.exit(1)
         finally:
             sys.stdout = before
 
