@@ -30,10 +30,10 @@ def tsne(
 
     Shapes: X (*layers, n, d), init (n, 2) or (layers, n, 2) -> points f32 (*layers, n, 2)
     Units:  kl_divergence in nats, float64
-    Notes:  n_iter counts the exaggerated iterations too, and the schedule depends on it: min(100,
-            n_iter // 3) iterations are exaggerated, so that a map after n_iter=200 (66 of them) is no stage of one of
-            n_iter=500 (100). init is centred first: with n_iter=0 what comes back is init less its mean. Too large a
-            perplexity is lowered to (n - 1) / 3, with a UserWarning
+    Notes:  exaggerated iterations count too, and the schedule depends on n_iter: min(100, n_iter // 3) are exaggerated,
+            so that a map after n_iter=200 (66 of them) is no stage of one of n_iter=500 (100). init is centred first:
+            with n_iter=0 what comes back is init less its mean. Too large a perplexity is lowered to (n - 1) / 3, with
+            a UserWarning
     Errors: ShapeError for init; DataError for NaN, infinity, fewer than 2 points, perplexity <= 0, and for what is no
             such argument
     """
