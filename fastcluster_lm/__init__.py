@@ -9,6 +9,7 @@ The flow of a run, each room importing only what stands below it:
     scores    t-SNE, KMeans, neighbours, agreement, over all layers at once
     store     the run folder
     views     what a person sees
+    align     a task's states moved to another's in any model, and back
     engine    wires them for one run; cli calls it
 """
 
@@ -35,13 +36,15 @@ _HOMES = {
     "ScoresConfig": "fastcluster_lm.config",
     **dict.fromkeys(_SCORES, "fastcluster_lm.scores"),
 }
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", "align", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
     # public functions load torch, so they are fetched at their first use
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
+    if name == "align":
+        return importlib.import_module("fastcluster_lm.align")
     raise AttributeError(f"module 'fastcluster_lm' has no attribute {name!r}")
 
 

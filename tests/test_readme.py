@@ -68,6 +68,19 @@ def test_the_loop_with_the_probe_attached_runs_as_it_stands(tmp_path, monkeypatc
     assert_same_run(tmp_path / "attached", cut / "attached")
 
 
+def test_the_alignment_after_that_loop_runs_as_it_stands(tmp_path):
+    section = README.read_text().partition("## Make one task act as another\n")[2].partition("\n## ")[0]
+    code = re.search(r"```python\n(.*?)```", section, re.DOTALL).group(1)
+    (tmp_path / "loop.py").write_text(attached_section()[1] + code)
+    done = subprocess.run([sys.executable, "loop.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = dict(re.findall(r"^(.+): (.* of task 0, .*)$", done.stdout, re.MULTILINE))
+    shares = {name: [float(share) for share in re.findall(r"\d\.\d\d", said)] for name, said in found.items()}
+    assert list(shares) == ["as trained", "gate", "edit", "undone"] and found["undone"] == found["as trained"]
+    # one of six inputs has the same answer in both tasks
+    assert shares["as trained"][0] < 0.3 and min(min(shares[name]) for name in ("gate", "edit")) > 0.9
+
+
 def test_models_that_exist_are_scored_by_the_commands_as_they_stand(tmp_path, monkeypatch):
     section = README.read_text().partition("## Score a model that exists\n")[2].partition("\n## ")[0]
     commands = re.search(r"```bash\n(.*?)```", section, re.DOTALL).group(1).splitlines()

@@ -106,7 +106,7 @@ class LayerReader:
                     latest.clear()
                     chunk = rows_of(inputs, rows, device)
                     if self._function is None:
-                        _call(self.model, chunk)
+                        call_model(self.model, chunk)
                     else:
                         for index, output in enumerate(self._given_by(self._function, chunk)):
                             keep(index)(self.model, chunk, output)
@@ -203,7 +203,8 @@ class LayerReader:
         return states.detach().to(torch.float32, copy=True)
 
 
-def _call(model: nn.Module, chunk: Any) -> None:
+def call_model(model: nn.Module, chunk: Any) -> None:
+    """Run a model over inputs as its forward takes them: alone, by keyword or in turn."""
     if isinstance(chunk, dict):
         model(**chunk)
     elif isinstance(chunk, tuple):
