@@ -146,6 +146,29 @@ def test_an_edit_is_the_least_squares_solution_in_either_orientation(case, label
     assert (moved - X).norm() > 1e-2
 
 
+def test_a_square_map_is_changed_alike_whichever_way_it_lies(labels):
+    conv1d = pytest.importorskip("transformers.pytorch_utils").Conv1D
+
+    class Added(nn.Module):
+        def __init__(self, part: nn.Module) -> None:
+            super().__init__()
+            self.part, self.whole = part, nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.whole(x + self.part(x))
+
+    X = torch.randn(N, 16, generator=torch.Generator().manual_seed(7))
+    plain, theirs = Added(nn.Linear(16, 16)), Added(conv1d(16, 16))
+    with torch.no_grad():
+        theirs.part.weight.copy_(plain.part.weight.T)
+        theirs.part.bias.copy_(plain.part.bias)
+    for model in (plain, theirs):
+        states, keys = align.states(model, X, "whole"), align.keys(model, X, "part")
+        align.fit(states, labels, source=0, target=1).edit(model, "part", keys=keys)
+        assert (align.states(model, X, "whole") - states).norm() > 1e-2
+    torch.testing.assert_close(theirs.part.weight, plain.part.weight.T, rtol=1e-5, atol=1e-6)
+
+
 def test_undoing_brings_back_every_bit_and_every_hook(case, labels, context):
     _, K, alignment = read(case, labels, context)
     before, hooks = weights_of(case.model), hooks_of(case.model)
