@@ -145,9 +145,10 @@ class Alignment:
         k, d = self.centroids.shape
         return f"<Alignment of {self.source!r} with {self.target!r} by {k} centroids of width {d}>"
 
-    def moved(self, X: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    def moved(self, X: Float[Tensor, "n d"], *, strength: float = 1.0) -> Float[Tensor, "n d"]:
         """Move the states whose nearest centroid is the source's by target less source; all others keep their bits.
 
+        strength: how much of the way
         Shapes: X (n, d) -> (n, d), in its dtype, with its gradient
         """
         if X.ndim != 2 or X.shape[1] != self.centroids.shape[1]:
@@ -156,7 +157,7 @@ class Alignment:
         with torch.no_grad():
             # |x - c|^2 less |x|^2, which all centroids share; ties go to the first
             nearest = (centroids.square().sum(1) - 2 * X.double() @ centroids.T).argmin(1)  # (n,)
-        return torch.where(is_source[nearest][:, None], (X.double() + moves[nearest]).to(X.dtype), X)
+        return torch.where(is_source[nearest][:, None], (X.double() + strength * moves[nearest]).to(X.dtype), X)
 
     def edit(
         self,
@@ -230,11 +231,12 @@ class Alignment:
             weight.copy_(after)
         return Applied(torch.no_grad()(undo))
 
-    def gate(self, model: nn.Module, layer: str, *, position: int | str = -1) -> "Applied":
+    def gate(self, model: nn.Module, layer: str, *, position: int | str = -1, strength: float = 1.0) -> "Applied":
         """Move a layer's states on their way, at one token of each sequence, where the source's centroid is nearest.
 
         position: an index, or the name of an argument of the model's forward that marks tokens, of which the last one
                   counts ("attention_mask"), or gives each row's index
+        strength: how much of the way from source to target
         Notes:  every forward is gated, so a cache of keys and values has each new token looked at too; a nearest
                 centroid there always is, however far. Other states keep their bits
         Errors: UsageError for a name that no one layer has, a compiled model, which would never call the gate, or
@@ -260,11 +262,11 @@ class Alignment:
                 shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
                 raise ShapeError(f"layer: expected {name!r} to give (B, {d}) or (B, T, {d}), as fitted, got {shape}")
             if output.ndim == 2:
-                return self.moved(output)
+                return self.moved(output, strength=strength)
             rows = torch.arange(len(output), device="cpu")
             at = tokens_at(position, given, rows, output.shape[1], name).to(output.device)
             gated = output.clone()
-            gated[rows.to(output.device), at] = self.moved(output[rows.to(output.device), at])
+            gated[rows.to(output.device), at] = self.moved(output[rows.to(output.device), at], strength=strength)
             return gated
 
         handles = [

@@ -216,6 +216,9 @@ def test_a_gate_moves_the_source_s_points_by_the_move_and_no_others_by_a_bit(cas
     with alignment.gate(case.model, case.layer):
         gated = align.states(case.model, case.inputs, case.layer)
         elsewhere = align.states(case.model, case.inputs, case.layer, position=0)
+    with alignment.gate(case.model, case.layer, strength=0.5):
+        halfway = align.states(case.model, case.inputs, case.layer)
+    assert torch.equal(halfway, alignment.moved(X, strength=0.5)) and not torch.equal(halfway, gated)
     still = (expected == X).all(1)
     assert torch.equal(gated[still], X[still]) and int((~still).sum()) == n_moved
     torch.testing.assert_close(gated, expected, rtol=1e-5, atol=1e-5)
@@ -262,6 +265,7 @@ def test_a_gate_lets_the_gradient_through_and_keeps_the_dtype():
     moved = alignment.moved(X.bfloat16())
     assert moved.dtype == torch.bfloat16 and torch.equal(moved[1], X[1].bfloat16())
     torch.testing.assert_close(alignment.moved(X).detach(), torch.tensor([[3.9, 0], [4, 0], [4.1, 0]]))
+    torch.testing.assert_close(alignment.moved(X, strength=0.5).detach(), torch.tensor([[1.95, 0], [4, 0], [2.15, 0]]))
     alignment.moved(X).sum().backward()
     assert torch.equal(X.grad, torch.ones_like(X))
 
