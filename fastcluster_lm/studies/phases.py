@@ -51,9 +51,12 @@ def descend(
     *,
     steps: int,
     learning_rate: float,
-    look: Callable[[int], None] = lambda step: None,
+    look: Callable[[int], bool | None] = lambda step: None,
 ) -> None:
-    """Take steps of AdamW on a loss of the caller's own, at a fixed rate; `look` is called after each, and at 0."""
+    """Take steps of AdamW on a loss of the caller's own, at a fixed rate; `look` is called after each, and at 0.
+
+    The first step after which it says True is the last
+    """
     optimizer = build_optimizer(model, replace(config.training, learning_rate=learning_rate, weight_decay=0.0))
     look(0)
     for step in range(1, steps + 1):
@@ -61,7 +64,8 @@ def descend(
         loss_of().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.training.grad_clip or float("inf"))
         optimizer.step()
-        look(step)
+        if look(step):
+            break
 
 
 def rooms_without_probe(config: RunConfig, taskset: TaskSet) -> Rooms:

@@ -100,35 +100,107 @@ def test_unseen_tasks_finds_a_planted_help_and_none_where_curves_are_equal():
     )
 
 
-def frontier(method: str, kept_at: dict[float, float]) -> list[dict]:
-    steps = enumerate(kept_at.items())
-    return [{"method": method, "learning_rate": 1e-3, "step": n, "success": s, "kept": k} for n, (s, k) in steps]
+def path(method: str, kept_at: dict[float, float], source: int = 0) -> list[dict]:
+    """Make the rows of one pair: success and what is kept, in the order of the method's way."""
+    fixed = {"method": method, "source": source, "target": source + 1}
+    return [{**fixed, "success": success, "kept": kept} for success, kept in kept_at.items()]
 
 
 def test_alignment_counts_what_is_kept_at_equal_success():
-    gentle = frontier("clusters", {0.0: 1.0, 0.6: 0.95, 0.95: 0.9})
-    harsh = frontier("fine-tuning", {0.0: 1.0, 0.6: 0.8, 0.95: 0.5})
-    never = frontier("replay", {0.0: 1.0, 0.4: 1.0})
-    assert alignment.kept_at_success(gentle, "clusters") == pytest.approx((2 * 0.95 + 3 * 0.9) / 5)
-    assert alignment.kept_at_success(harsh, "fine-tuning") == pytest.approx((2 * 0.8 + 3 * 0.5) / 5)
-    assert alignment.kept_at_success(never, "replay") == 0.0
-    # the better learning rate counts
-    worse = [{**row, "learning_rate": 1e-4, "kept": 0.0} for row in gentle]
-    assert alignment.kept_at_success(gentle + worse, "clusters") == alignment.kept_at_success(gentle, "clusters")
-    assert judged(alignment.STUDY, [(0.9 + 0.01 * s, 0.6) for s in range(5)]).verdict == "supported"
-    assert judged(alignment.STUDY, [(0.6 + 0.01 * (s - 2), 0.6) for s in range(5)]).verdict == "undecided"
+    gentle = path("closed form", {0.0: 1.0, 0.6: 0.95, 0.95: 0.9})
+    harsh = path("fine-tuning", {0.0: 1.0, 0.6: 0.8, 0.95: 0.5})
+    never = path("replay", {0.0: 1.0, 0.4: 1.0})
+    rows = gentle + harsh + never
+    assert alignment.kept_at_success(rows, "closed form") == pytest.approx((2 * 0.95 + 3 * 0.9) / 5)
+    assert alignment.kept_at_success(rows, "fine-tuning") == pytest.approx((2 * 0.8 + 3 * 0.5) / 5)
+    assert alignment.kept_at_success(rows, "replay") == 0.0
+    assert alignment.kept_at_success(rows, "closed form", (0.6,)) == 0.95
+    # where success comes back after a fall, the first time counts, and pairs count alike
+    assert alignment.kept_at_success(path("gate", {0.7: 0.9, 0.3: 0.8, 0.75: 0.1}), "gate", (0.7,)) == 0.9
+    two = gentle + path("closed form", {0.95: 0.5}, source=2)
+    assert alignment.kept_at_success(two, "closed form", (0.5,)) == pytest.approx((0.95 + 0.5) / 2)
+
+
+def test_alignment_finds_a_planted_edge_and_none_where_there_is_none():
+    def value(method: str, edge: float, seed: int) -> float | None:
+        pairs = [path(method, {0.55: 0.95 - edge, 0.92: 0.8 - edge + 0.01 * seed}, source) for source in (0, 2)]
+        return alignment.kept_at_success([row for pair in pairs for row in pair], method)
+
+    edged = [(value("closed form", 0.0, seed), value("fine-tuning", 0.1, seed % 3)) for seed in range(5)]
+    alike = [(value("closed form", 0.0, 4 - seed), value("fine-tuning", 0.0, seed)) for seed in range(5)]
+    assert judged(alignment.STUDY, edged).verdict == "supported"
+    assert judged(alignment.STUDY, [(control, one) for one, control in edged]).verdict == "not supported"
+    assert judged(alignment.STUDY, alike).verdict == "undecided"
 
 
 @pytest.mark.parametrize("method", alignment.METHODS)
 def test_every_method_of_alignment_moves_the_source_and_leaves_the_model_at_hand_alone(method, cell, monkeypatch):
-    monkeypatch.setattr(alignment, "STEPS", 10)
+    monkeypatch.setattr(alignment, "LOOK_LATER", 5)
     rooms = trained_rooms(cell)
     before = [weight.clone() for weight in rooms.trainer.model.parameters()]
-    rows = alignment.aligned_rows(rooms, method, 3e-3)
-    assert [row["step"] for row in rows] == [0, 5, 10]
-    assert rows[-1] != rows[0]
+    setting = replace(alignment.SETTINGS[method], steps=10, rate=3e-3)
+    rows = alignment.aligned_rows(rooms, method, (0, 1), setting=setting)
+    by_steps = method not in alignment.DIALS
+    assert [row["at"] for row in rows] == ([0, 5, 10] if by_steps else [*alignment.DIALS[method]])
+    # it ends at the last step, or where the dial is set
+    assert [row["at"] for row in rows if row["end"]] == [10 if by_steps else setting.dial]
+    assert max(row["success"] for row in rows) > min(row["success"] for row in rows)
     for one, other in zip(before, rooms.trainer.model.parameters(), strict=True):
-        assert torch.equal(one, other)
+        assert torch.equal(one, other) and other.requires_grad
+
+
+def test_an_edit_holds_others_more_where_they_weigh_more_and_a_gate_of_no_strength_changes_nothing(cell, monkeypatch):
+    rooms = trained_rooms(cell)
+    rows = alignment.aligned_rows(rooms, "closed form", (0, 1))
+    # of a model that has learnt little, other answers may change for the better, too
+    assert rows[0]["forgotten"] == 0 != rows[-1]["forgotten"] and rows[0]["success"] < rows[-1]["success"]
+    monkeypatch.setitem(alignment.DIALS, "gate", (0.0, 1.0))
+    off, on = alignment.aligned_rows(rooms, "gate", (0, 1))
+    assert off["forgotten"] == 0 and on["success"] > off["success"]
+
+
+def test_lower_layers_alone_learn_and_nothing_else_does(cell, monkeypatch):
+    rooms = trained_rooms(cell)
+    seen = []
+    monkeypatch.setattr(alignment, "descend", lambda model, loss, config, **_: seen.append((model, loss())))
+    alignment.aligned_rows(rooms, "lower layers alone", (0, 1))
+    (model, loss), names = seen[0], set()
+    loss.backward()
+    names = {name.rsplit(".", 2)[0] for name, weight in model.named_parameters() if weight.grad is not None}
+    assert names == {"blocks.0"}
+
+
+def test_fewer_instances_are_the_sources_own_and_data_is_counted_to_success(cell, monkeypatch):
+    rooms = trained_rooms(cell)
+    case, full = alignment.case_of(rooms, (0, 1), 4), alignment.case_of(rooms, (0, 1))
+    assert len(case.source) == len(case.relabelled) == 4 and set(case.source.task.tolist()) == {0}
+    assert len(case.old) == len(full.old) and 0 not in full.old.task and 0 not in full.kept.task
+    # planted: 8 instances suffice for success, 32 for success with others kept
+    monkeypatch.setattr(alignment, "FEW", (4, 8, 16, 32, 64))
+    paths = {4: (0.8, 1.0), 8: (0.95, 0.4), 16: (0.95, 0.7), 32: (0.95, 0.95)}
+    monkeypatch.setattr(alignment, "aligned_rows", lambda *given: path("pull", dict([paths[given[-1]]])))
+    found = alignment.data_needed(rooms, "pull", (0, 1), [])
+    assert found == {"success": 8.0, "success with others kept": 32.0}
+    monkeypatch.setattr(alignment, "aligned_rows", lambda *given: path("pull", {0.5: 1.0}))
+    assert set(alignment.data_needed(rooms, "pull", (0, 1), path("pull", {0.8: 1.0})).values()) == {None}
+    n_source = len(only(rooms.trainer.train, 0))
+    assert set(alignment.data_needed(rooms, "pull", (0, 1), path("pull", {0.9: 0.9})).values()) == {n_source}
+
+
+def test_alignment_measures_a_miniature(cell, monkeypatch):
+    monkeypatch.setattr(alignment, "PAIRS", ((0, 1), (2, 3)))
+    monkeypatch.setattr(alignment, "FEW", (4,))
+    short = {method: replace(own, steps=4) for method, own in alignment.SETTINGS.items()}
+    monkeypatch.setattr(alignment, "SETTINGS", short)
+    found = alignment.STUDY.measure({"base": cell})
+    rows = [row for row in found.rows if row["part"] == "path"]
+    assert found.statistic == alignment.kept_at_success(rows, "closed form")
+    assert found.control == alignment.kept_at_success(rows, "fine-tuning")
+    assert {(row["source"], row["target"]) for row in rows} == {(0, 1), (2, 3)}
+    assert {(row["method"], row["level"]) for row in found.rows if row["part"] == "levels"} == {
+        (method, level) for method in alignment.METHODS for level in alignment.LEVELS
+    }
+    assert found.beside["kept less replay's, closed form"] == found.statistic - found.beside["kept, replay"]
 
 
 def test_pulling_brings_source_states_to_the_goals_centroids(cell):

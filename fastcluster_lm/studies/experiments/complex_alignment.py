@@ -26,7 +26,7 @@ CONTEXTS = "89"
 # (source, target), in this order
 CORRECTIONS = ((0, 1), (2, 3))
 METHODS = ("clusters", "fine-tuning")
-# the larger of alignment's two
+# not searched
 LEARNING_RATE = 1e-3
 # what a method is judged by, once all corrections are made
 PARTS = ("first correction", "second correction", "sources in the other context", "other tasks")
