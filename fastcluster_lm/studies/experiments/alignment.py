@@ -146,9 +146,14 @@ def aligned_rows(
     rows: list[Row] = []
 
     def look(at: float, seconds: float, *, end: bool) -> None:
-        success, kept = evaluator.accuracy(case.judged), evaluator.accuracy(case.kept)
+        success = evaluator.accuracy(case.judged)
+        # with few instances nobody asks for it before
+        known = n_source is None or success >= LEVELS[-1]
+        kept = evaluator.accuracy(case.kept) if known else None
         name = {"method": method, "source": pair[0], "target": pair[1], "at": at, "end": end}
-        rows.append({**name, "success": success, "kept": kept, "forgotten": before - kept, "seconds": seconds})
+        rows.append(
+            {**name, "success": success, "kept": kept, "forgotten": difference(before, kept), "seconds": seconds}
+        )
 
     if method in DIALS:
         for at, seconds in _dialled(rooms, model, case, method, setting):
