@@ -28,7 +28,7 @@ LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9)
 # steps between looks, until the last level is reached and after
 LOOK_EVERY, LOOK_LATER = 5, 50
 # instances of the source, drawn at random, that may do
-FEW = (8, 16, 32)
+FEW = (8, 32, 128)
 
 
 @dataclass(frozen=True)
