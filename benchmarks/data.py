@@ -16,7 +16,7 @@ def make_points(
     """Make points with true labels.
 
     Shapes: -> X (layers, n, d) f32, labels (n,). blobs as asked; digits: (layers, 1797, 64), each layer turned at
-            random; states: (7, n, 32), the tiny preset's after 700 steps, train and validation together
+            random; states: (7, n, 32), the preset tiny-constant's after 700 steps, train and validation together
     Errors: UsageError for an unknown source
     """
     if source == "blobs":
@@ -29,11 +29,11 @@ def make_points(
 
 
 def hidden_states(steps: int, n: int) -> tuple[Float[Tensor, "7 n d"], Int[Tensor, " n"]]:
-    """Train the tiny preset for some steps and give the first n states of its probe sets, with their tasks."""
+    """Train the preset tiny-constant for some steps and give the first n states of its probe sets, with their tasks."""
     from fastcluster_lm.engine import Rooms
     from fastcluster_lm.tasks import taskset_of
 
-    config = apply_settings(load_preset("tiny"), [f"training.threads={torch.get_num_threads()}"])
+    config = apply_settings(load_preset("tiny-constant"), [f"training.threads={torch.get_num_threads()}"])
     run = Rooms(config, taskset_of(config.tasks, config.seed))
     for _ in range(steps):
         run.trainer.advance()

@@ -12,13 +12,13 @@ SLOT = 2
 # a pair of the t-SNE forces takes 12 slots (its reciprocal has a unit of its own), an edge 7, a stage of a sort of
 # 64-bit keys 4: compare and choose, by halves
 PAIR, EDGE, SORT = 12 * SLOT, 7 * SLOT, 4 * SLOT
-# launches of what torch does beside our kernels: operations dispatched, views left out, by one probe of `tiny` on
-# pretended CUDA tensors
+# launches of what torch does beside our kernels: operations dispatched, views left out, by one probe of
+# `tiny-constant` on pretended CUDA tensors
 SEED, LLOYD, KMEANS, RUN = 21, 45.25, 83, 5
 VOTERS, OWN, BISECTION, MAP, TRUST, SPREAD, FULL_SCORES, STEP_SCORES = 62, 44, 16, 130, 29, 37, 1850, 100
 BISECTIONS, BLOCK_BYTES = 32, 256 * MIB
-# Lloyd iterations until the slowest run of all layers stands: they depend on the data. On `tiny` 16 to 48 fresh ones
-# and 16 to 24 from warm centroids, in eights
+# Lloyd iterations until the slowest run of all layers stands: they depend on the data. On `tiny-constant` 16 to 48
+# fresh ones and 16 to 24 from warm centroids, in eights
 FRESH_ITER, WARM_ITER = 32, 16
 
 

@@ -29,7 +29,7 @@ from fastcluster_lm.benchmarks.roofline_ways import GOAL, argue, probe_of
 from fastcluster_lm.config import RunConfig, load_preset
 
 SHAPES = ((7, 1000, 32), (7, 4096, 768), (13, 8192, 2048))
-PRESETS = ("tiny", "paper-768", "paper-2048")
+PRESETS = ("tiny-constant", "paper-768", "paper-2048")
 KINDS = ("cold", "warm", "step")
 CADENCES = (50, 10, 1)
 # GPT-2's; the tasks' own vocabularies are too small for a kernel of their own
@@ -79,12 +79,12 @@ asked* are what the programs ask for, tile by tile; *uncached* floors take all o
 - Operations are counted in slots of a fused multiply-add, two each, as peaks are; padding that a tile computes counts.
 - What one operation of torch writes and the next one reads counts as memory traffic, though the little of a small shape
 may stay in the cache.
-- Launches of what torch does are operations dispatched by a probe of `tiny` on pretended CUDA tensors, views left out;
-a compiled forward is taken as 8 kernels a block, a captured training step as 31 a block and 30 more.
+- Launches of what torch does are operations dispatched by a probe of `tiny-constant` on pretended CUDA tensors, views
+left out; a compiled forward is taken as 8 kernels a block, a captured training step as 31 a block and 30 more.
 - A full probe scores both splits, n points each, and half of them, m, on the map. At the three shapes cold maps take
 500 iterations and warm ones 100, and none ends early. Scores are made on the host and not counted.
 - KMeans takes {FRESH_ITER} iterations a call, {WARM_ITER} from warm centroids. The data decide that: an
-untrained `tiny` took 16 to 48, and 16 to 24.
+untrained `tiny-constant` took 16 to 48, and 16 to 24.
 - A step probe scores task labels of the m training points."""
 
 

@@ -66,14 +66,14 @@ def ways(config: RunConfig, kind: str, every: int) -> dict[str, float]:
 
 
 def argue(configs: dict[str, RunConfig]) -> str:
-    """Write what each change would save, and why, with the figures of the presets `tiny` and `paper-2048`."""
+    """Write what each change would save, and why, with the figures of the presets `tiny-constant` and `paper-2048`."""
     rows = []
     for name, config in configs.items():
         for kind, every in (("step", 1), ("warm", 50)):
             found = ways(config, kind, every)
             rows.append([f"{name}: {kind} probes, every {every}", *map(percent, found.values())])
             rows[-1].append(f"{math.ceil(list(found.values())[-1] * every / GOAL):,}")
-    small, large = configs["tiny"], configs["paper-2048"]
+    small, large = configs["tiny-constant"], configs["paper-2048"]
     cold = total(probe_of(small).stages("cold"))
     clusters = _part(small, "cold", "KMeans").launches / cold.launches
     descent = floor_of({"": probe_of(small).stages("warm")["t-SNE steps"]}, H100)
@@ -92,15 +92,15 @@ after all of them.
 
 {table(["", *found, "5 % at every"], rows)}
 
-**Where launches are all.** A cold probe of `tiny` makes {short(cold.launches)} launches, {percent(clusters)} of them
-KMeans's, each of whose iterations is some fifty operations. Launches alone take
+**Where launches are all.** A cold probe of `tiny-constant` makes {short(cold.launches)} launches, {percent(clusters)}
+of them KMeans's, each of whose iterations is some fifty operations. Launches alone take
 {milliseconds(cold.launches * H100.stream)}, 50 steps {milliseconds(50 * step_floor(small, H100))}. The descent of
 t-SNE, two launches an iteration, would save {milliseconds(1000 * (H100.stream - H100.graph))} of a cold map if it
 were captured as a graph, and half of the warm iterations are {milliseconds(descent / 2)}: neither decides. One kernel
 for what follows the assignment, one for a step of seeding and one for the bisection take most of the launches away; a
 graph of eight iterations takes {percent(1 - H100.graph / H100.stream)} off each, and nearly all of the host's time,
-which is not in these figures. Of a step of `tiny` 5 % are {short(room * 1e6)} µs, or {int(room / H100.stream)} launches
-in a stream, or
+which is not in these figures. Of a step of `tiny-constant` 5 % are {short(room * 1e6)} µs, or
+{int(room / H100.stream)} launches in a stream, or
 {int(room / H100.graph)} in a graph, and a step probe makes {short(total(probe_of(small).stages("step")).launches)}:
 no probe of more kernels than that keeps to 5 % at every step of so small a model. It must be rarer, or run on another
 GPU.

@@ -115,7 +115,7 @@ def cpu_cores() -> int:
 def worker_policy(wanted: str, device: Device, n_probes: int) -> tuple[bool, str]:
     """Decide whether probes run in a process beside training, and say why; no weight and no score depends on it.
 
-    Source: measured on 2 CPU cores: the process takes 3 to 4 s to start, and a full probe of `tiny` 0.3 s
+    Source: measured on 2 CPU cores: the process takes 3 to 4 s to start, and a full probe of `tiny-constant` 0.3 s
     Errors: UsageError if it is asked for where it cannot be
     """
     possible = device.torch_device.type == "cpu" and os.name == "posix" and bool(sys.executable)

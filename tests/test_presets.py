@@ -9,14 +9,15 @@ NARROW = ["model.d_model=8", "model.n_heads=2", "model.n_layers=1"]
 ONE_STEP = ["training.steps=1", "training.warmup_steps=0", "scores.n_iter=10", "scores.n_init=1", "scores.n_nulls=1"]
 
 
-def test_the_presets_are_two_small_ones_and_the_papers_three_widths():
-    assert preset_names() == ["nano", "paper-2048", "paper-32", "paper-768", "tiny"]
+def test_the_presets_are_three_small_ones_and_the_papers_three_widths():
+    assert preset_names() == ["nano", "paper-2048", "paper-32", "paper-768", "tiny", "tiny-constant"]
     widths = {name: load_preset(name).model.d_model for name in preset_names()}
-    assert widths == {"nano": 32, "paper-2048": 2048, "paper-32": 32, "paper-768": 768, "tiny": 32}
+    small = dict.fromkeys(("nano", "tiny", "tiny-constant", "paper-32"), 32)
+    assert widths == {**small, "paper-768": 768, "paper-2048": 2048}
     assert {load_preset(name).model.n_layers for name in preset_names() if name != "nano"} == {6}
 
 
-@pytest.mark.parametrize("name", ["paper-32", "paper-768", "paper-2048", "tiny", "nano"])
+@pytest.mark.parametrize("name", ["paper-32", "paper-768", "paper-2048", "tiny", "tiny-constant", "nano"])
 def test_a_preset_builds_steps_and_probes(name, tmp_path):
     config = apply_settings(load_preset(name), [*NARROW, *ONE_STEP, "report.layer=1"])
     outcome = start_run(config, tmp_path / "run")

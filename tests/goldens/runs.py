@@ -39,7 +39,7 @@ def runs() -> dict[str, Run]:
         f"{preset}-{source}-{'beside' if worker == 'on' else 'within'}": partial(
             trained, preset=preset, source=source, worker=worker
         )
-        for preset in ("nano", "tiny")
+        for preset in ("nano", "tiny-constant")
         for source in CADENCES
         for worker in ("off", "on")
     }

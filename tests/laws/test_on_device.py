@@ -215,7 +215,7 @@ def test_what_probes_cost_is_told(engine, device, record_property):
 def _sizes(device):
     if device.type == "cpu":
         return {"small": config_on(device)}
-    return {"tiny": load_preset("tiny"), "paper-768": load_preset("paper-768")}
+    return {"tiny-constant": load_preset("tiny-constant"), "paper-768": load_preset("paper-768")}
 
 
 def _time_steps(run, runner, device):
